@@ -1,0 +1,106 @@
+//! [`Ip`]: one 16-byte form for IPv4 and IPv6 addresses, so that every map needs one key type.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IP address as four 32-bit words in network byte order; IPv4 is kept v4-mapped (`::ffff:a.b.c.d`, RFC 4291
+/// section 2.5.5.2), so an IPv6 socket bound to a v4-mapped address and an IPv4 socket compare equal.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ip {
+    /// The address words; each word's bytes are in network order in memory.
+    pub words: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Ip>() == 16);
+
+/// The third word of every v4-mapped address.
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+impl Ip {
+    /// `0.0.0.0`, the IPv4 wildcard a listener may be bound to.
+    pub const ANY_V4: Self = Self::from_v4_word(0);
+    /// `::`, the IPv6 (and, unless `IPV6_V6ONLY`, dual-stack) wildcard.
+    pub const ANY_V6: Self = Self { words: [0; 4] };
+
+    /// From an IPv4 address word in network byte order, as `bpf_sk_lookup.remote_ip4` holds it.
+    #[inline(always)]
+    pub const fn from_v4_word(word: u32) -> Self {
+        Self { words: [0, 0, MAPPED, word] }
+    }
+
+    /// True for an IPv4 (v4-mapped) address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MAPPED
+    }
+
+    /// The offset of the first address bit in this form: 96 for IPv4, 0 for IPv6. A prefix length plus this is
+    /// the prefix length in the 128-bit form.
+    pub const fn prefix_base(&self) -> u32 {
+        if self.is_v4() { 96 } else { 0 }
+    }
+}
+
+impl From<IpAddr> for Ip {
+    fn from(addr: IpAddr) -> Self {
+        let octets = match addr {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let word = |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
+        Self { words: [word(0), word(4), word(8), word(12)] }
+    }
+}
+
+impl From<Ip> for IpAddr {
+    fn from(ip: Ip) -> Self {
+        let mut octets = [0u8; 16];
+        for (chunk, word) in octets.chunks_exact_mut(4).zip(ip.words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        let v6 = Ipv6Addr::from(octets);
+        match v6.to_ipv4_mapped() {
+            Some(v4) => Self::V4(v4),
+            None => Self::V6(v6),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Ip {
+    fn from(addr: Ipv4Addr) -> Self {
+        IpAddr::V4(addr).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn v4_is_mapped() {
+        let ip: Ip = Ipv4Addr::new(127, 0, 0, 1).into();
+        assert!(ip.is_v4());
+        assert_eq!(ip, Ip::from_v4_word(u32::from_ne_bytes([127, 0, 0, 1])));
+        assert_eq!(ip.prefix_base(), 96);
+    }
+
+    #[test]
+    fn wildcards_differ_by_family() {
+        assert_ne!(Ip::ANY_V4, Ip::ANY_V6);
+        assert!(!Ip::ANY_V6.is_v4());
+        assert_eq!(IpAddr::from(Ip::ANY_V6), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        assert_eq!(IpAddr::from(Ip::ANY_V4), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(addr: IpAddr) {
+            let canonical = match addr {
+                IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(addr, IpAddr::V4),
+                v4 => v4,
+            };
+            prop_assert_eq!(IpAddr::from(Ip::from(addr)), canonical);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The ABI between the eBPF programs (`bridge-ebpf`) and the control plane (`bridge-user`), and the decisions
+//! both sides must agree on.
+//!
+//! Invariants: every type here is `#[repr(C)]` without implicit padding and has a size assertion; every decision
+//! is a pure function with host tests; the crate is `no_std` and does no I/O. A change to the size or meaning of
+//! any type, or to [`names`], needs a new [`ABI_VERSION`].
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod addr;
+pub mod maps;
+pub mod names;
+pub mod steer;
+
+pub use addr::Ip;
+
+/// Version of the map layout. Pinned objects with another value are never written to; see
+/// `bridge-user`'s instance module for what happens instead.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,221 @@
+//! Keys and values of the eBPF maps. Who writes and reads each map, and how long an entry lives, is written at
+//! the map's definition in `bridge-ebpf/src/maps.rs`.
+
+use crate::addr::Ip;
+
+/// Slots per (address, port): how many members of one `SO_REUSEPORT` group are remembered. The kernel itself
+/// picks the member that serves, out of the whole group; the slots only keep the group reachable while
+/// members come and go. In a larger group the newest members hold the slots (see [`overflow_slot`]), because a
+/// service that reloads opens its new listeners before it closes the old ones.
+///
+/// The number is a compromise: the steering program's verification time grows with it (64 slots took 91 ms, 16 take a
+/// quarter), and attach has to stay below 300 ms.
+pub const LISTENER_SLOTS: u16 = 16;
+
+/// The slot a new listener takes over when all are in use. Cookies are handed out in sequence, so a generation of new
+/// listeners takes over every slot.
+#[inline(always)]
+pub const fn overflow_slot(socket_cookie: u64) -> u16 {
+    (socket_cookie % LISTENER_SLOTS as u64) as u16
+}
+/// Longest service name, in bytes.
+pub const SERVICE_LEN: usize = 32;
+/// Longest network name, in bytes.
+pub const NETWORK_LEN: usize = 128;
+/// `IFNAMSIZ`: longest interface name plus its NUL.
+pub const IFNAME_LEN: usize = 16;
+
+/// Most attachments one network namespace can hold.
+pub const MAX_ATTACHMENTS: u32 = 1024;
+/// Most (interface, gateway, port) rules.
+pub const MAX_RULES: u32 = 4096;
+/// Most allow-list entries over all attachments.
+pub const MAX_ALLOW: u32 = 16384;
+/// Most watched targets: three per attachment (exact, IPv4 wildcard, IPv6 wildcard).
+pub const MAX_TARGETS: u32 = 3 * MAX_ATTACHMENTS;
+/// Most listening sockets.
+pub const MAX_LISTENERS: u32 = 8192;
+/// Bound-but-not-yet-listening sockets remembered below Linux 5.15, least recently used go first.
+pub const MAX_BOUND: u32 = 8192;
+
+/// Where a connection must arrive to be steered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RuleKey {
+    /// The bridge's own address, which the container connects to.
+    pub gateway: Ip,
+    /// The bridge's interface index; 0 where the kernel has no `ingress_ifindex` (below Linux 5.17).
+    pub ifindex: u32,
+    /// The port on the gateway, host byte order.
+    pub port: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// A loopback or wildcard address and port that some attachment is interested in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TargetKey {
+    /// The address a listener is bound to.
+    pub addr: Ip,
+    /// The port it listens on, host byte order.
+    pub port: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// One listening socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// The address the listener is bound to.
+    pub addr: Ip,
+    /// The port it listens on, host byte order.
+    pub port: u16,
+    /// `0..LISTENER_SLOTS`.
+    pub slot: u16,
+}
+
+/// The data part of an allow-list key; the trie matches it bit by bit from the start.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AllowKey {
+    /// The attachment's [`Attachment::allow_set`].
+    pub set: u32,
+    /// The source address.
+    pub addr: Ip,
+}
+
+/// Bits of an [`AllowKey`] that come before the address.
+pub const ALLOW_SET_BITS: u32 = 32;
+/// Bits of a whole [`AllowKey`].
+pub const ALLOW_KEY_BITS: u32 = ALLOW_SET_BITS + 128;
+
+/// One attachment: the commit point of everything that belongs to it. Rules, allow-list entries and targets whose
+/// attachment is missing have no effect.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The loopback address the service listens on.
+    pub target: Ip,
+    /// Which allow-list entries belong to this attachment.
+    pub allow_set: u32,
+    /// The interface index the rules were made for (also where the kernel cannot match it).
+    pub ifindex: u32,
+    /// The service's port, host byte order.
+    pub target_port: u16,
+    /// The port on the gateway, host byte order.
+    pub port: u16,
+    /// Why this datapath was chosen: [`REASON_PROBED`] or [`REASON_REQUESTED`].
+    pub reason: u32,
+    /// Service name, NUL-padded.
+    pub service: [u8; SERVICE_LEN],
+    /// Network name, NUL-padded.
+    pub network: [u8; NETWORK_LEN],
+    /// Bridge interface name, NUL-padded.
+    pub bridge: [u8; IFNAME_LEN],
+}
+
+/// [`Attachment::reason`]: a probe connection was really steered on this kernel.
+pub const REASON_PROBED: u32 = 0;
+/// [`Attachment::reason`]: the user asked for this datapath.
+pub const REASON_REQUESTED: u32 = 1;
+
+/// Per-attachment, per-CPU counters. Units: connections (SYNs).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Steered onto a listener.
+    pub accepted: u64,
+    /// Refused: the source is not in the allow-list.
+    pub denied: u64,
+    /// No live listener; answered by the kernel as if bridge-user were not there.
+    pub no_listener: u64,
+    /// A listener was found but the kernel refused it (for example an IPv6-only socket for an IPv4 SYN).
+    pub assign_failed: u64,
+    /// `bpf_ktime_get_ns` of the last event written for this attachment on this CPU.
+    pub last_event_ns: u64,
+    /// Events left out since then by the rate limit.
+    pub suppressed: u64,
+}
+
+/// Listener-tracking counters, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrackStats {
+    /// Listeners put into the map.
+    pub tracked: u64,
+    /// Listeners on a watched address and port, in another network namespace: ignored.
+    pub foreign: u64,
+    /// MPTCP listeners: left alone, a SOCKMAP must not hold them.
+    pub mptcp: u64,
+    /// Listeners the SOCKHASH refused.
+    pub refused: u64,
+    /// Listeners that took over another one's slot, see [`overflow_slot`].
+    pub replaced: u64,
+}
+
+/// What a set of pinned objects is. The first field never moves, so that any version can read it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// [`ABI_VERSION`](crate::ABI_VERSION) of the writer.
+    pub abi: u32,
+    /// aya-log level of the loaded programs: 0 off, 1 error … 5 trace.
+    pub event_level: u32,
+    /// `SO_NETNS_COOKIE` of the attached network namespace.
+    pub netns_cookie: u64,
+    /// First 16 bytes of the SHA-256 of the eBPF object the programs come from.
+    pub build: [u8; 16],
+}
+
+const _: () = {
+    assert!(size_of::<RuleKey>() == 24);
+    assert!(size_of::<TargetKey>() == 20);
+    assert!(size_of::<ListenerKey>() == 20);
+    assert!(size_of::<AllowKey>() == 20);
+    assert!(size_of::<Attachment>() == 32 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN);
+    assert!(size_of::<Stats>() == 48);
+    assert!(size_of::<TrackStats>() == 40);
+    assert!(size_of::<Meta>() == 32);
+};
+
+impl TargetKey {
+    /// The key of (`addr`, `port`).
+    #[inline(always)]
+    pub const fn new(addr: Ip, port: u16) -> Self {
+        Self { addr, port, pad: 0 }
+    }
+
+    /// The key of one slot of this target.
+    #[inline(always)]
+    pub const fn slot(&self, slot: u16) -> ListenerKey {
+        ListenerKey { addr: self.addr, port: self.port, slot }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_generation_takes_over_every_slot() {
+        let slots: std::collections::BTreeSet<u16> =
+            (5000..5000 + u64::from(LISTENER_SLOTS)).map(overflow_slot).collect();
+        assert_eq!(slots, (0..LISTENER_SLOTS).collect());
+    }
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+
+    macro_rules! pod {
+        ($($ty:ty),*) => {
+            // SAFETY: each type is `#[repr(C)]`, made of integers and integer arrays only, and the size
+            // assertions above prove there is no padding.
+            $(unsafe impl aya::Pod for $ty {})*
+        };
+    }
+    pod!(Ip, RuleKey, TargetKey, ListenerKey, AllowKey, Attachment, Stats, TrackStats, Meta);
+}

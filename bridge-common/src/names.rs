@@ -1,0 +1,42 @@
+//! Names of every map and program in the eBPF object; pins in bpffs carry the same names.
+
+/// The rules map: [`RuleKey`](crate::maps::RuleKey) → attachment id (`u32`).
+pub const RULES: &str = "RULES";
+/// The attachments map: attachment id (`u32`) → [`Attachment`](crate::maps::Attachment).
+pub const ATTACHMENTS: &str = "ATTACHMENTS";
+/// The allow-list trie: [`AllowKey`](crate::maps::AllowKey) → `u32` (always 1).
+pub const ALLOW: &str = "ALLOW";
+/// The watched targets: [`TargetKey`](crate::maps::TargetKey) → `u32` (always 1).
+pub const TARGETS: &str = "TARGETS";
+/// The listening sockets: [`ListenerKey`](crate::maps::ListenerKey) → socket.
+pub const LISTENERS: &str = "LISTENERS";
+/// Per-attachment counters: attachment id (`u32`) → [`Stats`](crate::maps::Stats), per CPU.
+pub const STATS: &str = "STATS";
+/// Listener-tracking counters: index 0 → [`TrackStats`](crate::maps::TrackStats), per CPU.
+pub const TRACK_STATS: &str = "TRACK_STATS";
+/// Where a socket was bound: socket cookie (`u64`) → network namespace cookie (`u64`); used below Linux 5.15.
+pub const BOUND: &str = "BOUND";
+/// What this instance is: index 0 → [`Meta`](crate::maps::Meta).
+pub const META: &str = "META";
+/// aya-log's ring buffer.
+pub const LOGS: &str = "AYA_LOGS";
+
+/// Every map, in the order it is pinned.
+pub const ALL_MAPS: [&str; 10] =
+    [META, RULES, ATTACHMENTS, ALLOW, TARGETS, LISTENERS, STATS, TRACK_STATS, BOUND, LOGS];
+
+/// The `sk_lookup` program that steers connections.
+pub const PROG_STEER: &str = "steer";
+/// The `sock_ops` program that tracks listeners.
+pub const PROG_TRACK: &str = "track_listener";
+/// The `cgroup/post_bind4` program that notes where an IPv4 socket was bound (below Linux 5.15).
+pub const PROG_BIND4: &str = "note_bind4";
+/// The `cgroup/post_bind6` program that notes where an IPv6 socket was bound (below Linux 5.15).
+pub const PROG_BIND6: &str = "note_bind6";
+
+/// Load-time switch (`u8`): `sk_lookup` exposes `ingress_ifindex` (Linux 5.17).
+pub const HAVE_INGRESS_IFINDEX: &str = "HAVE_INGRESS_IFINDEX";
+/// Load-time switch (`u8`): `sock_ops` has `bpf_get_netns_cookie` (Linux 5.15).
+pub const HAVE_NETNS_COOKIE: &str = "HAVE_NETNS_COOKIE";
+/// Load-time switch (`u8`): `sock_ops` has `bpf_skc_to_mptcp_sock` (Linux 5.19).
+pub const HAVE_MPTCP_HELPER: &str = "HAVE_MPTCP_HELPER";

@@ -1,0 +1,136 @@
+//! What the steering program decides, as pure functions.
+
+use crate::{
+    addr::Ip,
+    maps::{Stats, TargetKey},
+};
+
+/// At most one event per attachment and CPU in this time, in nanoseconds, for repeatable events (denied, no
+/// listener). Accepted connections are logged at debug level and not limited.
+pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// What happened to one connection that matched a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Assigned to a listener.
+    Accepted,
+    /// The source is not allowed.
+    Denied,
+    /// Nothing listens on the target.
+    NoListener,
+    /// Listeners exist but the kernel accepted none of them for this packet.
+    AssignFailed,
+}
+
+impl Outcome {
+    /// Whether the kernel goes on with its own listener lookup (`SK_PASS`), or the connection is refused at once
+    /// (`SK_DROP`, which the kernel answers with RST).
+    ///
+    /// Only `Denied` drops: the rule owns this (bridge, gateway, port), and a wildcard listener must not answer a
+    /// source that was shut out. In the other cases the kernel's answer is the one it would give without us.
+    #[inline(always)]
+    pub const fn passes(self) -> bool {
+        !matches!(self, Self::Denied)
+    }
+
+    /// Counts this outcome.
+    #[inline(always)]
+    pub const fn count(self, stats: &mut Stats) {
+        match self {
+            Self::Accepted => stats.accepted += 1,
+            Self::Denied => stats.denied += 1,
+            Self::NoListener => stats.no_listener += 1,
+            Self::AssignFailed => stats.assign_failed += 1,
+        }
+    }
+}
+
+/// True when the packet comes from the host itself rather than from the bridge. Only used where the kernel does
+/// not tell the ingress interface (below Linux 5.17): the host's own connections to the gateway address carry that
+/// same address as their source.
+#[inline(always)]
+pub fn is_local_origin(source: &Ip, gateway: &Ip) -> bool {
+    source.words[3] == gateway.words[3] && source.words[2] == gateway.words[2] && {
+        source.words[1] == gateway.words[1] && source.words[0] == gateway.words[0]
+    }
+}
+
+/// The addresses a listener may be bound to in order to serve `target`, most specific first, as the kernel's own
+/// lookup would score them: the exact address, then the wildcard of its family, then (for IPv4) the dual-stack
+/// wildcard.
+#[inline(always)]
+pub const fn candidates(target: Ip, port: u16) -> [TargetKey; 3] {
+    [TargetKey::new(target, port), TargetKey::new(Ip::ANY_V4, port), TargetKey::new(Ip::ANY_V6, port)]
+}
+
+/// How many of [`candidates`] apply: an IPv6 target is not served by an IPv4 wildcard.
+#[inline(always)]
+pub const fn candidate_applies(target: &Ip, index: usize) -> bool {
+    target.is_v4() || index != 1
+}
+
+/// Whether an event may be written now; keeps the per-CPU state in `stats`. Returns the number of events left out
+/// since the last one.
+#[inline(always)]
+pub const fn admit_event(stats: &mut Stats, now_ns: u64) -> Option<u64> {
+    if stats.last_event_ns != 0 && now_ns.wrapping_sub(stats.last_event_ns) < EVENT_INTERVAL_NS {
+        stats.suppressed += 1;
+        return None;
+    }
+    let suppressed = stats.suppressed;
+    stats.last_event_ns = now_ns;
+    stats.suppressed = 0;
+    Some(suppressed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn only_denied_drops() {
+        assert!(!Outcome::Denied.passes());
+        for outcome in [Outcome::Accepted, Outcome::NoListener, Outcome::AssignFailed] {
+            assert!(outcome.passes(), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn every_outcome_has_its_counter() {
+        let mut stats = Stats::default();
+        for outcome in [Outcome::Accepted, Outcome::Denied, Outcome::NoListener, Outcome::AssignFailed] {
+            outcome.count(&mut stats);
+        }
+        let expected = Stats { accepted: 1, denied: 1, no_listener: 1, assign_failed: 1, ..Stats::default() };
+        assert_eq!(stats, expected);
+    }
+
+    #[test]
+    fn exact_address_comes_before_wildcards() {
+        let target = Ip::from(Ipv4Addr::LOCALHOST);
+        let keys = candidates(target, 6379);
+        assert_eq!(keys.map(|k| k.addr), [target, Ip::ANY_V4, Ip::ANY_V6]);
+        assert!((0..3).all(|i| candidate_applies(&target, i)));
+        let v6 = Ip::from(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        let applies: [bool; 3] = core::array::from_fn(|i| candidate_applies(&v6, i));
+        assert_eq!(applies, [true, false, true]);
+    }
+
+    #[test]
+    fn events_are_limited_and_counted() {
+        let mut stats = Stats::default();
+        assert_eq!(admit_event(&mut stats, 5), Some(0));
+        assert_eq!(admit_event(&mut stats, 6), None);
+        assert_eq!(admit_event(&mut stats, 7), None);
+        assert_eq!(admit_event(&mut stats, 5 + EVENT_INTERVAL_NS), Some(2));
+        assert_eq!(admit_event(&mut stats, 6 + EVENT_INTERVAL_NS), None);
+    }
+
+    #[test]
+    fn local_origin_is_the_gateway_itself() {
+        let gateway = Ip::from(Ipv4Addr::new(172, 17, 0, 1));
+        assert!(is_local_origin(&gateway, &gateway));
+        assert!(!is_local_origin(&Ip::from(Ipv4Addr::new(172, 17, 0, 2)), &gateway));
+    }
+}

@@ -1,0 +1,36 @@
+//! `cgroup/post_bind4|6`: below Linux 5.15, sock_ops cannot tell a socket's network namespace, but these hooks can.
+//! They note it under the socket's cookie, for `track` to read on listen(2).
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    macros::cgroup_sock,
+    programs::SockContext,
+};
+
+use crate::maps;
+
+/// The bind(2) goes on.
+const ALLOW: i32 = 1;
+
+/// Entry point for IPv4.
+#[cgroup_sock(post_bind4)]
+pub(crate) fn note_bind4(ctx: SockContext) -> i32 {
+    note(&ctx)
+}
+
+/// Entry point for IPv6.
+#[cgroup_sock(post_bind6)]
+pub(crate) fn note_bind6(ctx: SockContext) -> i32 {
+    note(&ctx)
+}
+
+#[inline(always)]
+fn note(ctx: &SockContext) -> i32 {
+    // SAFETY: both helpers take the program's context.
+    let (socket, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    // A full map evicts its oldest entry; the socket then stays untracked until the next attach registers it.
+    let _ = maps::BOUND.insert(&socket, &netns, 0);
+    ALLOW
+}

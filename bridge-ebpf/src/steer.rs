@@ -1,0 +1,165 @@
+//! `sk_lookup`: puts a connection that arrives at (bridge, gateway, port) onto the loopback listener.
+//!
+//! One guard, one rule lookup, one allow-list lookup, then the first live listener. Never drops what no rule
+//! covers.
+
+use core::ptr::addr_of;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_TCP_LISTEN, bpf_sk_lookup, bpf_sock,
+        sk_action::{SK_DROP, SK_PASS},
+    },
+    helpers::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
+    macros::sk_lookup,
+    maps::lpm_trie::Key,
+    programs::SkLookupContext,
+};
+use bridge_common::{
+    Ip,
+    maps::{ALLOW_KEY_BITS, AllowKey, Attachment, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
+    steer::{self, Outcome},
+};
+
+use crate::{
+    context::{self, AF_INET},
+    events, maps, switches,
+};
+
+/// `IPPROTO_TCP`.
+const IPPROTO_TCP: u32 = 6;
+
+/// The addresses and ports of the connection being looked up; ports in host byte order.
+pub(crate) struct Packet {
+    pub(crate) source: Ip,
+    pub(crate) gateway: Ip,
+    pub(crate) source_port: u16,
+    pub(crate) port: u16,
+}
+
+/// Entry point.
+#[sk_lookup]
+pub(crate) fn steer(ctx: SkLookupContext) -> u32 {
+    match try_steer(&ctx) {
+        Some(outcome) if !outcome.passes() => SK_DROP,
+        _ => SK_PASS,
+    }
+}
+
+/// `None`: no rule of ours covers this packet.
+#[inline(always)]
+fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
+    let sk = ctx.lookup;
+    // SAFETY: the kernel passes a valid context; each field is read once, at its own width.
+    if unsafe { addr_of!((*sk).protocol).read_volatile() } != IPPROTO_TCP {
+        return None;
+    }
+    let packet = read_packet(sk);
+    let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
+        0 if steer::is_local_origin(&packet.source, &packet.gateway) => return None,
+        0 => 0,
+        // SAFETY: as above; the verifier never reaches this where the field does not exist.
+        _ => unsafe { addr_of!((*sk).ingress_ifindex).read_volatile() },
+    };
+    let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
+    // SAFETY: values are plain integers; a concurrent replacement swaps the whole element.
+    let id = *unsafe { maps::RULES.get(&rule) }?;
+    // SAFETY: as above.
+    let attachment = unsafe { maps::ATTACHMENTS.get(&id) }?;
+    let outcome = serve(ctx, attachment, &packet);
+    record(ctx, id, outcome, &packet);
+    Some(outcome)
+}
+
+#[inline(always)]
+fn read_packet(sk: *const bpf_sk_lookup) -> Packet {
+    // SAFETY: the kernel passes a valid context; the verifier checks each access.
+    unsafe {
+        let is_v4 = addr_of!((*sk).family).read_volatile() == AF_INET;
+        let remote = (addr_of!((*sk).remote_ip4).read_volatile(), context::words(addr_of!((*sk).remote_ip6)));
+        let local = (addr_of!((*sk).local_ip4).read_volatile(), context::words(addr_of!((*sk).local_ip6)));
+        Packet {
+            source: context::ip(is_v4, remote),
+            gateway: context::ip(is_v4, local),
+            source_port: u16::from_be(addr_of!((*sk).remote_port).read_volatile()),
+            port: addr_of!((*sk).local_port).read_volatile() as u16,
+        }
+    }
+}
+
+#[inline(always)]
+fn serve(ctx: &SkLookupContext, attachment: &Attachment, packet: &Packet) -> Outcome {
+    let allow = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
+    if maps::ALLOW.get(&allow).is_none() {
+        return Outcome::Denied;
+    }
+    let target = attachment.target;
+    let candidates = steer::candidates(target, attachment.target_port);
+    let mut outcome = Outcome::NoListener;
+    for (index, candidate) in candidates.iter().enumerate() {
+        if !steer::candidate_applies(&target, index) {
+            continue;
+        }
+        match assign_first_live(ctx, candidate) {
+            Outcome::Accepted => return Outcome::Accepted,
+            Outcome::AssignFailed => outcome = Outcome::AssignFailed,
+            _ => {}
+        }
+    }
+    outcome
+}
+
+/// Tries the slots of one (address, port). The kernel then picks the member of a `SO_REUSEPORT` group itself, so any
+/// live member will do.
+#[inline(always)]
+fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey) -> Outcome {
+    let mut outcome = Outcome::NoListener;
+    for slot in 0..LISTENER_SLOTS {
+        match assign(ctx, &candidate.slot(slot)) {
+            Outcome::Accepted => return Outcome::Accepted,
+            Outcome::AssignFailed => outcome = Outcome::AssignFailed,
+            _ => {}
+        }
+    }
+    outcome
+}
+
+#[inline(always)]
+fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Outcome {
+    // SAFETY: LISTENERS is a SOCKHASH with this key type; a non-null result is a referenced socket.
+    let sk = unsafe { bpf_map_lookup_elem(maps::LISTENERS.as_ptr(), core::ptr::from_ref(key).cast()) };
+    if sk.is_null() {
+        return Outcome::NoListener;
+    }
+    // SAFETY: `sk` is a referenced socket until it is released below, on every path.
+    unsafe {
+        let state = addr_of!((*sk.cast::<bpf_sock>()).state).read_volatile();
+        let outcome = if state != BPF_TCP_LISTEN {
+            Outcome::NoListener
+        } else if bpf_sk_assign(ctx.as_ptr(), sk, 0) == 0 {
+            Outcome::Accepted
+        } else {
+            Outcome::AssignFailed
+        };
+        bpf_sk_release(sk);
+        outcome
+    }
+}
+
+/// Counts the outcome, and writes an event when one is due.
+#[inline(always)]
+fn record(ctx: &SkLookupContext, id: u32, outcome: Outcome, packet: &Packet) {
+    let Some(stats) = maps::STATS.get_ptr_mut(&id) else { return };
+    // SAFETY: a per-CPU value; sk_lookup runs with preemption by itself excluded.
+    let stats: &mut Stats = unsafe { &mut *stats };
+    outcome.count(stats);
+    if outcome == Outcome::Accepted {
+        events::write(ctx, outcome, packet, 0);
+        return;
+    }
+    // SAFETY: a helper without preconditions.
+    if let Some(suppressed) = steer::admit_event(stats, unsafe { bpf_ktime_get_ns() }) {
+        events::write(ctx, outcome, packet, suppressed);
+    }
+}

@@ -1,0 +1,136 @@
+//! `sock_ops` on the root cgroup: puts every new listener an attachment wants into the listener map, so that a
+//! service that restarts is served again with no userspace running.
+//!
+//! The program sees listen(2) in **every** network namespace. A listener counts only if it belongs to the attached
+//! one; otherwise a container that listens on its own 127.0.0.1 would take the service's place.
+
+use core::ptr::addr_of;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops},
+    cty::c_void,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use aya_log_ebpf::{debug, warn};
+use bridge_common::maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot};
+
+use crate::{
+    context::{self, AF_INET},
+    maps, switches,
+};
+
+/// `-EEXIST`: another listener holds the slot.
+const EEXIST: i64 = -17;
+
+/// Entry point. The return value only matters for callbacks that ask for a reply; listen does not.
+#[sock_ops]
+pub(crate) fn track_listener(ctx: SockOpsContext) -> u32 {
+    if ctx.op() == BPF_SOCK_OPS_TCP_LISTEN_CB {
+        track(&ctx);
+    }
+    1
+}
+
+#[inline(always)]
+fn track(ctx: &SockOpsContext) {
+    let key = target_key(ctx.ops);
+    // SAFETY: the value is a plain integer.
+    if unsafe { maps::TARGETS.get(&key) }.is_none() {
+        return;
+    }
+    let Some(stats) = maps::TRACK_STATS.get_ptr_mut(0) else { return };
+    // SAFETY: a per-CPU value.
+    let stats: &mut TrackStats = unsafe { &mut *stats };
+    if !in_attached_netns(ctx) {
+        stats.foreign += 1;
+        return;
+    }
+    if is_mptcp(ctx.ops) {
+        stats.mptcp += 1;
+        warn!(ctx, "mptcp-listener on port {}: this datapath cannot steer to it", key.port);
+        return;
+    }
+    insert(ctx, &key, stats);
+}
+
+#[inline(always)]
+fn target_key(ops: *const bpf_sock_ops) -> TargetKey {
+    // SAFETY: the kernel passes a valid context; the verifier checks each access.
+    unsafe {
+        let is_v4 = addr_of!((*ops).family).read_volatile() == AF_INET;
+        let local = (addr_of!((*ops).local_ip4).read_volatile(), context::words(addr_of!((*ops).local_ip6)));
+        TargetKey::new(context::ip(is_v4, local), addr_of!((*ops).local_port).read_volatile() as u16)
+    }
+}
+
+/// A socket whose namespace cannot be told is foreign.
+#[inline(always)]
+fn in_attached_netns(ctx: &SockOpsContext) -> bool {
+    let Some(meta) = maps::META.get(0) else { return false };
+    let cookie = if switches::HAVE_NETNS_COOKIE.load() != 0 {
+        // SAFETY: allowed for sock_ops where the switch is on.
+        unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+    } else {
+        // SAFETY: allowed for sock_ops since Linux 4.12.
+        let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        // SAFETY: the value is a plain integer.
+        unsafe { maps::BOUND.get(&socket) }.copied().unwrap_or(0)
+    };
+    cookie != 0 && cookie == meta.netns_cookie
+}
+
+/// An MPTCP subflow listener must not enter a SOCKMAP: kernels before 6.1.159 and 6.12.60 would let it in and
+/// could crash.
+#[inline(always)]
+fn is_mptcp(ops: *mut bpf_sock_ops) -> bool {
+    if switches::HAVE_MPTCP_HELPER.load() == 0 {
+        return false;
+    }
+    // SAFETY: the verifier checks that the socket pointer is not null before the helper sees it.
+    unsafe {
+        let sk: *mut c_void = addr_of!((*ops).__bindgen_anon_2.sk).read_volatile().cast();
+        !sk.is_null() && !bpf_skc_to_mptcp_sock(sk).is_null()
+    }
+}
+
+#[inline(always)]
+fn insert(ctx: &SockOpsContext, key: &TargetKey, stats: &mut TrackStats) {
+    for slot in 0..LISTENER_SLOTS {
+        match update(ctx, key, slot, BPF_NOEXIST) {
+            EEXIST => {}
+            ret => return record(ctx, key, ret, &mut stats.tracked, &mut stats.refused),
+        }
+    }
+    // SAFETY: allowed for sock_ops since Linux 4.12.
+    let slot = overflow_slot(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+    let ret = update(ctx, key, slot, BPF_ANY);
+    record(ctx, key, ret, &mut stats.replaced, &mut stats.refused);
+}
+
+#[inline(always)]
+fn update(ctx: &SockOpsContext, key: &TargetKey, slot: u16, flags: u32) -> i64 {
+    let mut entry = key.slot(slot);
+    // SAFETY: LISTENERS is a SOCKHASH with this key type.
+    unsafe {
+        bpf_sock_hash_update(
+            ctx.ops,
+            maps::LISTENERS.as_ptr(),
+            core::ptr::from_mut(&mut entry).cast(),
+            u64::from(flags),
+        )
+    }
+}
+
+#[inline(always)]
+fn record(ctx: &SockOpsContext, key: &TargetKey, ret: i64, done: &mut u64, refused: &mut u64) {
+    if ret == 0 {
+        *done += 1;
+        debug!(ctx, "tracked listener on port {}", key.port);
+    } else {
+        *refused += 1;
+        warn!(ctx, "listener on port {} refused by the socket map: error {}", key.port, ret);
+    }
+}

@@ -1,0 +1,27 @@
+//! Embeds the eBPF object that `cargo xtask build` made, and its hash.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=BRIDGE_EBPF_OBJECT");
+    let object = env::var_os("BRIDGE_EBPF_OBJECT").map_or_else(default_object, PathBuf::from);
+    println!("cargo::rerun-if-changed={}", object.display());
+    let bytes = fs::read(&object).unwrap_or_else(|error| {
+        panic!("failed to read the eBPF object {}: {error}: run `cargo xtask build` first", object.display())
+    });
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    fs::write(out.join("bridge-ebpf"), &bytes).expect("OUT_DIR is writable");
+    let hash = Sha256::digest(&bytes);
+    fs::write(out.join("build-id"), &hash[..16]).expect("OUT_DIR is writable");
+}
+
+fn default_object() -> PathBuf {
+    let crate_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let workspace = crate_dir.parent().map_or(crate_dir.clone(), Path::to_path_buf);
+    workspace.join("target/bpf/bpfel-unknown-none/release/bridge-ebpf")
+}

@@ -1,0 +1,306 @@
+//! The `attach` verb: resolve, refuse what cannot work, then change the kernel's state, all or nothing.
+
+pub mod dry_run;
+
+use std::{collections::HashSet, net::IpAddr};
+
+use anyhow::{Context as _, anyhow, bail};
+use ipnet::IpNet;
+
+use crate::{
+    UsageError,
+    attachment::AttachmentState,
+    check,
+    control::docker::{Docker, DockerNetwork},
+    datapath::{Reason, Requested},
+    kernel::{
+        features::Features,
+        instance::{Instance, Session, Writer},
+        object::EventLevel,
+        register::register_existing,
+        state::{Change, State},
+    },
+    net::{
+        links::bridge_by_name,
+        listeners::{Listener, tcp_listeners},
+        proc_fd,
+    },
+    plan::{self, Network, Wanted},
+    preflight,
+    spec::ServiceSpec,
+};
+
+/// What to attach, parsed.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Services.
+    pub specs: Vec<ServiceSpec>,
+    /// Docker networks; with no bridges either, the network `bridge`.
+    pub networks: Vec<String>,
+    /// Bridges by interface name.
+    pub bridges: Vec<String>,
+    /// Datapath asked for.
+    pub datapath: Requested,
+    /// Allowed sources; empty: the bridge's own subnets.
+    pub allow: Vec<Source>,
+    /// Level of the event channel; `None` keeps what is there.
+    pub event_level: Option<EventLevel>,
+}
+
+/// An allowed source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An address or a subnet.
+    Net(IpNet),
+    /// A container, by name or id.
+    Container(String),
+}
+
+impl std::str::FromStr for Source {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net));
+        }
+        if let Ok(addr) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(addr.into()));
+        }
+        let name_like = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if text.is_empty()
+            || !text.chars().all(name_like)
+            || text.chars().all(|c| c.is_ascii_digit() || c == '.')
+        {
+            return Err(UsageError(format!(
+                "invalid --allow `{text}`: expected an address, a subnet such as 172.17.0.0/16, or a container name"
+            )));
+        }
+        Ok(Self::Container(text.to_owned()))
+    }
+}
+
+/// An attach that passed every check, ready to be carried out or shown.
+pub struct Prepared {
+    /// What the kernel can do.
+    pub features: Features,
+    /// What to make.
+    pub wanted: Vec<Wanted>,
+    /// The listeners there are now.
+    pub listeners: Vec<Listener>,
+    event_level: Option<EventLevel>,
+}
+
+/// Resolves and checks a request; changes nothing.
+///
+/// # Errors
+/// When something is missing or in the way; each message names the value, the cause and the next step.
+pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
+    preflight::may_change()?;
+    let features = preflight::steering_features()?;
+    let docker = NetworkResolver::new(request)?;
+    let networks = docker.networks(request)?;
+    let wanted = plan::wanted(&request.specs, &networks, request.datapath, features.ingress_ifindex)
+        .map_err(|text| anyhow!(text))?;
+    let listeners = tcp_listeners()?;
+    let present: Vec<_> = match Instance::open()? {
+        Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
+        None => Vec::new(),
+    };
+    for Wanted { state, .. } in &wanted {
+        let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
+        plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
+        docker.refuse_published(state).with_context(failed)?;
+        refuse_bound(state, &listeners).with_context(failed)?;
+        refuse_mptcp(state, &listeners).with_context(failed)?;
+    }
+    Ok(Prepared { features, wanted, listeners, event_level: request.event_level })
+}
+
+/// Makes the prepared attachments; a failure undoes those made before it.
+///
+/// # Errors
+/// When the kernel refuses; nothing of this call is left then.
+pub fn apply(prepared: &Prepared) -> anyhow::Result<Vec<Change>> {
+    let writer = Writer::begin(prepared.features)?;
+    let probe_first = prepared.wanted.iter().any(|w| w.state.reason == Reason::ProbePassed);
+    if probe_first && !writer.exists()? {
+        check::require_steering(prepared.features)?;
+    }
+    let mut session = writer.open_or_create(prepared.event_level)?;
+    let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
+    match put_all(&mut session, &prepared.wanted) {
+        Ok(changes) => {
+            session.commit()?;
+            Ok(changes)
+        }
+        Err(error) => {
+            undo(&mut session.state, &before, &prepared.wanted)
+                .with_context(|| format!("failed to undo after: {error:#}"))?;
+            Err(error)
+        }
+    }
+}
+
+fn put_all(session: &mut Session<'_>, wanted: &[Wanted]) -> anyhow::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for Wanted { state, .. } in wanted {
+        let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
+        // Checked again under the lock: another attach may have come in between.
+        let present: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
+        plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
+        changes.push(session.state.put(state).with_context(failed)?);
+    }
+    register_existing(&session.state)?;
+    Ok(changes)
+}
+
+fn undo(state: &mut State, before: &[AttachmentState], wanted: &[Wanted]) -> anyhow::Result<()> {
+    for Wanted { state: added, .. } in wanted {
+        if let Some(old) = before.iter().find(|old| old.is_same(added)) {
+            state.put(old)?;
+        } else if let Some((id, _)) = state.list()?.iter().find(|(_, s)| s.is_same(added)) {
+            state.remove(*id)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_bound(state: &AttachmentState, listeners: &[Listener]) -> anyhow::Result<()> {
+    let Some(listener) = plan::bound_on_gateway(listeners, &state.gateways, state.port) else {
+        return Ok(());
+    };
+    let owner = owner_name(listener);
+    if listener.addr.ip().is_unspecified() && listener.serves(state.target) {
+        bail!(
+            "{owner} listens on {}, every address including the gateway, so containers and everybody else reach it \
+             already: bind it to {} first, then attach",
+            listener.addr,
+            state.target.ip()
+        );
+    }
+    bail!(
+        "port {} is already bound on the gateway by {owner} ({}): choose another port (NAME=PORT:TARGET_PORT), or \
+         stop it",
+        state.port,
+        listener.addr
+    );
+}
+
+fn refuse_mptcp(state: &AttachmentState, listeners: &[Listener]) -> anyhow::Result<()> {
+    let Some(listener) = plan::only_mptcp(listeners, state.target) else { return Ok(()) };
+    bail!(
+        "{} listens on {} with MPTCP, which a socket map cannot hold (EOPNOTSUPP), so this version cannot steer to it: \
+         start it with MPTCP off (Go programs: GODEBUG=multipathtcp=0), then attach again",
+        owner_name(listener),
+        listener.addr
+    );
+}
+
+/// `redis-server (pid 812)`, or what is known instead.
+pub fn owner_name(listener: &Listener) -> String {
+    match proc_fd::owners_of(&HashSet::from([listener.inode])).remove(&listener.inode) {
+        Some(owner) => format!("{} (pid {})", owner.comm, owner.pid),
+        None => format!("a process of user {}", listener.uid),
+    }
+}
+
+/// Docker, connected only when the request needs it.
+struct NetworkResolver {
+    docker: Option<(tokio::runtime::Runtime, Docker)>,
+}
+
+impl NetworkResolver {
+    fn new(request: &Request) -> anyhow::Result<Self> {
+        let by_docker = request.bridges.is_empty() || !request.networks.is_empty();
+        let container = request.allow.iter().any(|source| matches!(source, Source::Container(_)));
+        if !by_docker && !container {
+            return Ok(Self { docker: None });
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("failed to start the async runtime")?;
+        let docker = runtime.block_on(async { Docker::connect() })?;
+        Ok(Self { docker: Some((runtime, docker)) })
+    }
+
+    fn networks(&self, request: &Request) -> anyhow::Result<Vec<Network>> {
+        let mut all = Vec::new();
+        let default = ["bridge".to_owned()];
+        let names: &[String] = match (&request.networks[..], &request.bridges[..]) {
+            ([], []) => &default,
+            (names, _) => names,
+        };
+        for name in names {
+            all.push(self.docker_network(name, &request.allow)?);
+        }
+        for name in &request.bridges {
+            let bridge = bridge_by_name(name)?;
+            let allow = self.sources(&request.allow, None)?;
+            all.push(Network { name: name.clone(), bridge, allow });
+        }
+        Ok(all)
+    }
+
+    fn docker_network(&self, name: &str, allow: &[Source]) -> anyhow::Result<Network> {
+        let (runtime, docker) =
+            self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
+        let network = runtime.block_on(docker.network(name))?;
+        let bridge = bridge_by_name(&network.bridge).with_context(|| {
+            format!("failed to find the bridge of Docker network {name} in this network namespace")
+        })?;
+        let allow = self.sources(allow, Some(&network))?;
+        Ok(Network { name: network.name, bridge, allow })
+    }
+
+    fn sources(&self, allow: &[Source], network: Option<&DockerNetwork>) -> anyhow::Result<Vec<IpNet>> {
+        let mut nets = Vec::new();
+        for source in allow {
+            match (source, &self.docker, network) {
+                (Source::Net(net), _, _) => nets.push(*net),
+                (Source::Container(name), Some((runtime, docker)), Some(network)) => {
+                    let addrs = runtime.block_on(docker.container_addresses(name, network))?;
+                    nets.extend(addrs.into_iter().map(IpNet::from));
+                }
+                (Source::Container(name), _, _) => bail!(
+                    "failed to resolve --allow {name}: a container's address is known per Docker network, and --bridge \
+                     names none: use --network, or give the container's address"
+                ),
+            }
+        }
+        Ok(nets)
+    }
+
+    fn refuse_published(&self, state: &AttachmentState) -> anyhow::Result<()> {
+        let Some((runtime, docker)) = &self.docker else { return Ok(()) };
+        for published in runtime.block_on(docker.published(state.port.get()))? {
+            if state.gateways.iter().any(|&gateway| published.covers(gateway)) {
+                bail!(
+                    "port {} is already published by container {}: choose another port (NAME=PORT:TARGET_PORT) or \
+                     unpublish it",
+                    state.port,
+                    published.container
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_addresses_subnets_or_containers() {
+        let parse = |text: &str| text.parse::<Source>();
+        assert_eq!(parse("172.17.0.0/16").unwrap(), Source::Net("172.17.0.0/16".parse().unwrap()));
+        assert_eq!(parse("172.17.0.9").unwrap(), Source::Net("172.17.0.9/32".parse().unwrap()));
+        assert_eq!(parse("fd00::7").unwrap(), Source::Net("fd00::7/128".parse().unwrap()));
+        assert_eq!(parse("web-1").unwrap(), Source::Container("web-1".into()));
+        for bad in ["", "172.17.0.0/33", "172.17.0.300", "a/b", "web 1"] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{bad}`")) && error.contains("expected"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The `check` verb: what this kernel and host can do, by trying it.
+//!
+//! Nothing is judged by kernel version, and nothing of the machine's own network is touched: connections run in a
+//! scratch topology.
+
+mod probe;
+mod scratch;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::{
+    kernel::{features::Features, host},
+    preflight,
+    report::{self, JSON_VERSION},
+};
+
+/// What `check` prints.
+#[derive(Debug, Serialize)]
+pub struct CheckReport {
+    /// [`JSON_VERSION`].
+    pub version: u32,
+    /// Kernel release, as `uname -r`.
+    pub kernel: String,
+    /// One entry per capability.
+    pub capabilities: Vec<Capability>,
+}
+
+/// One thing the host can or cannot do.
+#[derive(Debug, Serialize)]
+pub struct Capability {
+    /// Stable name.
+    pub name: &'static str,
+    /// Whether it works here.
+    pub ok: bool,
+    /// Whether attaching is impossible without it.
+    pub required: bool,
+    /// What was found, or why it does not work.
+    pub detail: String,
+    /// What follows for the user.
+    pub consequence: &'static str,
+}
+
+/// Tries everything.
+///
+/// # Errors
+/// When nothing can be tried, for example because a capability is missing.
+pub fn run() -> anyhow::Result<CheckReport> {
+    preflight::may_probe()?;
+    let release = nix::sys::utsname::uname().context("failed to read the kernel's release")?;
+    let features = Features::detect().context("failed to probe the kernel's eBPF features")?;
+    let mut capabilities = Vec::from(host_capabilities());
+    capabilities.extend(kernel_capabilities(features));
+    capabilities.extend(probed_capabilities(features));
+    Ok(CheckReport {
+        version: JSON_VERSION,
+        kernel: release.release().to_string_lossy().into_owned(),
+        capabilities,
+    })
+}
+
+/// Requires that steering really works on this kernel, by steering a connection.
+///
+/// # Errors
+/// When it does not; says what was tried and where to look.
+pub fn require_steering(features: Features) -> anyhow::Result<()> {
+    probe::run_steer(features).context(
+        "steering does not work on this host: a probe connection in a scratch namespace failed (see `bridge-user check`; \
+         --datapath steer skips this probe)",
+    )
+}
+
+impl CheckReport {
+    /// True when everything attaching needs works.
+    pub fn passed(&self) -> bool {
+        self.capabilities.iter().all(|c| c.ok || !c.required)
+    }
+
+    /// As a table for people.
+    pub fn to_text(&self) -> String {
+        let mut rows = vec![["CAPABILITY", "WORKS", "DETAIL", "WHAT FOLLOWS"].map(str::to_owned)];
+        rows.extend(self.capabilities.iter().map(|c| {
+            let works = if c.ok { "yes" } else { "no" };
+            [c.name.to_owned(), works.to_owned(), c.detail.clone(), c.consequence.to_owned()]
+        }));
+        format!("kernel {}\n{}", self.kernel, report::table(&rows))
+    }
+}
+
+fn host_capabilities() -> [Capability; 2] {
+    let bpffs = host::bpffs_mounted();
+    let cgroup = host::cgroup_root();
+    [
+        Capability {
+            name: "bpffs",
+            ok: bpffs,
+            required: false,
+            detail: format!("{} at {}", if bpffs { "mounted" } else { "not mounted" }, host::BPFFS),
+            consequence: if bpffs { "attachments stay without a process" } else { "attach mounts it" },
+        },
+        from_result(
+            "cgroup2",
+            true,
+            cgroup.map(drop),
+            "mounted",
+            ["listeners can be tracked", "attach is not possible"],
+        ),
+    ]
+}
+
+fn kernel_capabilities(features: Features) -> [Capability; 4] {
+    let feature = |name, ok, required, [yes, no]: [&'static str; 2]| Capability {
+        name,
+        ok,
+        required,
+        detail: format!("the verifier {} it", if ok { "accepts" } else { "refuses" }),
+        consequence: if ok { yes } else { no },
+    };
+    [
+        feature(
+            "sk_lookup",
+            features.sk_lookup,
+            true,
+            ["connections can be steered", "use Linux 5.9 or newer, or forward the port with socat"],
+        ),
+        feature(
+            "ingress_ifindex",
+            features.ingress_ifindex,
+            false,
+            [
+                "connections are matched by the bridge they arrive on",
+                "weaker: matched by gateway address and the bridge's subnet; --allow must stay within it",
+            ],
+        ),
+        feature(
+            "netns_cookie",
+            features.netns_cookie,
+            false,
+            [
+                "a listener's namespace is known at listen(2)",
+                "it is noted at bind(2): a socket bound before the first attach and listening after it is missed until \
+                 the next attach",
+            ],
+        ),
+        feature(
+            "mptcp_guard",
+            features.mptcp_helper,
+            false,
+            [
+                "MPTCP listeners are recognised in the kernel",
+                "MPTCP listeners are recognised only at attach: keep MPTCP off for attached services",
+            ],
+        ),
+    ]
+}
+
+fn probed_capabilities(features: Features) -> Vec<Capability> {
+    let consequences = [
+        ("steer", ["containers reach loopback listeners in the kernel", "attach is not possible"]),
+        (
+            "listener_tracking",
+            ["a restarted service is served again by itself", "attach again after each restart"],
+        ),
+        (
+            "namespace_guard",
+            ["a container's own listener cannot take a service's place", "do not attach on this kernel"],
+        ),
+        ("source_scope", ["only allowed containers get in", "do not attach on this kernel"]),
+        ("events", ["`bridge-user events` shows refusals", "no events; counters still count"]),
+    ];
+    let all = |results: [anyhow::Result<()>; 5]| {
+        let required = [true, true, true, true, false];
+        let named = consequences.into_iter().zip(results).zip(required);
+        named
+            .map(|(((name, c), result), required)| from_result(name, required, result, "tried: it works", c))
+            .collect()
+    };
+    match probe::run(features) {
+        Ok(found) => all([found.steer, found.tracking, found.guard, found.scope, found.events]),
+        Err(error) => all(std::array::from_fn(|_| Err(anyhow::anyhow!("not tried: {error:#}")))),
+    }
+}
+
+fn from_result(
+    name: &'static str,
+    required: bool,
+    result: anyhow::Result<()>,
+    works: &str,
+    [yes, no]: [&'static str; 2],
+) -> Capability {
+    let ok = result.is_ok();
+    let detail = result.map_or_else(|error| format!("{error:#}"), |()| works.to_owned());
+    Capability { name, ok, required, detail, consequence: if ok { yes } else { no } }
+}

@@ -1,0 +1,223 @@
+//! The functional probe of steering: real connections through real programs, in a scratch topology, each proved by
+//! the counters.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::scratch::{CONTAINER, GATEWAY, Scratch};
+use crate::{
+    attachment::AttachmentState,
+    datapath::Reason,
+    kernel::{
+        events::Events,
+        features::Features,
+        host,
+        instance::write_meta,
+        maps::Maps,
+        object::{self, EventLevel},
+        register::register_existing,
+        state::State,
+    },
+    spec::Port,
+};
+
+/// How long a probe connection may take. Generous: an emulated kernel is slow, and a wrong answer comes at once.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// What a probe service answers with.
+const ANSWER: &[u8; 4] = b"pong";
+
+/// An object loaded and attached to the scratch host namespace, with nothing pinned.
+struct Probe<'a> {
+    scratch: &'a Scratch,
+    state: State,
+    events: Events,
+    _links: object::Links,
+    _ebpf: aya::Ebpf,
+}
+
+impl<'a> Probe<'a> {
+    fn new(scratch: &'a Scratch, features: Features) -> anyhow::Result<Self> {
+        let mut ebpf = object::load(features, EventLevel::Warn, None)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let events = Events::of_object(&mut ebpf)?;
+        let links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
+        write_meta(&mut maps, EventLevel::Warn)?;
+        let state = State { maps, match_ifindex: features.ingress_ifindex };
+        Ok(Self { scratch, state, events, _links: links, _ebpf: ebpf })
+    }
+
+    /// Attaches `port`, for `allow`ed sources, to the same port on 127.0.0.1; returns the attachment's id.
+    fn attach(&mut self, service: &str, port: u16, allow: &str) -> anyhow::Result<u32> {
+        let bridge = &self.scratch.bridge;
+        let attachment = AttachmentState {
+            service: service.to_owned(),
+            network: "scratch".to_owned(),
+            bridge: bridge.name.clone(),
+            ifindex: bridge.index,
+            port: Port::new(port).context("a listener cannot have port 0")?,
+            target: loopback(port),
+            gateways: BTreeSet::from([GATEWAY.into()]),
+            allow: BTreeSet::from([allow.parse()?]),
+            reason: Reason::Requested,
+        };
+        self.state.put(&attachment)?;
+        register_existing(&self.state)?;
+        let all = self.state.list()?;
+        let found = all.iter().find(|(_, state)| state.is_same(&attachment));
+        Ok(found.context("the probe attachment is not in the map")?.0)
+    }
+
+    /// One connection from the container to the gateway's `port`: what was answered.
+    fn connect(&self, port: u16) -> anyhow::Result<io::Result<Vec<u8>>> {
+        self.scratch.in_container(move || ask(SocketAddr::new(GATEWAY.into(), port)))
+    }
+
+    /// Requires that one connection reaches `listener`, with the container's address, counted as accepted.
+    fn expect_served(&self, id: u32, listener: &TcpListener) -> anyhow::Result<()> {
+        let port = listener.local_addr()?.port();
+        let before = self.state.stats(id)?.accepted;
+        let (answer, peer) = thread::scope(|scope| {
+            let server = scope.spawn(|| serve_one(listener));
+            let answer = self.connect(port);
+            (answer, server.join())
+        });
+        let answer = answer?.context("the connection from the scratch container failed")?;
+        let peer = peer.map_err(|_| anyhow!("the probe service panicked"))?.context("nothing arrived")?;
+        ensure!(answer == ANSWER, "the container received {answer:?}, expected {ANSWER:?}");
+        ensure!(peer.ip() == CONTAINER, "the service saw {peer}, expected {CONTAINER}");
+        let counted = self.state.stats(id)?.accepted - before;
+        ensure!(counted == 1, "{counted} connections were counted as accepted, expected 1");
+        Ok(())
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+fn ask(to: SocketAddr) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// Answers one connection, and says who called.
+fn serve_one(listener: &TcpListener) -> io::Result<SocketAddr> {
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(TIMEOUT).unwrap_or(PollTimeout::MAX);
+    if poll(&mut fds, timeout)? == 0 {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    let (mut stream, peer) = listener.accept()?;
+    stream.write_all(ANSWER)?;
+    Ok(peer)
+}
+
+fn expect_refused(answer: io::Result<Vec<u8>>, who: &str) -> anyhow::Result<()> {
+    match answer {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{who} was not refused at once")),
+        Ok(_) => bail!("{who} was let in"),
+    }
+}
+
+/// What each part of the probe found.
+pub(super) struct Findings {
+    /// A connection reached a listener that was there before the attachment.
+    pub(super) steer: anyhow::Result<()>,
+    /// A listener that came later was served with no userspace action.
+    pub(super) tracking: anyhow::Result<()>,
+    /// A listener in another network namespace was ignored.
+    pub(super) guard: anyhow::Result<()>,
+    /// The host itself, and a source outside the allow-list, were refused.
+    pub(super) scope: anyhow::Result<()>,
+    /// The refusal was written to the event channel.
+    pub(super) events: anyhow::Result<()>,
+}
+
+/// Runs every part.
+///
+/// # Errors
+/// When the scratch topology cannot be made or the programs not be loaded; a part that fails is in the findings.
+pub(super) fn run(features: Features) -> anyhow::Result<Findings> {
+    Scratch::run(|scratch| {
+        let mut probe = Probe::new(scratch, features)?;
+        let steer = existing_listener(&mut probe);
+        let tracking = later_listener(&mut probe);
+        let guard = foreign_listener(&mut probe);
+        let scope = refused_sources(&mut probe);
+        let events = denied_event(&mut probe);
+        Ok(Findings { steer, tracking, guard, scope, events })
+    })
+}
+
+/// Only the part that decides whether steering works at all.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn run_steer(features: Features) -> anyhow::Result<()> {
+    Scratch::run(|scratch| existing_listener(&mut Probe::new(scratch, features)?))
+}
+
+const CONTAINERS: &str = "198.18.0.0/24";
+const SOMEBODY_ELSE: &str = "198.18.0.77/32";
+
+fn existing_listener(probe: &mut Probe<'_>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(loopback(0))?;
+    let id = probe.attach("existing", listener.local_addr()?.port(), CONTAINERS)?;
+    probe.expect_served(id, &listener)
+}
+
+fn later_listener(probe: &mut Probe<'_>) -> anyhow::Result<()> {
+    let first = TcpListener::bind(loopback(0))?;
+    let port = first.local_addr()?.port();
+    let id = probe.attach("later", port, CONTAINERS)?;
+    drop(first);
+    expect_refused(probe.connect(port)?, "a connection while nothing listened")?;
+    let second = TcpListener::bind(loopback(port))?;
+    probe.expect_served(id, &second)
+}
+
+fn foreign_listener(probe: &mut Probe<'_>) -> anyhow::Result<()> {
+    let foreign = probe.scratch.in_container(|| TcpListener::bind(loopback(0)))??;
+    let port = foreign.local_addr()?.port();
+    probe.attach("foreign", port, CONTAINERS)?;
+    drop(foreign);
+    let again = probe.scratch.in_container(move || TcpListener::bind(loopback(port)))??;
+    let registered = probe.state.listeners()?.iter().any(|(key, _)| key.port == port);
+    ensure!(!registered, "a listener of another network namespace was registered");
+    expect_refused(probe.connect(port)?, "a connection meant for another namespace's listener")?;
+    drop(again);
+    Ok(())
+}
+
+fn refused_sources(probe: &mut Probe<'_>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(loopback(0))?;
+    let port = listener.local_addr()?.port();
+    let id = probe.attach("scoped", port, SOMEBODY_ELSE)?;
+    expect_refused(probe.connect(port)?, "a source outside the allow-list")?;
+    let denied = probe.state.stats(id)?.denied;
+    ensure!(denied == 1, "{denied} connections were counted as denied, expected 1");
+    expect_refused(ask(SocketAddr::new(GATEWAY.into(), port)), "a connection from the host itself")
+}
+
+fn denied_event(probe: &mut Probe<'_>) -> anyhow::Result<()> {
+    let events = probe.events.drain();
+    ensure!(
+        events.iter().any(|event| event.message.starts_with("denied 198.18.0.2:")),
+        "no event told of the denied connection; {} others did arrive",
+        events.len()
+    );
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! What Docker knows: which bridge a network is, which ports are published, which addresses a container has.
+//!
+//! Invariants: read-only, by two list requests of the Engine API (`/networks`, `/containers/json`), so a name
+//! typed by a person never becomes part of a URL; every request has a deadline; each error names the object
+//! and the next step. Which address the host really has on a bridge is the kernel's to say
+//! ([`crate::net::links`]): IPAM lists no gateway for some networks, and a bridge may have lost its address.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bollard::errors::Error as ApiError;
+use bollard::models::{ContainerSummary, EndpointSettings, Network, PortSummaryTypeEnum};
+use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions};
+use ipnet::IpNet;
+
+pub use super::docker_error::DockerError;
+
+/// How long the engine may take to answer the first request.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the engine may take to answer any other request: lists are slow while it starts containers.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Where the engine listens unless DOCKER_HOST says otherwise.
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// The network option that names the bridge interface.
+const BRIDGE_NAME_OPTION: &str = "com.docker.network.bridge.name";
+
+/// A Docker network of driver `bridge`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerNetwork {
+    /// Full id, 64 hexadecimal digits. A network that is removed and made again has a new one.
+    pub id: String,
+    /// Name, as in `docker network ls`.
+    pub name: String,
+    /// Driver; always `bridge` for a value from [`Docker::network`].
+    pub driver: String,
+    /// The interface name of its bridge on the engine's host.
+    pub bridge: String,
+    /// Its subnets, from IPAM.
+    pub subnets: Vec<IpNet>,
+    /// Its gateways, from IPAM; empty if Docker lists none, though the bridge may well have an address.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// A TCP port that a running container publishes on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The container's name.
+    pub container: String,
+    /// The host address it is published on; 0.0.0.0 or `::` for all of that family.
+    pub host_ip: IpAddr,
+    /// The port on the host.
+    pub port: u16,
+}
+
+impl PublishedPort {
+    /// Whether a connection to this port of `address` on the host would go to the container.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        self.host_ip == address
+            || (self.host_ip.is_unspecified() && self.host_ip.is_ipv4() == address.is_ipv4())
+    }
+}
+
+/// A client of one Docker engine.
+#[derive(Debug)]
+pub struct Docker {
+    host: String,
+    client: bollard::Docker,
+    /// The client after it agreed with the engine on an API version, which is also the first contact.
+    negotiated: OnceLock<bollard::Docker>,
+}
+
+impl Docker {
+    /// A client of the engine that DOCKER_HOST names (`unix://` or plain `tcp://`), else of the local socket.
+    ///
+    /// Nothing is sent yet: an engine that does not answer is reported by the first request, within 2 s.
+    ///
+    /// # Errors
+    /// [`DockerError::Unreachable`] if the socket does not exist or DOCKER_HOST is of another kind.
+    pub fn connect() -> Result<Docker, DockerError> {
+        let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        Docker::connect_to(host.as_deref().unwrap_or(DEFAULT_HOST))
+    }
+
+    /// As [`Docker::connect`], for a given host in the form of DOCKER_HOST.
+    ///
+    /// # Errors
+    /// As [`Docker::connect`].
+    pub fn connect_to(host: &str) -> Result<Docker, DockerError> {
+        let client = bollard::Docker::connect_with_host(host)
+            .map_err(|error| DockerError::unreachable(host, &error))?
+            .with_timeout(REQUEST_DEADLINE);
+        Ok(Docker { host: host.to_owned(), client, negotiated: OnceLock::new() })
+    }
+
+    /// The bridge network called `name`, or the one whose id starts with `name`.
+    ///
+    /// # Errors
+    /// [`DockerError::UnknownNetwork`] lists the bridge networks; [`DockerError::AmbiguousNetwork`] if several
+    /// fit; [`DockerError::UnsupportedDriver`] says what to do instead; [`DockerError::Unreachable`] and
+    /// [`DockerError::Api`] if the engine gives no answer.
+    pub async fn network(&self, name: &str) -> Result<DockerNetwork, DockerError> {
+        pick_network(self.list_networks().await?, name)
+    }
+
+    /// All networks of driver `bridge`, sorted by name.
+    ///
+    /// # Errors
+    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
+    pub async fn bridge_networks(&self) -> Result<Vec<DockerNetwork>, DockerError> {
+        let bridges = self.list_networks().await?.into_iter().filter(is_bridge);
+        let mut networks = bridges.map(to_docker_network).collect::<Result<Vec<_>, _>>()?;
+        networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Ok(networks)
+    }
+
+    /// Who publishes TCP `port` on the host: running containers, one entry per host address.
+    ///
+    /// # Errors
+    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
+    pub async fn published(&self, port: u16) -> Result<Vec<PublishedPort>, DockerError> {
+        Ok(published_in(&self.list_containers(false).await?, port))
+    }
+
+    /// The addresses of a container (by name or id prefix) on `network`, IPv4 first.
+    ///
+    /// # Errors
+    /// [`DockerError::UnknownContainer`] lists the running containers; [`DockerError::NotOnNetwork`] names the
+    /// networks it is on; [`DockerError::NoAddress`] if it is not running; [`DockerError::Unreachable`] and
+    /// [`DockerError::Api`] if the engine gives no answer.
+    pub async fn container_addresses(
+        &self,
+        container: &str,
+        network: &DockerNetwork,
+    ) -> Result<Vec<IpAddr>, DockerError> {
+        addresses_in(&self.list_containers(true).await?, container, network)
+    }
+
+    async fn list_networks(&self) -> Result<Vec<Network>, DockerError> {
+        let api = self.api().await?;
+        answer("list networks", api.list_networks(None::<ListNetworksOptions>)).await
+    }
+
+    async fn list_containers(&self, all: bool) -> Result<Vec<ContainerSummary>, DockerError> {
+        let api = self.api().await?;
+        let options = ListContainersOptions { all, ..ListContainersOptions::default() };
+        answer("list containers", api.list_containers(Some(options))).await
+    }
+
+    /// The client, once the engine has answered and an API version both sides speak is known.
+    async fn api(&self) -> Result<&bollard::Docker, DockerError> {
+        if let Some(api) = self.negotiated.get() {
+            return Ok(api);
+        }
+        let negotiate = self.client.clone().negotiate_version();
+        let api = tokio::time::timeout(CONNECT_DEADLINE, negotiate)
+            .await
+            .unwrap_or(Err(ApiError::RequestTimeoutError))
+            .map_err(|error| DockerError::unreachable(&self.host, &error))?;
+        Ok(self.negotiated.get_or_init(|| api))
+    }
+}
+
+async fn answer<T>(
+    action: &'static str,
+    request: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, DockerError> {
+    tokio::time::timeout(REQUEST_DEADLINE, request)
+        .await
+        .unwrap_or(Err(ApiError::RequestTimeoutError))
+        .map_err(|error| DockerError::api(action, &error))
+}
+
+/// The same order of preference as Docker: the exact id, the exact name, then an id prefix.
+fn pick_network(networks: Vec<Network>, name: &str) -> Result<DockerNetwork, DockerError> {
+    let id_is = |network: &&Network| network.id.as_deref() == Some(name);
+    let name_is = |network: &&Network| network.name.as_deref() == Some(name);
+    let id_starts =
+        |network: &&Network| !name.is_empty() && network.id.as_ref().is_some_and(|id| id.starts_with(name));
+    let mut found: Vec<&Network> = networks.iter().filter(id_is).collect();
+    if found.is_empty() {
+        found = networks.iter().filter(name_is).collect();
+    }
+    if found.is_empty() {
+        found = networks.iter().filter(id_starts).collect();
+    }
+    match found.as_slice() {
+        [] => {
+            let mut known: Vec<String> =
+                networks.into_iter().filter(is_bridge).filter_map(|network| network.name).collect();
+            known.sort();
+            Err(DockerError::UnknownNetwork { name: name.to_owned(), known })
+        }
+        [network] => to_docker_network((*network).clone()),
+        several => {
+            let matches =
+                several.iter().map(|network| short(network.id.as_deref().unwrap_or_default())).collect();
+            Err(DockerError::AmbiguousNetwork { name: name.to_owned(), matches })
+        }
+    }
+}
+
+fn is_bridge(network: &Network) -> bool {
+    network.driver.as_deref() == Some("bridge")
+}
+
+/// The part of an id that people see.
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+fn to_docker_network(network: Network) -> Result<DockerNetwork, DockerError> {
+    let name = network.name.unwrap_or_default();
+    let driver = network.driver.unwrap_or_default();
+    if driver != "bridge" {
+        return Err(DockerError::UnsupportedDriver { name, driver });
+    }
+    let id = network.id.unwrap_or_default();
+    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME_OPTION));
+    let bridge = named.filter(|bridge| !bridge.is_empty()).unwrap_or_else(|| match name.as_str() {
+        "bridge" => "docker0".to_owned(),
+        _ => format!("br-{}", short(&id)),
+    });
+    let (mut subnets, mut gateways) = (Vec::new(), Vec::new());
+    for config in network.ipam.and_then(|ipam| ipam.config).unwrap_or_default() {
+        let malformed = |text: &str| DockerError::Malformed { network: name.clone(), text: text.to_owned() };
+        if let Some(subnet) = config.subnet.filter(|subnet| !subnet.is_empty()) {
+            subnets.push(subnet.parse().map_err(|_| malformed(&subnet))?);
+        }
+        if let Some(gateway) = config.gateway.filter(|gateway| !gateway.is_empty()) {
+            // Old engines write the gateway with its prefix length.
+            let address = gateway.split('/').next().unwrap_or_default();
+            gateways.push(address.parse().map_err(|_| malformed(&gateway))?);
+        }
+    }
+    Ok(DockerNetwork { id, name, driver, bridge, subnets, gateways })
+}
+
+fn published_in(containers: &[ContainerSummary], port: u16) -> Vec<PublishedPort> {
+    let mut published = Vec::new();
+    for container in containers {
+        for mapping in container.ports.iter().flatten() {
+            let is_tcp = mapping.typ == Some(PortSummaryTypeEnum::TCP);
+            if !is_tcp || mapping.public_port != Some(port) {
+                continue;
+            }
+            // An engine that names no address publishes on all of them.
+            let host_ip = mapping.ip.as_deref().and_then(|ip| ip.parse().ok());
+            let host_ip = host_ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            published.push(PublishedPort { container: display_name(container), host_ip, port });
+        }
+    }
+    published
+}
+
+/// The name without Docker's leading slash (names with a second one are link aliases), else the short id.
+fn display_name(container: &ContainerSummary) -> String {
+    let mut names = container.names.iter().flatten().map(|name| name.trim_start_matches('/'));
+    let own = names.find(|name| !name.is_empty() && !name.contains('/'));
+    own.map_or_else(|| short(container.id.as_deref().unwrap_or_default()), str::to_owned)
+}
+
+fn addresses_in(
+    containers: &[ContainerSummary],
+    wanted: &str,
+    network: &DockerNetwork,
+) -> Result<Vec<IpAddr>, DockerError> {
+    let container = pick_container(containers, wanted)?;
+    let name = display_name(container);
+    let empty = HashMap::new();
+    let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let networks = networks.unwrap_or(&empty);
+    // A stopped container's endpoints have no network id, only the name they will have.
+    let on_network = |(key, endpoint): &(&String, &EndpointSettings)| match endpoint.network_id.as_deref() {
+        Some(id) if !id.is_empty() => id == network.id,
+        _ => **key == network.name,
+    };
+    let Some((_, endpoint)) = networks.iter().find(on_network) else {
+        let mut networks: Vec<String> = networks.keys().cloned().collect();
+        networks.sort();
+        let mode = container.host_config.as_ref().and_then(|config| config.network_mode.clone());
+        return Err(DockerError::NotOnNetwork {
+            container: name,
+            network: network.name.clone(),
+            networks,
+            mode,
+        });
+    };
+    let candidates = [endpoint.ip_address.as_deref(), endpoint.global_ipv6_address.as_deref()];
+    let addresses: Vec<IpAddr> = candidates.into_iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
+    if addresses.is_empty() {
+        return Err(DockerError::NoAddress { container: name, network: network.name.clone() });
+    }
+    Ok(addresses)
+}
+
+/// By exact id or name, else by an id prefix that fits one container only.
+fn pick_container<'a>(
+    containers: &'a [ContainerSummary],
+    wanted: &str,
+) -> Result<&'a ContainerSummary, DockerError> {
+    let wanted = wanted.trim_start_matches('/');
+    let exact =
+        containers.iter().find(|one| one.id.as_deref() == Some(wanted) || display_name(one) == wanted);
+    if let Some(container) = exact.filter(|_| !wanted.is_empty()) {
+        return Ok(container);
+    }
+    let id_starts = |one: &&ContainerSummary| {
+        !wanted.is_empty() && one.id.as_ref().is_some_and(|id| id.starts_with(wanted))
+    };
+    let found: Vec<&ContainerSummary> = containers.iter().filter(id_starts).collect();
+    match found.as_slice() {
+        [container] => Ok(container),
+        _ => {
+            let mut known: Vec<String> =
+                containers.iter().filter(|one| is_running(one)).map(display_name).collect();
+            known.sort();
+            Err(DockerError::UnknownContainer { name: wanted.to_owned(), known, matches: found.len() })
+        }
+    }
+}
+
+fn is_running(container: &ContainerSummary) -> bool {
+    container.state.is_some_and(|state| state.to_string() == "running")
+}
+
+#[cfg(test)]
+#[path = "docker_tests.rs"]
+mod tests;

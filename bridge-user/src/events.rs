@@ -1,0 +1,52 @@
+//! The `events` verb: prints the kernel's event channel.
+
+use std::{collections::HashMap, io::Write as _, net::SocketAddr};
+
+use crate::kernel::{Instance, events::Events};
+
+/// Prints the events that are there; with `follow`, goes on until interrupted. Each event is shown once.
+///
+/// # Errors
+/// When nothing is attached here, or the channel cannot be read.
+pub fn run(follow: bool) -> anyhow::Result<()> {
+    let Some(instance) = Instance::open()? else {
+        anyhow::bail!(
+            "failed to read events: nothing is attached in this network namespace: attach a service first"
+        );
+    };
+    let mut events = Events::of_program(instance.steer_program_id()?)?;
+    loop {
+        let batch = events.drain();
+        if !batch.is_empty() && print(&instance, &batch)? == Printed::ReaderGone {
+            return Ok(());
+        }
+        if !follow {
+            return Ok(());
+        }
+        events.wait()?;
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Printed {
+    All,
+    ReaderGone,
+}
+
+fn print(instance: &Instance, batch: &[crate::kernel::events::Event]) -> anyhow::Result<Printed> {
+    let mut names: HashMap<SocketAddr, String> = HashMap::new();
+    for (_, state) in instance.state.list()? {
+        for &gateway in &state.gateways {
+            names.insert(SocketAddr::new(gateway, state.port.get()), state.name());
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    for event in batch {
+        let name = event.destination().and_then(|to| names.get(&to)).map(String::as_str);
+        match event.write(&mut out, name).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Printed::ReaderGone),
+            result => result?,
+        }
+    }
+    Ok(Printed::All)
+}

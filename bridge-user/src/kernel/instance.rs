@@ -1,0 +1,272 @@
+//! One network namespace's set of pinned objects: finding, creating, upgrading and removing it.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use anyhow::Context as _;
+use aya::maps::MapInfo;
+use bridge_common::{ABI_VERSION, maps::Meta, names};
+
+use super::{
+    features::Features,
+    host,
+    maps::{self, Maps},
+    object::{self, BUILD_ID, EventLevel},
+    pins::{self, Lock, PinDir, Staging},
+    state::State,
+    sys,
+};
+
+/// An opened instance.
+pub struct Instance {
+    dir: PinDir,
+    /// Its attachments.
+    pub state: State,
+}
+
+/// The only way to change an instance: it proves the lock is held.
+pub struct Writer {
+    dir: PinDir,
+    features: Features,
+    #[expect(dead_code, reason = "held until the change is done")]
+    lock: Lock,
+}
+
+/// An instance being changed.
+pub struct Session<'a> {
+    /// Its attachments.
+    pub state: State,
+    staging: Option<Staging<'a>>,
+}
+
+impl Instance {
+    /// Opens the calling thread's namespace's instance, if there is one.
+    ///
+    /// # Errors
+    /// When the pins cannot be read, or were written by a version with another map layout.
+    pub fn open() -> anyhow::Result<Option<Self>> {
+        let dir = PinDir::current()?;
+        let path = dir.path();
+        match path.try_exists() {
+            Ok(false) => return Ok(None),
+            Ok(true) => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "failed to read {}: root, or CAP_DAC_READ_SEARCH and CAP_BPF, is needed",
+                        path.display()
+                    )
+                });
+            }
+        }
+        if is_stale(&path)? {
+            return Ok(None);
+        }
+        require_abi(&path)?;
+        Ok(Some(Self::from_pins(dir)?))
+    }
+
+    fn from_pins(dir: PinDir) -> anyhow::Result<Self> {
+        let path = dir.path();
+        let maps = Maps::open(&path)?;
+        // The rules themselves tell whether they match by interface; an instance without rules is asked again by
+        // the writer, which knows the kernel's features.
+        let match_ifindex = !maps.rules.keys().filter_map(Result::ok).any(|key| key.ifindex == 0);
+        Ok(Self { dir, state: State { maps, match_ifindex } })
+    }
+
+    /// Id of the program that steers, which the event channel is found by.
+    ///
+    /// # Errors
+    /// When the pinned link cannot be read.
+    pub fn steer_program_id(&self) -> anyhow::Result<u32> {
+        let path = self.dir.path().join(pins::link_name(names::PROG_STEER));
+        let link = sys::obj_get(&path).with_context(|| format!("failed to open {}", path.display()))?;
+        Ok(sys::link_facts(link.as_fd())?.program_id)
+    }
+}
+
+impl Writer {
+    /// Takes the lock for the calling thread's namespace. Mounts bpffs if it is missing.
+    ///
+    /// # Errors
+    /// When bpffs or the kernel's features are not there.
+    pub fn begin(features: Features) -> anyhow::Result<Self> {
+        host::ensure_bpffs()?;
+        let dir = PinDir::current()?;
+        let lock = dir.lock()?;
+        Ok(Self { dir, features, lock })
+    }
+
+    /// Opens the instance, creating it or replacing the programs of another build as needed.
+    ///
+    /// # Errors
+    /// When the pinned objects have another map layout, or the kernel refuses the programs. Nothing is left behind.
+    pub fn open_or_create(&self, level: Option<EventLevel>) -> anyhow::Result<Session<'_>> {
+        let Some(mut instance) = self.open_existing()? else {
+            return self.create(level.unwrap_or_default());
+        };
+        self.upgrade(&mut instance, level)?;
+        instance.state.sweep()?;
+        Ok(Session { state: instance.state, staging: None })
+    }
+
+    /// Whether this namespace has an instance already.
+    ///
+    /// # Errors
+    /// When bpffs cannot be read.
+    pub fn exists(&self) -> anyhow::Result<bool> {
+        Ok(self.dir.path().try_exists()?)
+    }
+
+    /// Opens the instance if there is one, for removing attachments.
+    ///
+    /// # Errors
+    /// When the pinned objects have another map layout.
+    pub fn open_existing(&self) -> anyhow::Result<Option<Instance>> {
+        if !self.exists()? {
+            return Ok(None);
+        }
+        require_abi(&self.dir.path())?;
+        let mut instance = Instance::from_pins(PinDir::current()?)?;
+        instance.state.match_ifindex = self.features.ingress_ifindex;
+        Ok(Some(instance))
+    }
+
+    /// Removes the whole instance.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove_all(&self) -> anyhow::Result<()> {
+        self.dir.remove()
+    }
+
+    fn create(&self, level: EventLevel) -> anyhow::Result<Session<'_>> {
+        let staging = self.dir.stage()?;
+        let mut ebpf = object::load(self.features, level, Some(staging.path()))?;
+        let mut maps = Maps::open(staging.path())?;
+        let links = object::attach(&mut ebpf, self.features, &host::netns()?, &host::cgroup_root()?)?;
+        write_meta(&mut maps, level)?;
+        for (program, link) in links.links {
+            let path = staging.path().join(pins::link_name(program));
+            link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
+        }
+        let state = State { maps, match_ifindex: self.features.ingress_ifindex };
+        Ok(Session { state, staging: Some(staging) })
+    }
+
+    /// Brings the programs of a pinned instance to this build and event level, one atomic link update each; the maps,
+    /// and with them every rule, stay.
+    fn upgrade(&self, instance: &mut Instance, level: Option<EventLevel>) -> anyhow::Result<()> {
+        let meta = instance.state.meta()?;
+        let wanted = level.map_or(meta.event_level, |level| u32::from(level.as_u8()));
+        if meta.build == BUILD_ID && meta.event_level == wanted {
+            return Ok(());
+        }
+        let path = self.dir.path();
+        require_layout(&path)?;
+        let level = level_from(wanted);
+        let ebpf = object::load(self.features, level, Some(&path))?;
+        for program in object::attached_programs(self.features) {
+            let pin = path.join(pins::link_name(program));
+            let link = sys::obj_get(&pin).with_context(|| format!("failed to open {}", pin.display()))?;
+            sys::link_update(link.as_fd(), object::program_fd(&ebpf, program)?.as_fd())
+                .with_context(|| format!("failed to replace program {program}"))?;
+        }
+        let meta = Meta { event_level: wanted, build: BUILD_ID, ..meta };
+        instance.state.maps.meta.set(0, meta, 0).context("failed to write map META")
+    }
+}
+
+impl Session<'_> {
+    /// Publishes a new instance; one that was there already is public all along. A session dropped without this
+    /// takes a new instance with it.
+    ///
+    /// # Errors
+    /// When the rename fails.
+    pub fn commit(self) -> anyhow::Result<()> {
+        self.staging.map_or(Ok(()), Staging::publish)
+    }
+}
+
+const fn level_from(level: u32) -> EventLevel {
+    match level {
+        0 => EventLevel::Off,
+        1..=3 => EventLevel::Warn,
+        _ => EventLevel::Debug,
+    }
+}
+
+/// Writes `META` of a new instance. Until then its namespace cookie is 0 and no listener is accepted.
+///
+/// # Errors
+/// When the namespace's cookie cannot be learnt or the map not written.
+pub fn write_meta(maps: &mut Maps, level: EventLevel) -> anyhow::Result<()> {
+    let netns_cookie =
+        current_netns_cookie(maps).context("failed to learn this network namespace's cookie")?;
+    let meta =
+        Meta { abi: ABI_VERSION, event_level: u32::from(level.as_u8()), netns_cookie, build: BUILD_ID };
+    maps.meta.set(0, meta, 0).context("failed to write map META")
+}
+
+/// The cookie of the calling thread's namespace. Where the kernel does not tell (below Linux 5.14), a socket is bound
+/// and the attached bind hook has noted it.
+fn current_netns_cookie(maps: &Maps) -> anyhow::Result<u64> {
+    let socket =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to bind a socket on 127.0.0.1")?;
+    match sys::netns_cookie(&socket) {
+        Ok(cookie) => Ok(cookie),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            let cookie = sys::socket_cookie(&socket)?;
+            maps.bound.get(&cookie, 0).context("the bind hook noted nothing")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// True when the pinned link's namespace is not the one its directory is named after: that namespace is gone and its
+/// inode number was given to a new one.
+fn is_stale(path: &Path) -> anyhow::Result<bool> {
+    let pin = path.join(pins::link_name(names::PROG_STEER));
+    let link = sys::obj_get(&pin).with_context(|| {
+        format!("failed to open {}: root, or CAP_DAC_READ_SEARCH and CAP_BPF, is needed", pin.display())
+    })?;
+    Ok(u64::from(sys::link_facts(link.as_fd())?.netns_inode) != host::netns_inode()?)
+}
+
+fn require_abi(path: &Path) -> anyhow::Result<()> {
+    let next = "run `bridge-user detach --all`, then attach again";
+    match maps::read_abi(path) {
+        Ok(ABI_VERSION) => Ok(()),
+        Ok(other) => anyhow::bail!(
+            "failed to use the objects pinned in {}: they were written with map layout {other}, this version has \
+             layout {ABI_VERSION}: {next}",
+            path.display()
+        ),
+        Err(error) => {
+            Err(error.context(format!("failed to read the objects pinned in {}: {next}", path.display())))
+        }
+    }
+}
+
+/// Compares every pinned map with what the embedded object declares. aya reuses a pinned map without a look, and
+/// programs that read it with another layout would go wrong silently.
+fn require_layout(path: &Path) -> anyhow::Result<()> {
+    for (name, expected) in object::map_layouts()? {
+        let pin = path.join(&name);
+        if !pin.try_exists()? {
+            continue;
+        }
+        let info = MapInfo::from_pin(&pin).with_context(|| format!("failed to read {}", pin.display()))?;
+        let found = (info.key_size(), info.value_size());
+        anyhow::ensure!(
+            found == expected,
+            "failed to use pinned map {name}: its key and value are {found:?} bytes, expected {expected:?}: run \
+             `bridge-user detach --all`, then attach again"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Everything that talks to eBPF: loading, pinning, map state, listener registration, events.
+//!
+//! Only this module imports aya. It knows nothing of Docker.
+
+pub mod events;
+pub mod features;
+pub mod host;
+pub mod instance;
+pub mod maps;
+pub mod object;
+pub mod pins;
+pub mod register;
+pub mod state;
+mod sys;
+
+pub use instance::Instance;

@@ -1,0 +1,208 @@
+//! The embedded eBPF object: loading it, with maps new or taken from pins.
+
+use std::{fs::File, path::Path};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupAttachMode, CgroupSock, SkLookup, SockOps, links::FdLink},
+};
+use bridge_common::names;
+
+use super::features::Features;
+
+/// The object `cargo xtask build` made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bridge-ebpf"));
+/// First 16 bytes of the object's SHA-256.
+pub const BUILD_ID: [u8; 16] = *include_bytes!(concat!(env!("OUT_DIR"), "/build-id"));
+
+/// The most detailed event written to the event channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EventLevel {
+    /// No events.
+    Off,
+    /// Denied connections and missing listeners, rate-limited.
+    #[default]
+    Warn,
+    /// Every accepted connection and tracked listener, too.
+    Debug,
+}
+
+impl EventLevel {
+    /// aya-log's numeric level.
+    pub const fn as_u8(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Warn => 2,
+            Self::Debug => 4,
+        }
+    }
+}
+
+/// Loads the object. With `pins`, each map is taken from `pins/NAME` if it is there, otherwise made and pinned
+/// there.
+///
+/// # Errors
+/// When the kernel refuses the object; the chain holds the verifier's words.
+pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyhow::Result<Ebpf> {
+    let (ifindex, cookie, mptcp) = (
+        u8::from(features.ingress_ifindex),
+        u8::from(features.netns_cookie),
+        u8::from(features.mptcp_helper),
+    );
+    let level = level.as_u8();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::HAVE_INGRESS_IFINDEX, &ifindex, true)
+        .override_global(names::HAVE_NETNS_COOKIE, &cookie, true)
+        .override_global(names::HAVE_MPTCP_HELPER, &mptcp, true)
+        .override_global(aya_log::LEVEL, &level, true);
+    if let Some(dir) = pins {
+        for name in names::ALL_MAPS {
+            loader.map_pin_path(name, dir.join(name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).context("failed to load the eBPF object")?;
+    load_programs(&mut ebpf, features)?;
+    Ok(ebpf)
+}
+
+fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
+    let refused = |name| format!("failed to load program {name}: the kernel's verifier refused it");
+    program::<SkLookup>(ebpf, names::PROG_STEER)?.load().with_context(|| refused(names::PROG_STEER))?;
+    program::<SockOps>(ebpf, names::PROG_TRACK)?.load().with_context(|| refused(names::PROG_TRACK))?;
+    if !features.netns_cookie {
+        for name in [names::PROG_BIND4, names::PROG_BIND6] {
+            program::<CgroupSock>(ebpf, name)?.load().with_context(|| refused(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// A program of the loaded object by name.
+///
+/// # Errors
+/// When the object has no such program, or of another type; both mean a broken build.
+pub fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    ebpf.program_mut(name)
+        .with_context(|| format!("program {name} is missing from the eBPF object: rebuild bridge-user"))?
+        .try_into()
+        .with_context(|| format!("program {name} has an unexpected type: rebuild bridge-user"))
+}
+
+/// The attached programs of one instance; dropping one detaches it unless it was pinned.
+pub struct Links {
+    /// (pin name, link) in attach order.
+    pub links: Vec<(&'static str, FdLink)>,
+}
+
+/// Which programs are attached, in attach order: listeners are tracked before anything is steered.
+pub fn attached_programs(features: Features) -> &'static [&'static str] {
+    if features.netns_cookie {
+        &[names::PROG_TRACK, names::PROG_STEER]
+    } else {
+        &[names::PROG_BIND4, names::PROG_BIND6, names::PROG_TRACK, names::PROG_STEER]
+    }
+}
+
+/// Attaches the programs to the namespace and the root cgroup.
+///
+/// # Errors
+/// When the kernel refuses an attachment; those made before are undone by drop.
+pub fn attach(ebpf: &mut Ebpf, features: Features, netns: &File, cgroup: &File) -> anyhow::Result<Links> {
+    let mut links = Vec::new();
+    for &name in attached_programs(features) {
+        let link = attach_one(ebpf, name, netns, cgroup)
+            .with_context(|| format!("failed to attach program {name}"))?;
+        links.push((name, link));
+    }
+    Ok(Links { links })
+}
+
+fn attach_one(ebpf: &mut Ebpf, name: &str, netns: &File, cgroup: &File) -> anyhow::Result<FdLink> {
+    // Cgroup links are multi by nature; AllowMultiple would be refused (EINVAL).
+    let mode = CgroupAttachMode::Single;
+    Ok(match name {
+        names::PROG_STEER => {
+            let steer: &mut SkLookup = program(ebpf, name)?;
+            let id = steer.attach(netns)?;
+            steer.take_link(id)?.into()
+        }
+        names::PROG_TRACK => {
+            let track: &mut SockOps = program(ebpf, name)?;
+            let id = track.attach(cgroup, mode)?;
+            track.take_link(id)?.try_into()?
+        }
+        _ => {
+            let bind: &mut CgroupSock = program(ebpf, name)?;
+            let id = bind.attach(cgroup, mode)?;
+            bind.take_link(id)?.try_into()?
+        }
+    })
+}
+
+/// The descriptor of a loaded program, for `BPF_LINK_UPDATE`.
+///
+/// # Errors
+/// When the program is not loaded.
+pub fn program_fd<'a>(ebpf: &'a Ebpf, name: &str) -> anyhow::Result<&'a aya::programs::ProgramFd> {
+    ebpf.program(name)
+        .with_context(|| format!("program {name} is missing from the eBPF object: rebuild bridge-user"))?
+        .fd()
+        .with_context(|| format!("program {name} is not loaded"))
+}
+
+/// (key size, value size) of every map the object declares, by name.
+///
+/// # Errors
+/// When the embedded object cannot be parsed, which means a broken build.
+pub fn map_layouts() -> anyhow::Result<Vec<(String, (u32, u32))>> {
+    let object =
+        aya_obj::Object::parse(OBJECT).context("failed to parse the eBPF object: rebuild bridge-user")?;
+    Ok(object
+        .maps
+        .iter()
+        .filter(|(name, _)| names::ALL_MAPS.contains(&name.as_str()))
+        .map(|(name, map)| (name.clone(), (map.key_size(), map.value_size())))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bridge_common::maps;
+
+    #[test]
+    fn object_has_every_program() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        for name in [names::PROG_STEER, names::PROG_TRACK, names::PROG_BIND4, names::PROG_BIND6] {
+            assert!(object.programs.contains_key(name), "{name}");
+        }
+        assert_eq!(object.programs.len(), 4);
+    }
+
+    #[test]
+    fn object_has_every_map_with_the_shared_layout() {
+        let layouts: std::collections::HashMap<_, _> = map_layouts().unwrap().into_iter().collect();
+        let size = |bytes: usize| u32::try_from(bytes).unwrap();
+        let expected = [
+            (names::META, 4, size_of::<maps::Meta>()),
+            (names::RULES, size_of::<maps::RuleKey>(), 4),
+            (names::ATTACHMENTS, 4, size_of::<maps::Attachment>()),
+            (names::ALLOW, 4 + size_of::<maps::AllowKey>(), 4),
+            (names::TARGETS, size_of::<maps::TargetKey>(), 4),
+            (names::LISTENERS, size_of::<maps::ListenerKey>(), 8),
+            (names::STATS, 4, size_of::<maps::Stats>()),
+            (names::TRACK_STATS, 4, size_of::<maps::TrackStats>()),
+            (names::BOUND, 8, 8),
+            (names::LOGS, 0, 0),
+        ];
+        assert_eq!(layouts.len(), expected.len());
+        for (name, key, value) in expected {
+            assert_eq!(layouts[name], (size(key), size(value)), "{name}");
+        }
+    }
+}

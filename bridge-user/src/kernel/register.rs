@@ -1,0 +1,89 @@
+//! Registers listeners that were there before their attachment; later ones register themselves through sock_ops.
+//!
+//! Invariant: the duplicate of a service's socket lives only for the one map update. A kept duplicate would keep the
+//! port busy after the service has gone, and swallow connections.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use anyhow::Context as _;
+use bridge_common::maps::{LISTENER_SLOTS, TargetKey, overflow_slot};
+
+use super::{state::State, sys};
+use crate::net::{
+    listeners::{Listener, tcp_listeners},
+    proc_fd,
+};
+
+/// `BPF_ANY`.
+const BPF_ANY: u64 = 0;
+/// `BPF_NOEXIST`.
+const BPF_NOEXIST: u64 = 1;
+
+/// Registers every listener of the calling thread's namespace that some attachment wants and that is not registered
+/// yet. MPTCP listeners are left out; a SOCKMAP refuses them. Returns how many were added.
+///
+/// # Errors
+/// When listeners cannot be listed, or one cannot be registered.
+pub fn register_existing(state: &State) -> anyhow::Result<usize> {
+    let wanted: HashSet<TargetKey> =
+        state.maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")?;
+    let known: HashSet<u64> = state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
+    let mut missing: Vec<(TargetKey, Listener)> = tcp_listeners()?
+        .into_iter()
+        .filter(|listener| !listener.mptcp && !known.contains(&listener.cookie))
+        .map(|listener| (TargetKey::new(listener.addr.ip().into(), listener.addr.port()), listener))
+        .filter(|(key, _)| wanted.contains(key))
+        .collect();
+    if missing.is_empty() {
+        return Ok(0);
+    }
+    // Oldest first, as the kernel's own tracking would have seen them.
+    missing.sort_by_key(|(_, listener)| listener.cookie);
+    let owners = proc_fd::owners_of(&missing.iter().map(|(_, listener)| listener.inode).collect());
+    let map = state.maps.listeners.fd().as_fd();
+    let mut added = 0;
+    for (key, listener) in missing {
+        // A listener nobody holds any more is closing; its successor registers itself.
+        let Some(owner) = owners.get(&listener.inode) else { continue };
+        added += usize::from(register_one(map, &key, &listener, owner)?);
+    }
+    Ok(added)
+}
+
+fn register_one(
+    map: BorrowedFd<'_>,
+    key: &TargetKey,
+    listener: &Listener,
+    owner: &proc_fd::Owner,
+) -> anyhow::Result<bool> {
+    let socket = match proc_fd::duplicate(owner, listener.inode) {
+        Ok(socket) => socket,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => return Ok(false),
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!(
+                    "failed to take the listener on {} from {} (pid {}): CAP_SYS_PTRACE over it is needed",
+                    listener.addr, owner.comm, owner.pid
+                )
+            });
+        }
+    };
+    insert(map, key, socket.as_fd(), listener.cookie).with_context(|| {
+        format!("failed to register the listener of {} (pid {}) on {}", owner.comm, owner.pid, listener.addr)
+    })?;
+    Ok(true)
+}
+
+fn insert(map: BorrowedFd<'_>, key: &TargetKey, socket: BorrowedFd<'_>, cookie: u64) -> io::Result<()> {
+    for slot in 0..LISTENER_SLOTS {
+        match sys::sockhash_insert(map, &key.slot(slot), socket, BPF_NOEXIST) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            result => return result,
+        }
+    }
+    sys::sockhash_insert(map, &key.slot(overflow_slot(cookie)), socket, BPF_ANY)
+}

@@ -1,0 +1,379 @@
+//! One namespace's attachments as the maps hold them: reading, and changing with a single commit point.
+//!
+//! Order of a change: everything that refers to the attachment first (allow-list set, targets, counters, rules), then
+//! the attachment itself, in one atomic map update, then removal of what is no longer referred to. A process killed
+//! in between leaves only entries without effect, which the next [`State::sweep`] removes.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
+
+use anyhow::Context as _;
+use aya::maps::{PerCpuValues, lpm_trie};
+use bridge_common::{
+    Ip,
+    maps::{
+        ALLOW_SET_BITS, AllowKey, Attachment, IFNAME_LEN, ListenerKey, Meta, NETWORK_LEN, REASON_PROBED,
+        REASON_REQUESTED, RuleKey, SERVICE_LEN, Stats, TargetKey, TrackStats,
+    },
+    steer,
+};
+use ipnet::IpNet;
+
+use super::{maps::Maps, sys};
+use crate::{attachment::AttachmentState, datapath::Reason, spec::Port};
+
+/// What [`State::put`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// There was none of this name.
+    Added,
+    /// It was there with other settings.
+    Updated,
+    /// It was there already.
+    Unchanged,
+}
+
+/// The maps of one instance plus what is needed to interpret them.
+pub struct State {
+    /// The maps.
+    pub maps: Maps,
+    /// Whether rules carry an interface index (`false`: 0, see [`RuleKey::ifindex`]).
+    pub match_ifindex: bool,
+}
+
+impl State {
+    /// What this instance is.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn meta(&self) -> anyhow::Result<Meta> {
+        self.maps.meta.get(&0, 0).context("failed to read map META")
+    }
+
+    /// All attachments by id.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn list(&self) -> anyhow::Result<Vec<(u32, AttachmentState)>> {
+        let mut gateways: HashMap<u32, BTreeSet<IpAddr>> = HashMap::new();
+        for entry in self.maps.rules.iter() {
+            let (key, id) = entry.context("failed to read map RULES")?;
+            gateways.entry(id).or_default().insert(key.gateway.into());
+        }
+        let mut allow: HashMap<u32, BTreeSet<IpNet>> = HashMap::new();
+        for key in self.maps.allow.keys() {
+            let key = key.context("failed to read map ALLOW")?;
+            let (set, net) = decode_allow(&key);
+            allow.entry(set).or_default().insert(net);
+        }
+        let mut all = Vec::new();
+        for entry in self.maps.attachments.iter() {
+            let (id, value) = entry.context("failed to read map ATTACHMENTS")?;
+            let gateways = gateways.remove(&id).unwrap_or_default();
+            let allow = allow.get(&value.allow_set).cloned().unwrap_or_default();
+            // Port 0 is never written; an entry with it is not an attachment.
+            all.extend(decode(&value, gateways, allow).map(|state| (id, state)));
+        }
+        all.sort_by_key(|(_, state)| state.name());
+        Ok(all)
+    }
+
+    /// Counters of one attachment, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn stats(&self, id: u32) -> anyhow::Result<Stats> {
+        let values = self.maps.stats.get(&id, 0).context("failed to read map STATS")?;
+        Ok(values.iter().fold(Stats::default(), |sum, v| Stats {
+            accepted: sum.accepted + v.accepted,
+            denied: sum.denied + v.denied,
+            no_listener: sum.no_listener + v.no_listener,
+            assign_failed: sum.assign_failed + v.assign_failed,
+            ..sum
+        }))
+    }
+
+    /// Listener-tracking counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn track_stats(&self) -> anyhow::Result<TrackStats> {
+        let values = self.maps.track_stats.get(&0, 0).context("failed to read map TRACK_STATS")?;
+        Ok(values.iter().fold(TrackStats::default(), |sum, v| TrackStats {
+            tracked: sum.tracked + v.tracked,
+            foreign: sum.foreign + v.foreign,
+            mptcp: sum.mptcp + v.mptcp,
+            refused: sum.refused + v.refused,
+            replaced: sum.replaced + v.replaced,
+        }))
+    }
+
+    /// The registered listeners: key and socket cookie. A listener that closes meanwhile is left out.
+    ///
+    /// # Errors
+    /// When the map cannot be walked.
+    pub fn listeners(&self) -> anyhow::Result<Vec<(ListenerKey, u64)>> {
+        let fd = self.maps.listeners.fd().as_fd();
+        let mut all = Vec::new();
+        for key in self.listener_keys()? {
+            if let Ok(cookie) = sys::sockhash_cookie(fd, &key) {
+                all.push((key, cookie));
+            }
+        }
+        Ok(all)
+    }
+
+    fn listener_keys(&self) -> anyhow::Result<Vec<ListenerKey>> {
+        let fd = self.maps.listeners.fd().as_fd();
+        let mut keys = Vec::new();
+        let mut last = None;
+        while let Some(key) = sys::map_next_key(fd, last.as_ref()).context("failed to walk map LISTENERS")? {
+            keys.push(key);
+            last = Some(key);
+        }
+        Ok(keys)
+    }
+
+    /// Adds or updates one attachment.
+    ///
+    /// # Errors
+    /// When a map is full or cannot be written; nothing of the change then has effect.
+    pub fn put(&mut self, wanted: &AttachmentState) -> anyhow::Result<Change> {
+        let all = self.list()?;
+        let present = all.iter().find(|(_, state)| state.is_same(wanted));
+        if present.is_some_and(|(_, state)| state == wanted) {
+            return Ok(Change::Unchanged);
+        }
+        let id = present.map_or_else(|| all.iter().map(|(id, _)| id + 1).max().unwrap_or(1), |(id, _)| *id);
+        let old_gateways = present.map(|(_, state)| rule_keys(state, self.match_ifindex)).unwrap_or_default();
+        let result = self.write(id, wanted, present.is_none());
+        let keep = if result.is_ok() { rule_keys(wanted, self.match_ifindex) } else { old_gateways };
+        self.drop_rules_except(id, &keep)?;
+        self.sweep()?;
+        result.with_context(|| format!("failed to write attachment {}", wanted.name()))?;
+        Ok(if present.is_some() { Change::Updated } else { Change::Added })
+    }
+
+    fn write(&mut self, id: u32, wanted: &AttachmentState, is_new: bool) -> anyhow::Result<()> {
+        let allow_set = self.next_allow_set()?;
+        for net in &wanted.allow {
+            self.maps
+                .allow
+                .insert(&encode_allow(allow_set, net), 1, 0)
+                .context("failed to write map ALLOW")?;
+        }
+        for key in target_keys(wanted) {
+            self.maps.targets.insert(key, 1, 0).context("failed to write map TARGETS")?;
+        }
+        if is_new {
+            let zeroes = vec![Stats::default(); aya::util::nr_cpus().map_err(|(_, error)| error)?];
+            self.maps
+                .stats
+                .insert(id, PerCpuValues::try_from(zeroes)?, 0)
+                .context("failed to write map STATS")?;
+        }
+        for key in rule_keys(wanted, self.match_ifindex) {
+            self.maps.rules.insert(key, id, 0).context("failed to write map RULES")?;
+        }
+        let value = encode(wanted, allow_set)?;
+        self.maps.attachments.insert(id, value, 0).context("failed to write map ATTACHMENTS")
+    }
+
+    fn next_allow_set(&self) -> anyhow::Result<u32> {
+        let mut highest = 0;
+        for key in self.maps.allow.keys() {
+            highest = highest.max(decode_allow(&key.context("failed to read map ALLOW")?).0);
+        }
+        Ok(highest + 1)
+    }
+
+    fn drop_rules_except(&mut self, id: u32, keep: &[RuleKey]) -> anyhow::Result<()> {
+        let stale: Vec<_> = self
+            .maps
+            .rules
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(key, owner)| *owner == id && !keep.contains(key))
+            .map(|(key, _)| key)
+            .collect();
+        for key in stale {
+            self.maps.rules.remove(&key).context("failed to clean map RULES")?;
+        }
+        Ok(())
+    }
+
+    /// Removes one attachment and everything only it needed.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn remove(&mut self, id: u32) -> anyhow::Result<()> {
+        self.maps.attachments.remove(&id).context("failed to remove the attachment from map ATTACHMENTS")?;
+        self.sweep()
+    }
+
+    /// Removes every entry that no attachment refers to.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn sweep(&mut self) -> anyhow::Result<()> {
+        let live: HashMap<u32, Attachment> = self
+            .maps
+            .attachments
+            .iter()
+            .collect::<Result<_, _>>()
+            .context("failed to read map ATTACHMENTS")?;
+        let sets: HashSet<u32> = live.values().map(|a| a.allow_set).collect();
+        let wanted: HashSet<TargetKey> =
+            live.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect();
+
+        let rules: Vec<_> = self.maps.rules.iter().filter_map(Result::ok).collect();
+        for (key, id) in rules {
+            let belongs =
+                live.get(&id).is_some_and(|a| key.port == a.port && [0, a.ifindex].contains(&key.ifindex));
+            if !belongs {
+                self.maps.rules.remove(&key).context("failed to clean map RULES")?;
+            }
+        }
+        let allow: Vec<_> = self.maps.allow.keys().filter_map(Result::ok).collect();
+        for key in allow.iter().filter(|key| !sets.contains(&decode_allow(key).0)) {
+            self.maps.allow.remove(key).context("failed to clean map ALLOW")?;
+        }
+        let stats: Vec<_> = self.maps.stats.keys().filter_map(Result::ok).collect();
+        for id in stats.iter().filter(|id| !live.contains_key(id)) {
+            self.maps.stats.remove(id).context("failed to clean map STATS")?;
+        }
+        self.sweep_targets(&wanted)
+    }
+
+    fn sweep_targets(&mut self, wanted: &HashSet<TargetKey>) -> anyhow::Result<()> {
+        let targets: Vec<_> = self.maps.targets.keys().filter_map(Result::ok).collect();
+        for key in targets.iter().filter(|key| !wanted.contains(key)) {
+            self.maps.targets.remove(key).context("failed to clean map TARGETS")?;
+        }
+        let fd = self.maps.listeners.fd().as_fd();
+        for key in self.listener_keys()? {
+            if !wanted.contains(&TargetKey::new(key.addr, key.port)) {
+                match sys::map_delete(fd, &key) {
+                    // The listener closed meanwhile; the kernel removed it.
+                    Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                        return Err(error).context("failed to clean map LISTENERS");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The addresses and ports whose listeners can serve this attachment, most specific first.
+pub fn target_keys(state: &AttachmentState) -> [TargetKey; 3] {
+    steer::candidates(state.target.ip().into(), state.target.port())
+}
+
+fn rule_keys(state: &AttachmentState, match_ifindex: bool) -> Vec<RuleKey> {
+    let ifindex = if match_ifindex { state.ifindex } else { 0 };
+    state
+        .gateways
+        .iter()
+        .map(|&gateway| RuleKey { gateway: gateway.into(), ifindex, port: state.port.get(), pad: 0 })
+        .collect()
+}
+
+fn encode_allow(set: u32, net: &IpNet) -> lpm_trie::Key<AllowKey> {
+    let addr = Ip::from(net.network());
+    let bits = ALLOW_SET_BITS + addr.prefix_base() + u32::from(net.prefix_len());
+    lpm_trie::Key::new(bits, AllowKey { set, addr })
+}
+
+fn decode_allow(key: &lpm_trie::Key<AllowKey>) -> (u32, IpNet) {
+    let data = key.data();
+    let bits = key.prefix_len() - ALLOW_SET_BITS - data.addr.prefix_base();
+    let addr = IpAddr::from(data.addr);
+    // A length beyond the address cannot be written by `encode_allow`; a host route is the safe reading.
+    let net = IpNet::new(addr, bits as u8).unwrap_or_else(|_| IpNet::from(addr));
+    (data.set, net)
+}
+
+fn encode(state: &AttachmentState, allow_set: u32) -> anyhow::Result<Attachment> {
+    Ok(Attachment {
+        target: state.target.ip().into(),
+        allow_set,
+        ifindex: state.ifindex,
+        target_port: state.target.port(),
+        port: state.port.get(),
+        reason: match state.reason {
+            Reason::ProbePassed => REASON_PROBED,
+            Reason::Requested => REASON_REQUESTED,
+        },
+        service: padded::<SERVICE_LEN>("service", &state.service)?,
+        network: padded::<NETWORK_LEN>("network", &state.network)?,
+        bridge: padded::<IFNAME_LEN>("bridge", &state.bridge)?,
+    })
+}
+
+fn decode(value: &Attachment, gateways: BTreeSet<IpAddr>, allow: BTreeSet<IpNet>) -> Option<AttachmentState> {
+    Some(AttachmentState {
+        service: unpadded(&value.service),
+        network: unpadded(&value.network),
+        bridge: unpadded(&value.bridge),
+        ifindex: value.ifindex,
+        port: Port::new(value.port)?,
+        target: SocketAddr::new(value.target.into(), value.target_port),
+        gateways,
+        allow,
+        reason: if value.reason == REASON_REQUESTED { Reason::Requested } else { Reason::ProbePassed },
+    })
+}
+
+fn padded<const N: usize>(what: &str, text: &str) -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    anyhow::ensure!(
+        text.len() <= N,
+        "{what} name `{text}` is {} bytes long, at most {N} are possible: use a shorter name",
+        text.len()
+    );
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    Ok(bytes)
+}
+
+fn unpadded(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn allow_entries_round_trip(addr: IpAddr, set: u32, len in 0u8..=128) {
+            // v4-mapped addresses are kept as IPv4, so only canonical addresses can come back.
+            let addr = IpAddr::from(Ip::from(addr));
+            let len = if addr.is_ipv4() { len % 33 } else { len };
+            let net = IpNet::new(addr, len).unwrap().trunc();
+            // The trunc() of an IPv6 network may be v4-mapped only for the mapped range itself.
+            prop_assume!(net.addr().is_ipv4() || !Ip::from(net.addr()).is_v4());
+            prop_assert_eq!(decode_allow(&encode_allow(set, &net)), (set, net));
+        }
+
+        #[test]
+        fn names_round_trip(name in "[a-z0-9._-]{1,32}") {
+            prop_assert_eq!(unpadded(&padded::<32>("service", &name).unwrap()), name);
+        }
+    }
+
+    #[test]
+    fn too_long_a_name_is_refused_with_its_length() {
+        let error = padded::<4>("service", "abcde").unwrap_err().to_string();
+        assert!(
+            error.contains("abcde") && error.contains("5 bytes") && error.contains("at most 4"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! The bpf(2) commands and socket options that aya and nix do not offer. All of the kernel module's `unsafe` is
+//! here.
+
+use std::{
+    ffi::CString,
+    io, mem,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
+
+/// `SO_NETNS_COOKIE` (Linux 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+/// `SO_COOKIE` (Linux 4.12).
+const SO_COOKIE: libc::c_int = 57;
+/// `BPF_SK_LOOKUP`, the expected attach type of sk_lookup programs.
+const BPF_SK_LOOKUP: u32 = 36;
+/// Offset of `ingress_ifindex` in the uapi `struct bpf_sk_lookup`.
+const INGRESS_IFINDEX_OFFSET: i16 = 64;
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` is a valid, zero-initialised union of the size we pass, and pointers inside it are to live
+    // memory of the callers below.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, cmd as libc::c_long, attr, size_of::<bpf_attr>()) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: every field of the union is an integer, so all zeroes is a valid value.
+    unsafe { mem::zeroed() }
+}
+
+fn owned_fd(raw: i64) -> OwnedFd {
+    // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(raw as i32) }
+}
+
+/// Opens a pinned object.
+pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(owned_fd)
+}
+
+/// Replaces the program behind a link in one step (Linux 5.7; for network-namespace links 5.8).
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Facts about a link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkFacts {
+    /// Id of the program behind the link.
+    pub(crate) program_id: u32,
+    /// For a network-namespace link: the namespace's inode, or 0 once it is gone.
+    pub(crate) netns_inode: u32,
+}
+
+/// Reads what the kernel knows about a link.
+pub(crate) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
+    // SAFETY: every field of the struct is an integer or a union of integers.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel filled the variant of the link's type; any bit pattern is valid for integers.
+    let netns_inode = unsafe { info.__bindgen_anon_1.netns.netns_ino };
+    Ok(LinkFacts { program_id: info.prog_id, netns_inode })
+}
+
+fn element(map: BorrowedFd<'_>) -> bpf_attr {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr
+}
+
+/// Inserts a socket into a SOCKHASH with 8-byte values. `flags` as for `BPF_MAP_UPDATE_ELEM`.
+pub(crate) fn sockhash_insert<K: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    socket: BorrowedFd<'_>,
+    flags: u64,
+) -> io::Result<()> {
+    let value = socket.as_raw_fd() as u64;
+    let mut attr = element(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const value) as u64;
+    attr.__bindgen_anon_2.flags = flags;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The cookie of the socket under `key` in a SOCKHASH with 8-byte values (Linux 5.7).
+pub(crate) fn sockhash_cookie<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<u64> {
+    let mut value = 0u64;
+    let mut attr = element(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw mut value) as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+    Ok(value)
+}
+
+/// Removes the entry under `key`.
+pub(crate) fn map_delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = element(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
+}
+
+/// The key after `key`, or the first; `None` at the end.
+pub(crate) fn map_next_key<K: Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>> {
+    // SAFETY: `K` is plain old data, for which all zeroes is valid.
+    let mut next: K = unsafe { mem::zeroed() };
+    let mut attr = element(map);
+    attr.__bindgen_anon_2.key = key.map_or(0, |k| std::ptr::from_ref(k) as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = (&raw mut next) as u64;
+    match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn u64_sockopt(socket: impl AsFd, option: libc::c_int) -> io::Result<u64> {
+    let mut value = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if ret == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The cookie of the network namespace a socket belongs to (Linux 5.14).
+pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    u64_sockopt(socket, SO_NETNS_COOKIE)
+}
+
+/// The cookie of a socket.
+pub(crate) fn socket_cookie(socket: impl AsFd) -> io::Result<u64> {
+    u64_sockopt(socket, SO_COOKIE)
+}
+
+/// Whether the verifier lets an sk_lookup program read `ingress_ifindex`.
+pub(crate) fn sk_lookup_has_ingress_ifindex() -> io::Result<bool> {
+    const LDX_MEM_W: u8 = 0x61;
+    const MOV_IMM: u8 = 0xb7;
+    const EXIT: u8 = 0x95;
+    let mut load = insn(LDX_MEM_W, 0, INGRESS_IFINDEX_OFFSET, 0);
+    load.set_src_reg(1);
+    let program = [load, insn(MOV_IMM, 0, 0, 1), insn(EXIT, 0, 0, 0)];
+    let license = c"GPL";
+    let mut attr = zeroed();
+    // SAFETY: writing union fields of `Copy` integers.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP as u32;
+    load.expected_attach_type = BPF_SK_LOOKUP;
+    load.insns = program.as_ptr() as u64;
+    load.insn_cnt = program.len() as u32;
+    load.license = license.as_ptr() as u64;
+    match bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) {
+        Ok(fd) => {
+            drop(owned_fd(fd));
+            Ok(true)
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn insn(code: u8, dst: u8, off: i16, imm: i32) -> bpf_insn {
+    // SAFETY: every field is an integer.
+    let mut insn: bpf_insn = unsafe { mem::zeroed() };
+    insn.code = code;
+    insn.off = off;
+    insn.imm = imm;
+    insn.set_dst_reg(dst);
+    insn
+}

@@ -1,0 +1,181 @@
+//! Network interfaces of the caller's namespace, by rtnetlink: which bridge a name means and its addresses.
+//!
+//! Invariants: a [`Bridge`] returned by [`bridge_by_name`] is a Linux bridge with at least one address that
+//! is not link-local; addresses keep the kernel's order, so the first IPv4 address is the primary one.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::NetError;
+use super::netlink::{attribute, dump, get, push_attribute, u32_at};
+
+/// Length of `struct ifinfomsg` and of `struct ifaddrmsg`, in bytes.
+const IFINFO_LEN: usize = 16;
+const IFADDR_LEN: usize = 8;
+/// The longest interface name, in bytes (`IFNAMSIZ` without its NUL).
+const MAX_NAME_LEN: usize = 15;
+/// `RTEXT_FILTER_SKIP_STATS`: leave the counters out, they are most of a link's message.
+const SKIP_STATS: u32 = 1 << 3;
+
+/// A Linux bridge: the host side of a container network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// Interface index, as BPF programs see it in `ingress_ifindex`. A recreated bridge gets a new one.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Administratively up (`IFF_UP`). A Docker bridge without running containers is up without carrier.
+    pub up: bool,
+    /// The host's own addresses on it with their prefix length; IPv6 link-local ones are left out.
+    pub addrs: Vec<IpNet>,
+}
+
+/// Any network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// The kernel's link kind (`bridge`, `veth`, …); empty for physical and loopback devices.
+    pub kind: String,
+    /// Administratively up (`IFF_UP`).
+    pub up: bool,
+}
+
+/// The bridge called `name`, with its addresses.
+///
+/// # Errors
+/// [`NetError::UnknownInterface`] and [`NetError::NotABridge`] list the bridges that exist;
+/// [`NetError::NoAddress`] if containers could connect to nothing; [`NetError::Netlink`] otherwise.
+pub fn bridge_by_name(name: &str) -> Result<Bridge, NetError> {
+    let Some(link) = link_by_name(name)? else {
+        return Err(NetError::UnknownInterface { name: name.to_owned(), bridges: bridge_names()? });
+    };
+    if link.kind != "bridge" {
+        return Err(NetError::NotABridge { name: link.name, kind: link.kind, bridges: bridge_names()? });
+    }
+    let addrs = addresses(link.index)?;
+    if addrs.is_empty() {
+        return Err(NetError::NoAddress { name: link.name });
+    }
+    Ok(Bridge { index: link.index, name: link.name, up: link.up, addrs })
+}
+
+/// The interface called `name`, or `None` if there is none (a name the kernel could never accept included).
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn link_by_name(name: &str) -> Result<Option<Link>, NetError> {
+    if name.is_empty() || name.len() > MAX_NAME_LEN || name.contains('\0') {
+        return Ok(None);
+    }
+    find_link(0, Some(name))
+}
+
+/// The interface with this index, or `None` if it is gone. For status: the name behind an index.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn link_by_index(index: u32) -> Result<Option<Link>, NetError> {
+    // The kernel reads the index as a signed int; 0 means "by name".
+    if index == 0 || i32::try_from(index).is_err() {
+        return Ok(None);
+    }
+    find_link(index, None)
+}
+
+/// All interfaces of the namespace, in the order of their index.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn links() -> Result<Vec<Link>, NetError> {
+    let payloads = dump(netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(0, None))
+        .map_err(failed("list network interfaces"))?;
+    let mut links: Vec<Link> = payloads.iter().filter_map(|payload| parse_link(payload)).collect();
+    links.sort_by_key(|link| link.index);
+    links.dedup_by_key(|link| link.index);
+    Ok(links)
+}
+
+/// The addresses of one interface with their prefix length, in the kernel's order, IPv6 link-local left out.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn addresses(index: u32) -> Result<Vec<IpNet>, NetError> {
+    let payloads = dump(netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETADDR, &[0; IFADDR_LEN])
+        .map_err(failed("list addresses"))?;
+    Ok(payloads.iter().filter_map(|payload| parse_address(payload, index)).collect())
+}
+
+fn bridge_names() -> Result<Vec<String>, NetError> {
+    let bridges = links()?.into_iter().filter(|link| link.kind == "bridge");
+    let mut names: Vec<String> = bridges.map(|link| link.name).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn find_link(index: u32, name: Option<&str>) -> Result<Option<Link>, NetError> {
+    match get(netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(index, name)) {
+        Ok(payloads) => Ok(payloads.first().and_then(|payload| parse_link(payload))),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(failed("look up a network interface")(error)),
+    }
+}
+
+fn link_request(index: u32, name: Option<&str>) -> Vec<u8> {
+    let mut body = vec![0; IFINFO_LEN];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    push_attribute(&mut body, libc::IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    if let Some(name) = name {
+        push_attribute(&mut body, libc::IFLA_IFNAME, format!("{name}\0").as_bytes());
+    }
+    body
+}
+
+fn parse_link(payload: &[u8]) -> Option<Link> {
+    let attributes = payload.get(IFINFO_LEN..)?;
+    let kind =
+        attribute(attributes, libc::IFLA_LINKINFO).and_then(|info| attribute(info, libc::IFLA_INFO_KIND));
+    Some(Link {
+        index: u32_at(payload, 4)?,
+        name: text(attribute(attributes, libc::IFLA_IFNAME)?),
+        kind: kind.map(text).unwrap_or_default(),
+        up: u32_at(payload, 8)? & libc::IFF_UP.cast_unsigned() != 0,
+    })
+}
+
+fn parse_address(payload: &[u8], index: u32) -> Option<IpNet> {
+    let (family, prefix) = (*payload.first()?, *payload.get(1)?);
+    if u32_at(payload, 4)? != index {
+        return None;
+    }
+    let attributes = payload.get(IFADDR_LEN..)?;
+    // On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL the host's own; elsewhere they are equal,
+    // and IPv6 sends IFA_ADDRESS alone.
+    let value =
+        attribute(attributes, libc::IFA_LOCAL).or_else(|| attribute(attributes, libc::IFA_ADDRESS))?;
+    let address = match i32::from(family) {
+        libc::AF_INET => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?)),
+        libc::AF_INET6 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?)),
+        _ => return None,
+    };
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if link_local { None } else { IpNet::new(address, prefix).ok() }
+}
+
+/// A NUL-terminated kernel string.
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+fn failed(action: &'static str) -> impl Fn(io::Error) -> NetError {
+    move |cause| NetError::Netlink { action, cause }
+}
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+mod tests;

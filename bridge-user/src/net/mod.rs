@@ -1,0 +1,104 @@
+//! What the kernel says about the caller's network namespace: bridges, TCP listeners, and who owns a socket.
+//!
+//! Invariants: read-only. Everything is synchronous and opens its sockets on the calling thread, so a thread
+//! that entered another namespace with setns(2) sees that one; nothing is cached, and no runtime is needed
+//! (the functions may be called from inside one: each returns within milliseconds). The netlink answers are
+//! read attribute by attribute, so an unknown or longer attribute of a newer kernel is skipped, not an error.
+
+pub mod links;
+pub mod listeners;
+mod netlink;
+pub mod proc_fd;
+
+use thiserror::Error;
+
+/// Why a question about the network namespace has no answer.
+///
+/// Each message is complete (cause and next step included); there is no further `source()`.
+#[derive(Debug, Error)]
+pub enum NetError {
+    /// No interface has this name.
+    #[error("failed to find bridge {name}: no such interface in this network namespace: {}", known_bridges(.bridges))]
+    UnknownInterface {
+        /// The name asked for.
+        name: String,
+        /// Names of the bridges that do exist, sorted.
+        bridges: Vec<String>,
+    },
+    /// The interface exists and is not a Linux bridge.
+    #[error(
+        "failed to use {name} as a bridge: it is {}, expected a Linux bridge, the device containers' interfaces are ports of: {}",
+        kind_in_words(.kind), known_bridges(.bridges)
+    )]
+    NotABridge {
+        /// The name asked for.
+        name: String,
+        /// The kernel's link kind (`veth`, `macvlan`, …), or empty for a physical or loopback device.
+        kind: String,
+        /// Names of the bridges that do exist, sorted.
+        bridges: Vec<String>,
+    },
+    /// The bridge has no address that containers could connect to.
+    #[error(
+        "failed to use bridge {name}: it has no IP address except IPv6 link-local, expected the gateway address of its containers: give it one (ip address add ADDR/PREFIX dev {name}) or choose a network whose host side has an address"
+    )]
+    NoAddress {
+        /// The bridge.
+        name: String,
+    },
+    /// The kernel refused a netlink request, or the exchange failed.
+    #[error("failed to {action} over netlink: {cause}: {next}", next = netlink_hint(.cause))]
+    Netlink {
+        /// What was being done, as a verb and its object.
+        action: &'static str,
+        /// What the kernel answered.
+        cause: std::io::Error,
+    },
+}
+
+fn known_bridges(bridges: &[String]) -> String {
+    if bridges.is_empty() {
+        "there is no bridge here at all, start Docker or create one (ip link add NAME type bridge)".to_owned()
+    } else {
+        format!("choose one of the bridges here ({})", bridges.join(", "))
+    }
+}
+
+fn kind_in_words(kind: &str) -> String {
+    if kind.is_empty() { "a physical or loopback device".to_owned() } else { format!("of kind {kind}") }
+}
+
+fn netlink_hint(cause: &std::io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EPROTONOSUPPORT | libc::ENOENT) => {
+            "the kernel lacks this netlink family, load it (modprobe inet_diag tcp_diag) or use a kernel that has it"
+        }
+        Some(libc::EPERM | libc::EACCES) => "run as root, outside a sandbox that filters AF_NETLINK",
+        Some(libc::EAFNOSUPPORT) => "allow AF_NETLINK sockets (RestrictAddressFamilies= of the systemd unit)",
+        _ => "try again, and report it with the kernel version if it stays",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_value_expectation_and_next_step() {
+        let bridges = vec!["br-1".to_owned(), "docker0".to_owned()];
+        let unknown = NetError::UnknownInterface { name: "br-x".into(), bridges: bridges.clone() };
+        assert_eq!(
+            unknown.to_string(),
+            "failed to find bridge br-x: no such interface in this network namespace: choose one of the bridges here (br-1, docker0)"
+        );
+        let physical = NetError::NotABridge { name: "eth0".into(), kind: String::new(), bridges };
+        assert!(physical.to_string().contains("a physical or loopback device, expected a Linux bridge"));
+        let none = NetError::UnknownInterface { name: "x".into(), bridges: Vec::new() };
+        assert!(none.to_string().contains("no bridge here at all"));
+        let refused = NetError::Netlink {
+            action: "list TCP listeners",
+            cause: std::io::Error::from_raw_os_error(libc::ENOENT),
+        };
+        assert!(refused.to_string().contains("modprobe inet_diag tcp_diag"));
+    }
+}

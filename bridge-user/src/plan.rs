@@ -1,0 +1,290 @@
+//! From what was asked for and what is there to what should be: pure, no I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    attachment::AttachmentState,
+    datapath::{self, Datapath, Requested},
+    naming,
+    net::{links::Bridge, listeners::Listener},
+    spec::{Port, ServiceSpec, Target},
+};
+
+/// One network to attach to.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Docker network name, or the interface's where a bridge was given.
+    pub name: String,
+    /// Its bridge on this host.
+    pub bridge: Bridge,
+    /// Sources that may connect; empty: every address of the bridge's own subnets.
+    pub allow: Vec<IpNet>,
+}
+
+/// One attachment to make.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What the kernel should hold.
+    pub state: AttachmentState,
+    /// What carries the connections.
+    pub datapath: Datapath,
+}
+
+/// `failed to attach redis (6379) on br-1a2b`, the start of every refusal.
+pub fn failed_to_attach(service: &str, port: Port, bridge: &str) -> String {
+    format!("failed to attach {service} ({port}) on {bridge}")
+}
+
+/// Every (service, network) pair as an attachment.
+///
+/// # Errors
+/// When a pair cannot be steered; the text says why and what to do.
+pub fn wanted(
+    specs: &[ServiceSpec],
+    networks: &[Network],
+    requested: Requested,
+    match_ifindex: bool,
+) -> Result<Vec<Wanted>, String> {
+    let mut all = Vec::new();
+    for network in networks {
+        for spec in specs {
+            let one = attachment(spec, network, requested, match_ifindex).map_err(|cause| {
+                format!("{}: {cause}", failed_to_attach(&spec.service, spec.port, &network.bridge.name))
+            })?;
+            all.push(one);
+        }
+    }
+    no_two_on_one_port(&all)?;
+    Ok(all)
+}
+
+fn attachment(
+    spec: &ServiceSpec,
+    network: &Network,
+    requested: Requested,
+    match_ifindex: bool,
+) -> Result<Wanted, String> {
+    let (datapath, reason) = datapath::choose(requested, &spec.target)?;
+    let Target::Tcp(target) = spec.target else {
+        return Err("a UNIX socket cannot be steered to".to_owned());
+    };
+    let bridge = &network.bridge;
+    let own: Vec<IpNet> =
+        bridge.addrs.iter().copied().filter(|a| a.addr().is_ipv4() == target.is_ipv4()).collect();
+    if own.is_empty() {
+        let (family, addrs) = (if target.is_ipv4() { "IPv4" } else { "IPv6" }, list(&bridge.addrs));
+        return Err(format!(
+            "target {target} needs an {family} gateway, and {} has only {addrs}: give the network an {family} subnet, \
+             or attach a listener of the other family",
+            bridge.name
+        ));
+    }
+    let subnets: Vec<IpNet> = own.iter().map(IpNet::trunc).collect();
+    let allow = allowed(&network.allow, &subnets, target, match_ifindex)?;
+    let state = AttachmentState {
+        service: spec.service.clone(),
+        network: network.name.clone(),
+        bridge: bridge.name.clone(),
+        ifindex: bridge.index,
+        port: spec.port,
+        target,
+        gateways: own.iter().map(IpNet::addr).collect(),
+        allow,
+        reason,
+    };
+    Ok(Wanted { state, datapath })
+}
+
+/// The allow-list for one family. Without `ingress_ifindex` the source subnet is the only proof that a connection came
+/// over the bridge, so a wider list is refused there.
+fn allowed(
+    asked: &[IpNet],
+    subnets: &[IpNet],
+    target: SocketAddr,
+    match_ifindex: bool,
+) -> Result<BTreeSet<IpNet>, String> {
+    let asked: BTreeSet<IpNet> =
+        asked.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv4() == target.is_ipv4()).collect();
+    if asked.is_empty() {
+        return Ok(subnets.iter().copied().collect());
+    }
+    if let Some(outside) =
+        asked.iter().find(|net| !match_ifindex && !subnets.iter().any(|s| s.contains(*net)))
+    {
+        return Err(format!(
+            "--allow {outside} is outside the bridge's subnet {}, and this kernel (below 5.17) can tell the bridge \
+             only by its subnet: allow sources within it, or use a newer kernel",
+            list(subnets)
+        ));
+    }
+    Ok(asked)
+}
+
+fn no_two_on_one_port(all: &[Wanted]) -> Result<(), String> {
+    let mut seen: BTreeMap<(u32, Port), &AttachmentState> = BTreeMap::new();
+    for Wanted { state, .. } in all {
+        if let Some(first) = seen.insert((state.ifindex, state.port), state) {
+            return Err(format!(
+                "{}: the command line asks for port {} twice on {}, for {} and {}: give each its own port, \
+                 NAME=PORT:TARGET_PORT",
+                failed_to_attach(&state.service, state.port, &state.bridge),
+                state.port,
+                state.bridge,
+                first.service,
+                state.service
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A wanted attachment that would take another one's (bridge, port).
+///
+/// # Errors
+/// Names the attachment that is in the way.
+pub fn taken_by_attachment(wanted: &AttachmentState, present: &[AttachmentState]) -> Result<(), String> {
+    let same_port = |other: &&AttachmentState| other.ifindex == wanted.ifindex && other.port == wanted.port;
+    match present.iter().find(|other| same_port(other) && other.name() != wanted.name()) {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "port {} is already attached there as {}: detach that first (bridge-user detach {}), or choose another \
+             port",
+            wanted.port,
+            other.name(),
+            other.name()
+        )),
+    }
+}
+
+/// The listener, if any, that already answers at one of `gateways` on `port`.
+pub fn bound_on_gateway<'a>(
+    listeners: &'a [Listener],
+    gateways: &BTreeSet<IpAddr>,
+    port: Port,
+) -> Option<&'a Listener> {
+    listeners.iter().find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
+}
+
+/// The MPTCP listener that would have to serve `target`, when no plain TCP listener does.
+pub fn only_mptcp(listeners: &[Listener], target: SocketAddr) -> Option<&Listener> {
+    let mut serving = listeners.iter().filter(|l| l.serves(target)).peekable();
+    serving.peek()?;
+    let mut mptcp = None;
+    for listener in serving {
+        if !listener.mptcp {
+            return None;
+        }
+        mptcp = Some(listener);
+    }
+    mptcp
+}
+
+/// The attachments that NAME means: by full name, service, or port.
+pub fn select<'a, T>(
+    query: &str,
+    all: impl IntoIterator<Item = &'a (T, AttachmentState)>,
+) -> Vec<&'a (T, AttachmentState)>
+where
+    T: 'a,
+{
+    all.into_iter().filter(|(_, s)| naming::matches(query, &s.network, &s.service, s.port)).collect()
+}
+
+/// Comma-separated.
+pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(addrs: &[&str], allow: &[&str]) -> Network {
+        let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
+        let bridge = Bridge { index: 7, name: "br-a".into(), up: true, addrs: nets(addrs) };
+        Network { name: "appnet".into(), bridge, allow: nets(allow) }
+    }
+
+    fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<Wanted>, String> {
+        wanted(&specs(texts), &[network], Requested::Auto, match_ifindex)
+    }
+
+    #[test]
+    fn gateways_and_default_allow_come_from_the_targets_family() {
+        let network = network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
+        let all = plan(&["redis", "web=8080:::1:80"], network, true).unwrap();
+        assert_eq!(list(&all[0].state.gateways), "172.30.1.1");
+        assert_eq!(list(&all[0].state.allow), "172.30.1.0/24");
+        assert_eq!(list(&all[1].state.gateways), "fd00:30:1::1");
+        assert_eq!(list(&all[1].state.allow), "fd00:30:1::/64");
+        assert_eq!(all[0].state.name(), "appnet-redis-6379");
+    }
+
+    #[test]
+    fn a_missing_family_is_refused() {
+        let error = plan(&["web=8080:::1:80"], network(&["172.30.1.1/24"], &[]), true).unwrap_err();
+        assert!(error.contains("IPv6 gateway") && error.contains("172.30.1.1/24"), "{error}");
+    }
+
+    #[test]
+    fn two_specs_on_one_port_are_refused() {
+        let error = plan(&["redis", "cache=6379:7000"], network(&["172.30.1.1/24"], &[]), true).unwrap_err();
+        assert!(error.contains("6379 twice on br-a, for redis and cache"), "{error}");
+    }
+
+    #[test]
+    fn allow_is_normalised_and_limited_to_the_subnet_on_old_kernels() {
+        let all = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), true).unwrap();
+        assert_eq!(list(&all[0].state.allow), "10.0.0.0/8");
+        let error = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), false).unwrap_err();
+        assert!(error.contains("10.0.0.0/8") && error.contains("172.30.1.0/24"), "{error}");
+        assert!(plan(&["redis"], network(&["172.30.1.1/24"], &["172.30.1.7/32"]), false).is_ok());
+    }
+
+    #[test]
+    fn another_attachment_on_the_port_is_named() {
+        let present = plan(&["redis"], network(&["172.30.1.1/24"], &[]), true).unwrap().remove(0).state;
+        let same = present.clone();
+        assert_eq!(taken_by_attachment(&same, std::slice::from_ref(&present)), Ok(()));
+        let other = AttachmentState { service: "cache".into(), ..present.clone() };
+        let error = taken_by_attachment(&other, &[present]).unwrap_err();
+        assert!(error.contains("appnet-redis-6379"), "{error}");
+    }
+
+    fn listener(addr: &str, v6only: Option<bool>, mptcp: bool) -> Listener {
+        Listener { addr: addr.parse().unwrap(), inode: 1, cookie: 1, v6only, mptcp, uid: 0 }
+    }
+
+    #[test]
+    fn gateway_conflicts_include_wildcards_but_not_loopback() {
+        let gateways = BTreeSet::from(["172.30.1.1".parse().unwrap()]);
+        let port = Port::new(6379).unwrap();
+        let conflict =
+            |addr, v6only| bound_on_gateway(&[listener(addr, v6only, false)], &gateways, port).is_some();
+        assert!(conflict("172.30.1.1:6379", None));
+        assert!(conflict("0.0.0.0:6379", None));
+        assert!(conflict("[::]:6379", Some(false)));
+        assert!(!conflict("[::]:6379", Some(true)));
+        assert!(!conflict("127.0.0.1:6379", None));
+        assert!(!conflict("0.0.0.0:6380", None));
+    }
+
+    #[test]
+    fn mptcp_is_a_problem_only_without_a_plain_listener() {
+        let target = "127.0.0.1:11434".parse().unwrap();
+        let mptcp = listener("127.0.0.1:11434", None, true);
+        let plain = listener("0.0.0.0:11434", None, false);
+        assert!(only_mptcp(&[], target).is_none());
+        assert!(only_mptcp(std::slice::from_ref(&mptcp), target).is_some());
+        assert!(only_mptcp(&[mptcp, plain], target).is_none());
+    }
+}

@@ -1,0 +1,285 @@
+//! How attachments are shown: the JSON of `cli.md`, and a table of the same.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use bridge_common::maps::Stats;
+use serde::Serialize;
+
+use crate::{attachment::AttachmentState, datapath::Datapath, net::listeners::Listener, plan};
+
+/// Version of the JSON documents.
+pub const JSON_VERSION: u32 = 1;
+
+/// What `status` and `attach` print.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// [`JSON_VERSION`].
+    pub version: u32,
+    /// One entry per attachment, by name.
+    pub attachments: Vec<Entry>,
+}
+
+/// One attachment as shown.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// `<network>-<service>-<port>`.
+    pub name: String,
+    /// Service name.
+    pub service: String,
+    /// Port on the gateway.
+    pub port: u16,
+    /// The listener's address.
+    pub target: String,
+    /// Docker network, or interface name where a bridge was given.
+    pub network: String,
+    /// Bridge interface.
+    pub bridge: String,
+    /// Gateway addresses.
+    pub gateways: Vec<String>,
+    /// What carries connections.
+    pub datapath: Datapath,
+    /// Why that datapath.
+    pub reason: String,
+    /// Whom the service sees: always `container` in this version.
+    pub identity: &'static str,
+    /// Whether connections can be served now.
+    pub state: Readiness,
+    /// Why not, where not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Allowed sources.
+    pub allow: Vec<String>,
+    /// Connections so far.
+    pub counters: Counters,
+}
+
+/// Connections so far.
+#[derive(Debug, Serialize)]
+pub struct Counters {
+    /// Steered onto a listener.
+    pub accepted: u64,
+    /// Refused because of their source.
+    pub denied: u64,
+    /// Refused because nothing listened, or the kernel would not take the listener.
+    pub no_listener: u64,
+    /// Bytes moved; unknown (`null`) for steered connections, which no code of ours carries.
+    pub bytes: Option<u64>,
+}
+
+/// Whether an attachment can serve connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readiness {
+    /// A listener is registered.
+    Ready,
+    /// Nothing listens on the target; connections are refused until something does.
+    WaitingForListener,
+    /// The bridge is gone, or is another one of the same name.
+    WaitingForBridge,
+    /// Something else is bound to the gateway's port.
+    Conflict,
+    /// A listener is there but cannot be steered to.
+    Failed,
+}
+
+/// The facts about this namespace that readiness is judged by.
+pub struct Facts {
+    /// TCP listeners.
+    pub listeners: Vec<Listener>,
+    /// Cookies of the registered ones.
+    pub registered: BTreeSet<u64>,
+}
+
+/// Judges one attachment. `bridge_there`: the interface index still belongs to the bridge, with its gateway addresses.
+pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Readiness, Option<String>) {
+    if !bridge_there {
+        let text = format!(
+            "bridge {} (index {}) with address {} is gone: attach again once the network is back",
+            state.bridge,
+            state.ifindex,
+            plan::list(&state.gateways)
+        );
+        return (Readiness::WaitingForBridge, Some(text));
+    }
+    if let Some(other) = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port) {
+        let text = format!(
+            "{} is bound by another listener; connections over {} still go to {}",
+            other.addr, state.bridge, state.target
+        );
+        return (Readiness::Conflict, Some(text));
+    }
+    let serving: Vec<_> = facts.listeners.iter().filter(|l| l.serves(state.target)).collect();
+    if serving.iter().any(|l| facts.registered.contains(&l.cookie)) {
+        return (Readiness::Ready, None);
+    }
+    if let Some(listener) = plan::only_mptcp(&facts.listeners, state.target) {
+        let text = format!(
+            "{} is an MPTCP listener, which this version cannot steer to: start the service with MPTCP off \
+             (Go programs: GODEBUG=multipathtcp=0)",
+            listener.addr
+        );
+        return (Readiness::Failed, Some(text));
+    }
+    if let Some(listener) = serving.first() {
+        return (
+            Readiness::Failed,
+            Some(format!("the listener on {} is not registered: attach again", listener.addr)),
+        );
+    }
+    (Readiness::WaitingForListener, Some(format!("nothing listens on {}", state.target)))
+}
+
+impl Entry {
+    /// Puts an entry together.
+    pub fn new(
+        state: &AttachmentState,
+        datapath: Datapath,
+        stats: &Stats,
+        (readiness, detail): (Readiness, Option<String>),
+    ) -> Self {
+        Self {
+            name: state.name(),
+            service: state.service.clone(),
+            port: state.port.get(),
+            target: state.target.to_string(),
+            network: state.network.clone(),
+            bridge: state.bridge.clone(),
+            gateways: state.gateways.iter().map(ToString::to_string).collect(),
+            datapath,
+            reason: state.reason.to_string(),
+            identity: "container",
+            state: readiness,
+            detail,
+            allow: state.allow.iter().map(ToString::to_string).collect(),
+            counters: Counters {
+                accepted: stats.accepted,
+                denied: stats.denied,
+                no_listener: stats.no_listener + stats.assign_failed,
+                bytes: None,
+            },
+        }
+    }
+}
+
+impl Readiness {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::WaitingForListener => "waiting-for-listener",
+            Self::WaitingForBridge => "waiting-for-bridge",
+            Self::Conflict => "conflict",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Report {
+    /// As a table for people, details below.
+    pub fn to_text(&self) -> String {
+        if self.attachments.is_empty() {
+            return "nothing is attached in this network namespace\n".to_owned();
+        }
+        let header =
+            ["NAME", "STATE", "DATAPATH", "GATEWAY", "TARGET", "ALLOW", "ACCEPTED", "DENIED", "NO-LISTENER"];
+        let mut rows = vec![header.map(str::to_owned)];
+        rows.extend(self.attachments.iter().map(Entry::row));
+        let mut text = table(&rows);
+        for entry in &self.attachments {
+            if let Some(detail) = &entry.detail {
+                let _ = writeln!(text, "{}: {detail}", entry.name);
+            }
+        }
+        text
+    }
+}
+
+impl Entry {
+    fn row(&self) -> [String; 9] {
+        let bracketed = |g: &String| if g.contains(':') { format!("[{g}]") } else { g.clone() };
+        let gateways = self.gateways.iter().map(|g| format!("{}:{}", bracketed(g), self.port));
+        [
+            self.name.clone(),
+            self.state.text().to_owned(),
+            self.datapath.to_string(),
+            plan::list(gateways),
+            self.target.clone(),
+            self.allow.join(","),
+            self.counters.accepted.to_string(),
+            self.counters.denied.to_string(),
+            self.counters.no_listener.to_string(),
+        ]
+    }
+}
+
+/// Left-aligned columns, two spaces apart.
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{datapath::Reason, spec::Port};
+
+    fn state() -> AttachmentState {
+        AttachmentState {
+            service: "redis".into(),
+            network: "bridge".into(),
+            bridge: "docker0".into(),
+            ifindex: 3,
+            port: Port::new(6379).unwrap(),
+            target: "127.0.0.1:6379".parse().unwrap(),
+            gateways: BTreeSet::from(["172.17.0.1".parse().unwrap()]),
+            allow: BTreeSet::from(["172.17.0.0/16".parse().unwrap()]),
+            reason: Reason::ProbePassed,
+        }
+    }
+
+    fn listener(addr: &str, cookie: u64, mptcp: bool) -> Listener {
+        Listener { addr: addr.parse().unwrap(), inode: 1, cookie, v6only: None, mptcp, uid: 0 }
+    }
+
+    fn judged(bridge: bool, listeners: Vec<Listener>, registered: &[u64]) -> Readiness {
+        judge(&state(), bridge, &Facts { listeners, registered: registered.iter().copied().collect() }).0
+    }
+
+    #[test]
+    fn readiness_follows_the_facts() {
+        let redis = || listener("127.0.0.1:6379", 5, false);
+        assert_eq!(judged(true, vec![redis()], &[5]), Readiness::Ready);
+        assert_eq!(judged(true, vec![], &[]), Readiness::WaitingForListener);
+        assert_eq!(judged(true, vec![redis()], &[]), Readiness::Failed);
+        assert_eq!(judged(true, vec![listener("127.0.0.1:6379", 5, true)], &[]), Readiness::Failed);
+        assert_eq!(judged(false, vec![redis()], &[5]), Readiness::WaitingForBridge);
+        let other = listener("172.17.0.1:6379", 6, false);
+        assert_eq!(judged(true, vec![redis(), other], &[5]), Readiness::Conflict);
+    }
+
+    #[test]
+    fn json_has_the_contracts_shape() {
+        let stats = Stats { accepted: 12, ..Stats::default() };
+        let entry = Entry::new(&state(), Datapath::Steer, &stats, (Readiness::Ready, None));
+        let json =
+            serde_json::to_string(&Report { version: JSON_VERSION, attachments: vec![entry] }).unwrap();
+        let expected = concat!(
+            r#"{"version":1,"attachments":[{"name":"bridge-redis-6379","service":"redis","port":6379,"#,
+            r#""target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","gateways":["172.17.0.1"],"#,
+            r#""datapath":"steer","reason":"probe passed","identity":"container","state":"ready","#,
+            r#""allow":["172.17.0.0/16"],"counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null}}]}"#
+        );
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["A".to_owned(), "BB".to_owned()], ["CCC".to_owned(), "D".to_owned()]];
+        assert_eq!(table(&rows), "A    BB\nCCC  D\n");
+    }
+}
