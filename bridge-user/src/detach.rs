@@ -9,13 +9,10 @@ use crate::{kernel::instance::Writer, plan, preflight};
 /// # Errors
 /// When a name means nothing (nothing is detached then), or the kernel refuses.
 pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
-    preflight::may_change()?;
-    let writer = Writer::begin(preflight::steering_features()?)?;
-    let mut instance = writer.open_existing()?;
-    let all = match &instance {
-        Some(instance) => instance.state.list()?,
-        None => Vec::new(),
-    };
+    preflight::may_detach()?;
+    let writer = Writer::begin_if_mounted()?;
+    let mut instance = writer.as_ref().map_or(Ok(None), Writer::open_existing)?;
+    let all = instance.as_ref().map_or_else(|| Ok(Vec::new()), |instance| instance.state.list())?;
     let mut chosen = std::collections::BTreeMap::new();
     for name in names {
         let matching = plan::select(name, &all);
@@ -30,8 +27,7 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
         }
         chosen.extend(matching.into_iter().map(|(id, state)| (*id, state.name())));
     }
-    if chosen.len() == all.len() {
-        drop(instance);
+    if let Some(writer) = writer.filter(|_| chosen.len() == all.len()) {
         writer.remove_all()?;
     } else if let Some(instance) = &mut instance {
         for id in chosen.keys() {
@@ -46,8 +42,8 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// When a pin cannot be removed.
 pub fn all() -> anyhow::Result<Vec<String>> {
-    preflight::may_change()?;
-    let writer = Writer::begin(preflight::steering_features()?)?;
+    preflight::may_detach()?;
+    let Some(writer) = Writer::begin_if_mounted()? else { return Ok(Vec::new()) };
     // Pins of another version cannot be listed, but still removed.
     let names = match writer.open_existing() {
         Ok(Some(instance)) => instance.state.list()?.into_iter().map(|(_, state)| state.name()).collect(),

@@ -5,11 +5,10 @@ use caps::{CapSet, Capability};
 
 use crate::kernel::{features::Features, host};
 
-/// Capabilities attach and detach need, and what for.
-const CHANGE: [(Capability, &str); 3] = [
-    (Capability::CAP_BPF, "to load eBPF programs"),
-    (Capability::CAP_NET_ADMIN, "to attach them to this network namespace"),
-    (Capability::CAP_SYS_PTRACE, "to register listeners of running services"),
+/// Capabilities detach needs, and what for; attach needs one more.
+const DETACH: [(Capability, &str); 2] = [
+    (Capability::CAP_BPF, "to open the pinned eBPF objects"),
+    (Capability::CAP_NET_ADMIN, "to change this network namespace's programs"),
 ];
 
 /// Capabilities the probes of `check` need.
@@ -19,16 +18,25 @@ const PROBE: [(Capability, &str); 3] = [
     (Capability::CAP_NET_ADMIN, "to attach them to a network namespace"),
 ];
 
-/// Requires what attach and detach need. Mounting bpffs needs CAP_SYS_ADMIN too, when it is not mounted.
+/// Requires what attach needs. Mounting bpffs needs CAP_SYS_ADMIN too, when it is not mounted.
 ///
 /// # Errors
 /// Names each missing capability.
-pub fn may_change() -> anyhow::Result<()> {
-    let mut needed = CHANGE.to_vec();
+pub fn may_attach() -> anyhow::Result<()> {
+    let mut needed = DETACH.to_vec();
+    needed.push((Capability::CAP_SYS_PTRACE, "to register listeners of running services"));
     if !host::bpffs_mounted() {
         needed.push((Capability::CAP_SYS_ADMIN, "to mount bpffs, which is not mounted at /sys/fs/bpf"));
     }
     require(&needed)
+}
+
+/// Requires what detach needs.
+///
+/// # Errors
+/// Names each missing capability.
+pub fn may_detach() -> anyhow::Result<()> {
+    require(&DETACH)
 }
 
 /// Requires what the probes of `check` need.

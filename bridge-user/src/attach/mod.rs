@@ -95,7 +95,7 @@ pub struct Prepared {
 /// # Errors
 /// When something is missing or in the way; each message names the value, the cause and the next step.
 pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
-    preflight::may_change()?;
+    preflight::may_attach()?;
     let features = preflight::steering_features()?;
     let docker = NetworkResolver::new(request)?;
     let networks = docker.networks(request)?;
@@ -121,12 +121,12 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
 /// # Errors
 /// When the kernel refuses; nothing of this call is left then.
 pub fn apply(prepared: &Prepared) -> anyhow::Result<Vec<Change>> {
-    let writer = Writer::begin(prepared.features)?;
+    let writer = Writer::begin()?;
     let probe_first = prepared.wanted.iter().any(|w| w.state.reason == Reason::ProbePassed);
     if probe_first && !writer.exists()? {
         check::require_steering(prepared.features)?;
     }
-    let mut session = writer.open_or_create(prepared.event_level)?;
+    let mut session = writer.open_or_create(prepared.features, prepared.event_level)?;
     let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
     match put_all(&mut session, &prepared.wanted) {
         Ok(changes) => {

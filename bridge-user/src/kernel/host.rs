@@ -53,7 +53,7 @@ fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
 
 /// True when bpffs is mounted at [`BPFFS`].
 pub fn bpffs_mounted() -> bool {
-    nix::sys::statfs::statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type().0 as i64 == BPF_FS_MAGIC)
+    nix::sys::statfs::statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
 /// Mounts bpffs at [`BPFFS`] if it is not there.

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::maps::MapInfo;
 use bridge_common::{ABI_VERSION, maps::Meta, names};
 
 use super::{
@@ -30,7 +29,6 @@ pub struct Instance {
 /// The only way to change an instance: it proves the lock is held.
 pub struct Writer {
     dir: PinDir,
-    features: Features,
     #[expect(dead_code, reason = "held until the change is done")]
     lock: Lock,
 }
@@ -65,15 +63,14 @@ impl Instance {
         if is_stale(&path)? {
             return Ok(None);
         }
-        require_abi(&path)?;
         Ok(Some(Self::from_pins(dir)?))
     }
 
     fn from_pins(dir: PinDir) -> anyhow::Result<Self> {
         let path = dir.path();
+        maps::require_same_version(&path)?;
         let maps = Maps::open(&path)?;
-        // The rules themselves tell whether they match by interface; an instance without rules is asked again by
-        // the writer, which knows the kernel's features.
+        // Whoever wrote the rules knew whether the kernel tells the interface.
         let match_ifindex = !maps.rules.keys().filter_map(Result::ok).any(|key| key.ifindex == 0);
         Ok(Self { dir, state: State { maps, match_ifindex } })
     }
@@ -93,23 +90,40 @@ impl Writer {
     /// Takes the lock for the calling thread's namespace. Mounts bpffs if it is missing.
     ///
     /// # Errors
-    /// When bpffs or the kernel's features are not there.
-    pub fn begin(features: Features) -> anyhow::Result<Self> {
+    /// When bpffs is not there and cannot be mounted.
+    pub fn begin() -> anyhow::Result<Self> {
         host::ensure_bpffs()?;
+        Self::begin_mounted()
+    }
+
+    /// Like [`Writer::begin`], but `None` where bpffs is not mounted: then nothing can be pinned.
+    ///
+    /// # Errors
+    /// When the lock cannot be taken.
+    pub fn begin_if_mounted() -> anyhow::Result<Option<Self>> {
+        if host::bpffs_mounted() { Self::begin_mounted().map(Some) } else { Ok(None) }
+    }
+
+    fn begin_mounted() -> anyhow::Result<Self> {
         let dir = PinDir::current()?;
         let lock = dir.lock()?;
-        Ok(Self { dir, features, lock })
+        Ok(Self { dir, lock })
     }
 
     /// Opens the instance, creating it or replacing the programs of another build as needed.
     ///
     /// # Errors
     /// When the pinned objects have another map layout, or the kernel refuses the programs. Nothing is left behind.
-    pub fn open_or_create(&self, level: Option<EventLevel>) -> anyhow::Result<Session<'_>> {
+    pub fn open_or_create(
+        &self,
+        features: Features,
+        level: Option<EventLevel>,
+    ) -> anyhow::Result<Session<'_>> {
         let Some(mut instance) = self.open_existing()? else {
-            return self.create(level.unwrap_or_default());
+            return self.create(features, level.unwrap_or_default());
         };
-        self.upgrade(&mut instance, level)?;
+        self.upgrade(&mut instance, features, level)?;
+        instance.state.match_ifindex = features.ingress_ifindex;
         instance.state.sweep()?;
         Ok(Session { state: instance.state, staging: None })
     }
@@ -130,10 +144,7 @@ impl Writer {
         if !self.exists()? {
             return Ok(None);
         }
-        require_abi(&self.dir.path())?;
-        let mut instance = Instance::from_pins(PinDir::current()?)?;
-        instance.state.match_ifindex = self.features.ingress_ifindex;
-        Ok(Some(instance))
+        Instance::from_pins(PinDir::current()?).map(Some)
     }
 
     /// Removes the whole instance.
@@ -144,33 +155,37 @@ impl Writer {
         self.dir.remove()
     }
 
-    fn create(&self, level: EventLevel) -> anyhow::Result<Session<'_>> {
+    fn create(&self, features: Features, level: EventLevel) -> anyhow::Result<Session<'_>> {
         let staging = self.dir.stage()?;
-        let mut ebpf = object::load(self.features, level, Some(staging.path()))?;
+        let mut ebpf = object::load(features, level, Some(staging.path()))?;
         let mut maps = Maps::open(staging.path())?;
-        let links = object::attach(&mut ebpf, self.features, &host::netns()?, &host::cgroup_root()?)?;
+        let links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
         write_meta(&mut maps, level)?;
         for (program, link) in links.links {
             let path = staging.path().join(pins::link_name(program));
             link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
         }
-        let state = State { maps, match_ifindex: self.features.ingress_ifindex };
+        let state = State { maps, match_ifindex: features.ingress_ifindex };
         Ok(Session { state, staging: Some(staging) })
     }
 
     /// Brings the programs of a pinned instance to this build and event level, one atomic link update each; the maps,
     /// and with them every rule, stay.
-    fn upgrade(&self, instance: &mut Instance, level: Option<EventLevel>) -> anyhow::Result<()> {
+    fn upgrade(
+        &self,
+        instance: &mut Instance,
+        features: Features,
+        level: Option<EventLevel>,
+    ) -> anyhow::Result<()> {
         let meta = instance.state.meta()?;
         let wanted = level.map_or(meta.event_level, |level| u32::from(level.as_u8()));
         if meta.build == BUILD_ID && meta.event_level == wanted {
             return Ok(());
         }
         let path = self.dir.path();
-        require_layout(&path)?;
         let level = level_from(wanted);
-        let ebpf = object::load(self.features, level, Some(&path))?;
-        for program in object::attached_programs(self.features) {
+        let ebpf = object::load(features, level, Some(&path))?;
+        for program in object::attached_programs(features) {
             let pin = path.join(pins::link_name(program));
             let link = sys::obj_get(&pin).with_context(|| format!("failed to open {}", pin.display()))?;
             sys::link_update(link.as_fd(), object::program_fd(&ebpf, program)?.as_fd())
@@ -235,38 +250,4 @@ fn is_stale(path: &Path) -> anyhow::Result<bool> {
         format!("failed to open {}: root, or CAP_DAC_READ_SEARCH and CAP_BPF, is needed", pin.display())
     })?;
     Ok(u64::from(sys::link_facts(link.as_fd())?.netns_inode) != host::netns_inode()?)
-}
-
-fn require_abi(path: &Path) -> anyhow::Result<()> {
-    let next = "run `bridge-user detach --all`, then attach again";
-    match maps::read_abi(path) {
-        Ok(ABI_VERSION) => Ok(()),
-        Ok(other) => anyhow::bail!(
-            "failed to use the objects pinned in {}: they were written with map layout {other}, this version has \
-             layout {ABI_VERSION}: {next}",
-            path.display()
-        ),
-        Err(error) => {
-            Err(error.context(format!("failed to read the objects pinned in {}: {next}", path.display())))
-        }
-    }
-}
-
-/// Compares every pinned map with what the embedded object declares. aya reuses a pinned map without a look, and
-/// programs that read it with another layout would go wrong silently.
-fn require_layout(path: &Path) -> anyhow::Result<()> {
-    for (name, expected) in object::map_layouts()? {
-        let pin = path.join(&name);
-        if !pin.try_exists()? {
-            continue;
-        }
-        let info = MapInfo::from_pin(&pin).with_context(|| format!("failed to read {}", pin.display()))?;
-        let found = (info.key_size(), info.value_size());
-        anyhow::ensure!(
-            found == expected,
-            "failed to use pinned map {name}: its key and value are {found:?} bytes, expected {expected:?}: run \
-             `bridge-user detach --all`, then attach again"
-        );
-    }
-    Ok(())
 }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::{
-    maps::{AllowKey, Attachment, Meta, RuleKey, Stats, TargetKey, TrackStats},
+    ABI_VERSION,
+    maps::{AllowKey, Attachment, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats},
     names,
 };
 
@@ -75,19 +76,54 @@ impl Maps {
     }
 }
 
-/// Reads the first field of a pinned `META`, whatever version wrote it.
+/// (name, key size, value size) of every map, in bytes. The ring buffer has neither.
+pub const LAYOUT: [(&str, usize, usize); 10] = [
+    (names::META, 4, size_of::<Meta>()),
+    (names::RULES, size_of::<RuleKey>(), 4),
+    (names::ATTACHMENTS, 4, size_of::<Attachment>()),
+    (names::ALLOW, 4 + size_of::<AllowKey>(), 4),
+    (names::TARGETS, size_of::<TargetKey>(), 4),
+    (names::LISTENERS, size_of::<ListenerKey>(), 8),
+    (names::STATS, 4, size_of::<Stats>()),
+    (names::TRACK_STATS, 4, size_of::<TrackStats>()),
+    (names::BOUND, 8, 8),
+    (names::LOGS, 0, 0),
+];
+
+/// Requires that the maps pinned in `dir` are those of this version: first the version they say, then every map's
+/// sizes. aya takes a pinned map of any shape, and programs that read it with another one would go wrong silently.
 ///
 /// # Errors
-/// When the pin is missing or shorter than that field.
-pub fn read_abi(dir: &Path) -> anyhow::Result<u32> {
-    let data = MapData::from_pin(dir.join(names::META))?;
-    let info = data.info()?;
-    anyhow::ensure!(
-        info.value_size() as usize == size_of::<Meta>(),
-        "its value is {} bytes, expected {}",
-        info.value_size(),
-        size_of::<Meta>()
+/// Names the first difference with both values, and what to do.
+pub fn require_same_version(dir: &Path) -> anyhow::Result<()> {
+    const NEXT: &str = "run `bridge-user detach --all`, then attach again";
+    let found = read_abi(dir)
+        .with_context(|| format!("failed to read the objects pinned in {}: {NEXT}", dir.display()))?;
+    ensure!(
+        found == ABI_VERSION,
+        "failed to use the objects pinned in {}: they were written with map layout {found}, this version has layout \
+         {ABI_VERSION}: {NEXT}",
+        dir.display()
     );
+    for (name, key, value) in LAYOUT {
+        let info = MapInfo::from_pin(dir.join(name))
+            .with_context(|| format!("failed to read pinned map {name} in {}: {NEXT}", dir.display()))?;
+        let found = (info.key_size() as usize, info.value_size() as usize);
+        ensure!(
+            found == (key, value),
+            "failed to use pinned map {name} in {}: its key and value are {found:?} bytes, expected {:?}: {NEXT}",
+            dir.display(),
+            (key, value)
+        );
+    }
+    Ok(())
+}
+
+/// The first field of `META`, whatever version wrote the rest of it.
+fn read_abi(dir: &Path) -> anyhow::Result<u32> {
+    let data = MapData::from_pin(dir.join(names::META))?;
+    let size = data.info()?.value_size() as usize;
+    ensure!(size == size_of::<Meta>(), "map META has values of {size} bytes, expected {}", size_of::<Meta>());
     let meta: Array<_, Meta> = Map::from_map_data(data)?.try_into()?;
     Ok(meta.get(&0, 0)?.abi)
 }
