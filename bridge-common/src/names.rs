@@ -4,7 +4,8 @@
 pub const RULES: &str = "RULES";
 /// The attachments map: attachment id (`u32`) → [`Attachment`](crate::maps::Attachment).
 pub const ATTACHMENTS: &str = "ATTACHMENTS";
-/// The allow-list trie: [`AllowKey`](crate::maps::AllowKey) → `u32` (always 1).
+/// The allow-list trie: [`AllowKey`](crate::maps::AllowKey) → a constant of
+/// [`Source`](crate::steer::Source).
 pub const ALLOW: &str = "ALLOW";
 /// The watched targets: [`TargetKey`](crate::maps::TargetKey) → `u32` (always 1).
 pub const TARGETS: &str = "TARGETS";

@@ -45,13 +45,33 @@ impl Outcome {
     }
 }
 
-/// True when the packet comes from the host itself rather than from the bridge. Only used where the kernel does
-/// not tell the ingress interface (below Linux 5.17): the host's own connections to the gateway address carry that
-/// same address as their source.
-#[inline(always)]
-pub fn is_local_origin(source: &Ip, gateway: &Ip) -> bool {
-    source.words[3] == gateway.words[3] && source.words[2] == gateway.words[2] && {
-        source.words[1] == gateway.words[1] && source.words[0] == gateway.words[0]
+/// What the allow-list says of a source: the value of its longest matching entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// May connect.
+    Allowed,
+    /// One of the gateway addresses themselves: the host talking to itself. Not for us: the kernel gives such a
+    /// connection the bridge's index as its ingress interface (`ip_route_output_key_hash_rcu` keeps the device of the
+    /// local route as `rt_iif`), so only the source tells it from one that came over the bridge.
+    Host,
+    /// No entry, or one this version does not know.
+    Stranger,
+}
+
+impl Source {
+    /// The map value of an allowed prefix.
+    pub const ALLOWED: u32 = 1;
+    /// The map value of a gateway address.
+    pub const HOST: u32 = 2;
+
+    /// From the allow-list's answer.
+    #[inline(always)]
+    pub const fn from_entry(entry: Option<u32>) -> Self {
+        match entry {
+            Some(Self::ALLOWED) => Self::Allowed,
+            Some(Self::HOST) => Self::Host,
+            _ => Self::Stranger,
+        }
     }
 }
 
@@ -128,9 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn local_origin_is_the_gateway_itself() {
-        let gateway = Ip::from(Ipv4Addr::new(172, 17, 0, 1));
-        assert!(is_local_origin(&gateway, &gateway));
-        assert!(!is_local_origin(&Ip::from(Ipv4Addr::new(172, 17, 0, 2)), &gateway));
+    fn only_a_known_entry_lets_in() {
+        assert_eq!(Source::from_entry(Some(Source::ALLOWED)), Source::Allowed);
+        assert_eq!(Source::from_entry(Some(Source::HOST)), Source::Host);
+        for entry in [None, Some(0), Some(3)] {
+            assert_eq!(Source::from_entry(entry), Source::Stranger);
+        }
     }
 }

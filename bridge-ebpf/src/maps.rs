@@ -28,7 +28,7 @@ pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_R
 #[map]
 pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 
-/// (allow set, source prefix) → 1. Writer: userspace. Reader: `steer`. A set is complete before the attachment that
+/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Reader: `steer`. A set is complete before the attachment that
 /// names it is written, and removed after.
 #[map]
 pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_ALLOW, 0);

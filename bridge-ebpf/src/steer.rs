@@ -19,7 +19,7 @@ use aya_ebpf::{
 use bridge_common::{
     Ip,
     maps::{ALLOW_KEY_BITS, AllowKey, Attachment, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
-    steer::{self, Outcome},
+    steer::{self, Outcome, Source},
 };
 
 use crate::{
@@ -57,7 +57,6 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     }
     let packet = read_packet(sk);
     let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
-        0 if steer::is_local_origin(&packet.source, &packet.gateway) => return None,
         0 => 0,
         // SAFETY: as above; the verifier never reaches this where the field does not exist.
         _ => unsafe { addr_of!((*sk).ingress_ifindex).read_volatile() },
@@ -67,7 +66,12 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     let id = *unsafe { maps::RULES.get(&rule) }?;
     // SAFETY: as above.
     let attachment = unsafe { maps::ATTACHMENTS.get(&id) }?;
-    let outcome = serve(ctx, attachment, &packet);
+    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
+    let outcome = match Source::from_entry(maps::ALLOW.get(&source).copied()) {
+        Source::Allowed => serve(ctx, attachment),
+        Source::Host => return None,
+        Source::Stranger => Outcome::Denied,
+    };
     record(ctx, id, outcome, &packet);
     Some(outcome)
 }
@@ -89,11 +93,7 @@ fn read_packet(sk: *const bpf_sk_lookup) -> Packet {
 }
 
 #[inline(always)]
-fn serve(ctx: &SkLookupContext, attachment: &Attachment, packet: &Packet) -> Outcome {
-    let allow = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
-    if maps::ALLOW.get(&allow).is_none() {
-        return Outcome::Denied;
-    }
+fn serve(ctx: &SkLookupContext, attachment: &Attachment) -> Outcome {
     let target = attachment.target;
     let candidates = steer::candidates(target, attachment.target_port);
     let mut outcome = Outcome::NoListener;

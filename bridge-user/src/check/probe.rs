@@ -209,6 +209,9 @@ fn refused_sources(probe: &mut Probe<'_>) -> anyhow::Result<()> {
     expect_refused(probe.connect(port)?, "a source outside the allow-list")?;
     let denied = probe.state.stats(id)?.denied;
     ensure!(denied == 1, "{denied} connections were counted as denied, expected 1");
+    let open = TcpListener::bind(loopback(0))?;
+    let port = open.local_addr()?.port();
+    probe.attach("open", port, CONTAINERS)?;
     expect_refused(ask(SocketAddr::new(GATEWAY.into(), port)), "a connection from the host itself")
 }
 

@@ -18,7 +18,7 @@ use bridge_common::{
         ALLOW_SET_BITS, AllowKey, Attachment, IFNAME_LEN, ListenerKey, Meta, NETWORK_LEN, REASON_PROBED,
         REASON_REQUESTED, RuleKey, SERVICE_LEN, Stats, TargetKey, TrackStats,
     },
-    steer,
+    steer::{self, Source},
 };
 use ipnet::IpNet;
 
@@ -64,10 +64,12 @@ impl State {
             gateways.entry(id).or_default().insert(key.gateway.into());
         }
         let mut allow: HashMap<u32, BTreeSet<IpNet>> = HashMap::new();
-        for key in self.maps.allow.keys() {
-            let key = key.context("failed to read map ALLOW")?;
-            let (set, net) = decode_allow(&key);
-            allow.entry(set).or_default().insert(net);
+        for entry in self.maps.allow.iter() {
+            let (key, source) = entry.context("failed to read map ALLOW")?;
+            if source == Source::ALLOWED {
+                let (set, net) = decode_allow(&key);
+                allow.entry(set).or_default().insert(net);
+            }
         }
         let mut all = Vec::new();
         for entry in self.maps.attachments.iter() {
@@ -159,11 +161,11 @@ impl State {
 
     fn write(&mut self, id: u32, wanted: &AttachmentState, is_new: bool) -> anyhow::Result<()> {
         let allow_set = self.next_allow_set()?;
-        for net in &wanted.allow {
-            self.maps
-                .allow
-                .insert(&encode_allow(allow_set, net), 1, 0)
-                .context("failed to write map ALLOW")?;
+        let allowed = wanted.allow.iter().map(|net| (*net, Source::ALLOWED));
+        let host = wanted.gateways.iter().map(|&gateway| (IpNet::from(gateway), Source::HOST));
+        for (net, source) in allowed.chain(host) {
+            let key = encode_allow(allow_set, &net);
+            self.maps.allow.insert(&key, source, 0).context("failed to write map ALLOW")?;
         }
         for key in target_keys(wanted) {
             self.maps.targets.insert(key, 1, 0).context("failed to write map TARGETS")?;
