@@ -162,7 +162,9 @@ pub struct Meta {
     /// [`ABI_VERSION`](crate::ABI_VERSION) of the writer.
     pub abi: u32,
     /// aya-log level of the loaded programs: 0 off, 1 error … 5 trace.
-    pub event_level: u32,
+    pub event_level: u16,
+    /// 1 when a probe connection was really steered before anything was attached, otherwise 0.
+    pub probed: u16,
     /// `SO_NETNS_COOKIE` of the attached network namespace.
     pub netns_cookie: u64,
     /// First 16 bytes of the SHA-256 of the eBPF object the programs come from.

@@ -64,9 +64,18 @@ fn write_v6<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
             packet.port,
             suppressed
         ),
-        Outcome::NoListener | Outcome::AssignFailed => warn!(
+        Outcome::NoListener => warn!(
             ctx,
             "no-listener [{:i}]:{} -> [{:i}]:{}: nothing listens on the target ({} more not shown)",
+            source,
+            packet.source_port,
+            gateway,
+            packet.port,
+            suppressed
+        ),
+        Outcome::AssignFailed => warn!(
+            ctx,
+            "assign-failed [{:i}]:{} -> [{:i}]:{}: the kernel refused the listener ({} more not shown)",
             source,
             packet.source_port,
             gateway,

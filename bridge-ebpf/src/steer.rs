@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{ALLOW_KEY_BITS, AllowKey, Attachment, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
+    maps::{ALLOW_KEY_BITS, AllowKey, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
     steer::{self, Outcome, Source},
 };
 
@@ -62,18 +62,43 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         _ => unsafe { addr_of!((*sk).ingress_ifindex).read_volatile() },
     };
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
-    // SAFETY: values are plain integers; a concurrent replacement swaps the whole element.
+    // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
-    // SAFETY: as above.
-    let attachment = unsafe { maps::ATTACHMENTS.get(&id) }?;
-    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
+    let service = read_attachment(id)?;
+    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: service.allow_set, addr: packet.source });
     let outcome = match Source::from_entry(maps::ALLOW.get(&source).copied()) {
-        Source::Allowed => serve(ctx, attachment),
+        Source::Allowed => serve(ctx, &service),
         Source::Host => return None,
         Source::Stranger => Outcome::Denied,
     };
     record(ctx, id, outcome, &packet);
     Some(outcome)
+}
+
+/// What steering needs of an attachment.
+struct Service {
+    allow_set: u32,
+    target: Ip,
+    port: u16,
+}
+
+/// Copies an attachment. The kernel may reuse the element of an attachment that is removed or replaced at this very
+/// moment; every version has its own allow set, so a copy that began and ended with the same one is whole. Otherwise the
+/// packet is treated as if the attachment were gone: it just was.
+#[inline(always)]
+fn read_attachment(id: u32) -> Option<Service> {
+    let attachment = maps::ATTACHMENTS.get_ptr(&id)?;
+    // SAFETY: a map value stays readable for the length of the program.
+    unsafe {
+        let allow_set = addr_of!((*attachment).allow_set).read_volatile();
+        let target = addr_of!((*attachment).target).read_volatile();
+        let port = addr_of!((*attachment).target_port).read_volatile();
+        (addr_of!((*attachment).allow_set).read_volatile() == allow_set).then_some(Service {
+            allow_set,
+            target,
+            port,
+        })
+    }
 }
 
 #[inline(always)]
@@ -93,9 +118,9 @@ fn read_packet(sk: *const bpf_sk_lookup) -> Packet {
 }
 
 #[inline(always)]
-fn serve(ctx: &SkLookupContext, attachment: &Attachment) -> Outcome {
-    let target = attachment.target;
-    let candidates = steer::candidates(target, attachment.target_port);
+fn serve(ctx: &SkLookupContext, service: &Service) -> Outcome {
+    let target = service.target;
+    let candidates = steer::candidates(target, service.port);
     let mut outcome = Outcome::NoListener;
     for (index, candidate) in candidates.iter().enumerate() {
         if !steer::candidate_applies(&target, index) {
@@ -134,8 +159,11 @@ fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Outcome {
     }
     // SAFETY: `sk` is a referenced socket until it is released below, on every path.
     unsafe {
-        let state = addr_of!((*sk.cast::<bpf_sock>()).state).read_volatile();
-        let outcome = if state != BPF_TCP_LISTEN {
+        let socket = sk.cast::<bpf_sock>();
+        let state = addr_of!((*socket).state).read_volatile();
+        // A listener bound to an interface would take the SYN, but its connections match that interface only.
+        let device = addr_of!((*socket).bound_dev_if).read_volatile();
+        let outcome = if state != BPF_TCP_LISTEN || device != 0 {
             Outcome::NoListener
         } else if bpf_sk_assign(ctx.as_ptr(), sk, 0) == 0 {
             Outcome::Accepted

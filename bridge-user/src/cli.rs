@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -10,10 +10,10 @@ use crate::{
     UsageError,
     attach::{self, Request},
     check,
-    datapath::Requested,
+    datapath::{self, Requested},
     detach, events,
     kernel::{Instance, object::EventLevel},
-    presets, report,
+    plan, presets, report,
     spec::ServiceSpec,
     status,
 };
@@ -59,10 +59,10 @@ struct AttachArgs {
     /// Linux bridge to attach to, without Docker; may repeat
     #[arg(long = "bridge", value_name = "IFACE")]
     bridges: Vec<String>,
-    /// How connections are carried
+    /// How connections are carried; this version has steer
     #[arg(long, value_enum, default_value_t)]
     datapath: Requested,
-    /// Whom the service sees
+    /// Whom the service sees; this version has container
     #[arg(long, value_enum, default_value_t)]
     identity: Identity,
     /// Source allowed to connect (default: the bridge's subnets); may repeat
@@ -77,10 +77,10 @@ struct AttachArgs {
     /// Print what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Keep the attachment in the daemon's configuration
+    /// Keep the attachment in the daemon's configuration (not in this version)
     #[arg(long)]
     save: bool,
-    /// Relay in the foreground until a signal
+    /// Relay in the foreground until a signal (not in this version)
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]
@@ -219,7 +219,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 
 fn run_attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let request = parse_request(&args)?;
-    refuse_missing(&args)?;
+    refuse_missing(&args, &request)?;
     let prepared = attach::prepare(&request)?;
     if args.dry_run {
         let plan = attach::dry_run::Plan::new(&prepared)?;
@@ -230,15 +230,26 @@ fn run_attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let all = instance.state.list()?;
     let mine = all.iter().filter(|(_, state)| prepared.wanted.iter().any(|w| w.state.is_same(state)));
     let report = status::report(&instance.state, mine)?;
-    print_as(args.output.output, &report, report::Report::to_text)
+    let with_notes = |report: &report::Report| format!("{}{}", report.to_text(), notes(&request));
+    print_as(args.output.output, &report, with_notes)
+}
+
+/// What the attached services are known to do with clients that are not local.
+fn notes(request: &Request) -> String {
+    let note = |spec: &ServiceSpec| {
+        let preset = presets::find(&spec.service).filter(|preset| !preset.note.is_empty())?;
+        Some(format!("note: {}: {}\n", preset.name, preset.note))
+    };
+    request.specs.iter().filter_map(note).collect()
 }
 
 fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
-    let specs = args
+    let specs: Vec<ServiceSpec> = args
         .specs
         .iter()
         .map(|text| text.parse::<ServiceSpec>().map_err(|error| UsageError(error.to_string())))
         .collect::<Result<_, _>>()?;
+    plan::no_two_on_one_port(&specs).map_err(UsageError)?;
     Ok(Request {
         specs,
         networks: args.networks.clone(),
@@ -250,7 +261,11 @@ fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
 }
 
 /// Options of the contract that this version does not have yet.
-fn refuse_missing(args: &AttachArgs) -> anyhow::Result<()> {
+fn refuse_missing(args: &AttachArgs, request: &Request) -> anyhow::Result<()> {
+    for spec in &request.specs {
+        datapath::choose(request.datapath, &spec.target)
+            .map_err(|text| anyhow!("failed to attach {} ({}): {text}", spec.service, spec.port))?;
+    }
     if args.identity == Identity::Loopback {
         bail!(
             "--identity loopback is not in this version, expected container: let the service trust the container's address"

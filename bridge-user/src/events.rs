@@ -1,18 +1,25 @@
 //! The `events` verb: prints the kernel's event channel.
 
-use std::{collections::HashMap, io::Write as _, net::SocketAddr};
+use std::{collections::HashMap, io::Write as _, net::SocketAddr, time::Duration};
 
-use crate::kernel::{Instance, events::Events};
+use anyhow::bail;
+
+use crate::{
+    kernel::{Instance, events::Events},
+    preflight,
+};
+
+/// How often a quiet follower looks whether anything is attached still.
+const STILL_THERE: Duration = Duration::from_secs(1);
 
 /// Prints the events that are there; with `follow`, goes on until interrupted. Each event is shown once.
 ///
 /// # Errors
 /// When nothing is attached here, or the channel cannot be read.
 pub fn run(follow: bool) -> anyhow::Result<()> {
+    preflight::may_read_events()?;
     let Some(instance) = Instance::open()? else {
-        anyhow::bail!(
-            "failed to read events: nothing is attached in this network namespace: attach a service first"
-        );
+        bail!("failed to read events: nothing is attached in this network namespace: attach a service first");
     };
     let mut events = Events::of_program(instance.steer_program_id()?)?;
     loop {
@@ -23,7 +30,9 @@ pub fn run(follow: bool) -> anyhow::Result<()> {
         if !follow {
             return Ok(());
         }
-        events.wait()?;
+        if !events.wait(STILL_THERE)? && Instance::open()?.is_none() {
+            bail!("failed to follow events: the last attachment was detached");
+        }
     }
 }
 

@@ -59,7 +59,7 @@ pub fn wanted(
             all.push(one);
         }
     }
-    no_two_on_one_port(&all)?;
+    no_two_on_one_bridge_port(&all)?;
     Ok(all)
 }
 
@@ -85,7 +85,16 @@ fn attachment(
         ));
     }
     let subnets: Vec<IpNet> = own.iter().map(IpNet::trunc).collect();
+    let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
     let allow = allowed(&network.allow, &subnets, target, match_ifindex)?;
+    if let Some(host) =
+        allow.iter().find(|net| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr()))
+    {
+        return Err(format!(
+            "--allow {} is the gateway itself, which no container connects from: allow the containers' addresses",
+            host.addr()
+        ));
+    }
     let state = AttachmentState {
         service: spec.service.clone(),
         network: network.name.clone(),
@@ -93,7 +102,7 @@ fn attachment(
         ifindex: bridge.index,
         port: spec.port,
         target,
-        gateways: own.iter().map(IpNet::addr).collect(),
+        gateways,
         allow,
         reason,
     };
@@ -108,10 +117,20 @@ fn allowed(
     target: SocketAddr,
     match_ifindex: bool,
 ) -> Result<BTreeSet<IpNet>, String> {
-    let asked: BTreeSet<IpNet> =
-        asked.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv4() == target.is_ipv4()).collect();
     if asked.is_empty() {
         return Ok(subnets.iter().copied().collect());
+    }
+    let all = asked;
+    let asked: BTreeSet<IpNet> =
+        all.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv4() == target.is_ipv4()).collect();
+    if asked.is_empty() {
+        return Err(format!(
+            "--allow {} has no address of the target's family, and target {target} is reached over {}: allow an \
+             address within {}",
+            list(all),
+            if target.is_ipv4() { "IPv4" } else { "IPv6" },
+            list(subnets)
+        ));
     }
     if let Some(outside) =
         asked.iter().find(|net| !match_ifindex && !subnets.iter().any(|s| s.contains(*net)))
@@ -125,18 +144,34 @@ fn allowed(
     Ok(asked)
 }
 
-fn no_two_on_one_port(all: &[Wanted]) -> Result<(), String> {
+/// Two networks may turn out to be the same bridge.
+fn no_two_on_one_bridge_port(all: &[Wanted]) -> Result<(), String> {
     let mut seen: BTreeMap<(u32, Port), &AttachmentState> = BTreeMap::new();
     for Wanted { state, .. } in all {
         if let Some(first) = seen.insert((state.ifindex, state.port), state) {
             return Err(format!(
-                "{}: the command line asks for port {} twice on {}, for {} and {}: give each its own port, \
-                 NAME=PORT:TARGET_PORT",
+                "{}: networks {} and {} are both on this bridge: name one of them",
                 failed_to_attach(&state.service, state.port, &state.bridge),
-                state.port,
-                state.bridge,
-                first.service,
-                state.service
+                first.network,
+                state.network
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Two services on one port of the gateway.
+///
+/// # Errors
+/// Names both.
+pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
+    let mut seen: BTreeMap<Port, &ServiceSpec> = BTreeMap::new();
+    for spec in specs {
+        if let Some(first) = seen.insert(spec.port, spec) {
+            return Err(format!(
+                "the command line asks for port {} twice, for {} and {}: give each its own port, \
+                 NAME=PORT:TARGET_PORT",
+                spec.port, first.service, spec.service
             ));
         }
     }
@@ -149,6 +184,16 @@ fn no_two_on_one_port(all: &[Wanted]) -> Result<(), String> {
 /// Names the attachment that is in the way.
 pub fn taken_by_attachment(wanted: &AttachmentState, present: &[AttachmentState]) -> Result<(), String> {
     let same_port = |other: &&AttachmentState| other.ifindex == wanted.ifindex && other.port == wanted.port;
+    let other_of_this_name =
+        |other: &&AttachmentState| other.name() == wanted.name() && !other.is_same(wanted);
+    if let Some(other) = present.iter().find(other_of_this_name) {
+        return Err(format!(
+            "the name {} already belongs to service {} on network {}: choose another service name (NAME=PORT)",
+            other.name(),
+            other.service,
+            other.network
+        ));
+    }
     match present.iter().find(|other| same_port(other) && other.name() != wanted.name()) {
         None => Ok(()),
         Some(other) => Err(format!(
@@ -172,7 +217,7 @@ pub fn bound_on_gateway<'a>(
 
 /// The MPTCP listener that would have to serve `target`, when no plain TCP listener does.
 pub fn only_mptcp(listeners: &[Listener], target: SocketAddr) -> Option<&Listener> {
-    let mut serving = listeners.iter().filter(|l| l.serves(target)).peekable();
+    let mut serving = listeners.iter().filter(|l| l.can_serve(target)).peekable();
     serving.peek()?;
     let mut mptcp = None;
     for listener in serving {
@@ -237,8 +282,28 @@ mod tests {
 
     #[test]
     fn two_specs_on_one_port_are_refused() {
-        let error = plan(&["redis", "cache=6379:7000"], network(&["172.30.1.1/24"], &[]), true).unwrap_err();
-        assert!(error.contains("6379 twice on br-a, for redis and cache"), "{error}");
+        let error = no_two_on_one_port(&specs(&["redis", "cache=6379:7000"])).unwrap_err();
+        assert!(error.contains("6379 twice, for redis and cache"), "{error}");
+        assert_eq!(no_two_on_one_port(&specs(&["redis", "cache=6380:7000"])), Ok(()));
+    }
+
+    #[test]
+    fn two_networks_on_one_bridge_are_refused() {
+        let networks = [network(&["172.30.1.1/24"], &[]), network(&["172.30.1.1/24"], &[])];
+        let error = wanted(&specs(&["redis"]), &networks, Requested::Auto, true).unwrap_err();
+        assert!(error.contains("both on this bridge"), "{error}");
+    }
+
+    #[test]
+    fn an_allow_list_of_the_other_family_never_means_everybody() {
+        let error = plan(&["redis"], network(&["172.30.1.1/24"], &["fd00::7/128"]), true).unwrap_err();
+        assert!(error.contains("fd00::7/128") && error.contains("172.30.1.0/24"), "{error}");
+    }
+
+    #[test]
+    fn the_gateway_is_not_a_source() {
+        let error = plan(&["redis"], network(&["172.30.1.1/24"], &["172.30.1.1/32"]), true).unwrap_err();
+        assert!(error.contains("172.30.1.1 is the gateway itself"), "{error}");
     }
 
     #[test]
@@ -256,12 +321,21 @@ mod tests {
         let same = present.clone();
         assert_eq!(taken_by_attachment(&same, std::slice::from_ref(&present)), Ok(()));
         let other = AttachmentState { service: "cache".into(), ..present.clone() };
-        let error = taken_by_attachment(&other, &[present]).unwrap_err();
+        let error = taken_by_attachment(&other, std::slice::from_ref(&present)).unwrap_err();
         assert!(error.contains("appnet-redis-6379"), "{error}");
+        let (a, b) = (("a-b", "c"), ("a", "b-c"));
+        let named = |(network, service): (&str, &str), ifindex| AttachmentState {
+            network: network.into(),
+            service: service.into(),
+            ifindex,
+            ..present.clone()
+        };
+        let error = taken_by_attachment(&named(a, 1), &[named(b, 2)]).unwrap_err();
+        assert!(error.contains("a-b-c-6379 already belongs to service b-c on network a"), "{error}");
     }
 
     fn listener(addr: &str, v6only: Option<bool>, mptcp: bool) -> Listener {
-        Listener { addr: addr.parse().unwrap(), inode: 1, cookie: 1, v6only, mptcp, uid: 0 }
+        Listener { addr: addr.parse().unwrap(), inode: 1, cookie: 1, v6only, mptcp, device: 0, uid: 0 }
     }
 
     #[test]

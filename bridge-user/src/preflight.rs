@@ -3,7 +3,10 @@
 use anyhow::{Context as _, bail};
 use caps::{CapSet, Capability};
 
-use crate::kernel::{features::Features, host};
+use crate::{
+    datapath::Requested,
+    kernel::{features::Features, host},
+};
 
 /// Capabilities detach needs, and what for; attach needs one more.
 const DETACH: [(Capability, &str); 2] = [
@@ -18,13 +21,21 @@ const PROBE: [(Capability, &str); 3] = [
     (Capability::CAP_NET_ADMIN, "to attach them to a network namespace"),
 ];
 
-/// Requires what attach needs. Mounting bpffs needs CAP_SYS_ADMIN too, when it is not mounted.
+/// Requires what attach needs. CAP_SYS_ADMIN is needed only for the probe, which `--datapath steer` leaves out, and to
+/// mount bpffs when it is not mounted.
 ///
 /// # Errors
 /// Names each missing capability.
-pub fn may_attach() -> anyhow::Result<()> {
+pub fn may_attach(datapath: Requested) -> anyhow::Result<()> {
     let mut needed = DETACH.to_vec();
+    needed.push((Capability::CAP_PERFMON, "for the verifier to accept the programs"));
     needed.push((Capability::CAP_SYS_PTRACE, "to register listeners of running services"));
+    if datapath == Requested::Auto {
+        needed.push((
+            Capability::CAP_SYS_ADMIN,
+            "to probe steering in a scratch namespace, unless --datapath steer",
+        ));
+    }
     if !host::bpffs_mounted() {
         needed.push((Capability::CAP_SYS_ADMIN, "to mount bpffs, which is not mounted at /sys/fs/bpf"));
     }
@@ -47,12 +58,18 @@ pub fn may_probe() -> anyhow::Result<()> {
     require(&PROBE)
 }
 
+/// Requires what reading the event channel needs.
+///
+/// # Errors
+/// Names each missing capability.
+pub fn may_read_events() -> anyhow::Result<()> {
+    require(&[(Capability::CAP_SYS_ADMIN, "to open the event channel by its program's id")])
+}
+
 fn require(needed: &[(Capability, &str)]) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     for (capability, purpose) in needed {
-        if !caps::has_cap(None, CapSet::Effective, *capability)
-            .context("failed to read this process's capabilities")?
-        {
+        if !has(*capability)? {
             missing.push(format!("{capability} ({purpose})"));
         }
     }
@@ -60,6 +77,16 @@ fn require(needed: &[(Capability, &str)]) -> anyhow::Result<()> {
         bail!("missing capability {}: run as root, for example with sudo", missing.join(", "));
     }
     Ok(())
+}
+
+/// CAP_SYS_ADMIN includes what was split off from it in Linux 5.8.
+fn has(capability: Capability) -> anyhow::Result<bool> {
+    let effective = |capability| {
+        caps::has_cap(None, CapSet::Effective, capability)
+            .context("failed to read this process's capabilities")
+    };
+    let split_off = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+    Ok(effective(capability)? || (split_off && effective(Capability::CAP_SYS_ADMIN)?))
 }
 
 /// Detects the kernel's features and requires those steering cannot do without.

@@ -15,42 +15,35 @@ pub struct Preset {
     pub port: NonZeroU16,
     /// What it is, in a few words, for `--help` and lists.
     pub summary: &'static str,
-    /// A Go program: built with Go 1.24 or newer its listener is MPTCP, which a SOCKMAP refuses. Only a hint
-    /// for messages: what a running listener really is, [`crate::net::listeners`] says.
-    pub mptcp_likely: bool,
     /// What the service does with a client whose address is not 127.0.0.1, or another trap; empty if nothing.
+    /// `attach` prints it.
     pub note: &'static str,
 }
 
 const fn preset(name: &'static str, port: u16, summary: &'static str, note: &'static str) -> Preset {
     match NonZeroU16::new(port) {
-        Some(port) => Preset { name, port, summary, mptcp_likely: false, note },
+        Some(port) => Preset { name, port, summary, note },
         None => panic!("a preset's port is never 0"),
     }
 }
 
-const fn go(name: &'static str, port: u16, summary: &'static str, note: &'static str) -> Preset {
-    Preset { mptcp_likely: true, ..preset(name, port, summary, note) }
-}
-
-const PG_NOTE: &str = "pg_hba.conf needs a line for the container's subnet, or use --identity loopback";
+const PG_NOTE: &str = "pg_hba.conf needs a line for the container's subnet";
 const MYSQL_NOTE: &str =
     "accounts for 'user'@'localhost' do not match a container's address: grant to its subnet";
-const REDIS_NOTE: &str =
-    "without a password, protected mode answers only 127.0.0.1: set a password, or use --identity loopback";
-const OLLAMA_NOTE: &str = "answers 403 to Host names other than localhost, IP addresses and names in .local, .localhost or .internal";
+const REDIS_NOTE: &str = "without a password, protected mode answers only 127.0.0.1: set a password";
+const OLLAMA_NOTE: &str = "an MPTCP listener (any Go program) needs GODEBUG=multipathtcp=0 for now; answers 403 to Host names other than localhost, IP addresses and names in .local, .localhost or .internal";
 const JVM_NOTE: &str = "Java often listens on the IPv4-mapped address ::ffff:127.0.0.1";
 const NO_AUTH_NOTE: &str = "has no authentication by default: every allowed container gets full access";
 
 /// All presets, in the order they are listed to people.
 pub const PRESETS: &[Preset] = &[
-    go("ollama", 11434, "Ollama, local language models", OLLAMA_NOTE),
+    preset("ollama", 11434, "Ollama, local language models", OLLAMA_NOTE),
     preset("openclaw", 18789, "OpenClaw AI gateway", "the gateway's own token is still required"),
     preset("litellm", 4000, "LiteLLM proxy", ""),
     preset("vllm", 8000, "vLLM, OpenAI-compatible server", NO_AUTH_NOTE),
     preset("llamacpp", 8080, "llama.cpp llama-server", NO_AUTH_NOTE),
     preset("lmstudio", 1234, "LM Studio local server", NO_AUTH_NOTE),
-    go("localai", 8080, "LocalAI", NO_AUTH_NOTE),
+    preset("localai", 8080, "LocalAI", NO_AUTH_NOTE),
     preset("comfyui", 8188, "ComfyUI", NO_AUTH_NOTE),
     preset("postgres", 5432, "PostgreSQL", PG_NOTE),
     preset("mysql", 3306, "MySQL", MYSQL_NOTE),
@@ -61,13 +54,13 @@ pub const PRESETS: &[Preset] = &[
     preset("memcached", 11211, "memcached", NO_AUTH_NOTE),
     preset("qdrant", 6333, "Qdrant, HTTP API (gRPC is 6334)", NO_AUTH_NOTE),
     preset("chroma", 8000, "Chroma vector database", NO_AUTH_NOTE),
-    go("weaviate", 8080, "Weaviate, HTTP API", NO_AUTH_NOTE),
+    preset("weaviate", 8080, "Weaviate, HTTP API", NO_AUTH_NOTE),
     preset("meilisearch", 7700, "Meilisearch", ""),
     preset("elasticsearch", 9200, "Elasticsearch, HTTP API", JVM_NOTE),
     preset("opensearch", 9200, "OpenSearch, HTTP API", JVM_NOTE),
     preset("clickhouse", 8123, "ClickHouse, HTTP API (native is 9000)", ""),
     preset("neo4j", 7687, "Neo4j, Bolt", JVM_NOTE),
-    go("influxdb", 8086, "InfluxDB 2", ""),
+    preset("influxdb", 8086, "InfluxDB 2", ""),
     preset(
         "rabbitmq",
         5672,
@@ -75,12 +68,12 @@ pub const PRESETS: &[Preset] = &[
         "user guest may log in only from 127.0.0.1: make another user",
     ),
     preset("mosquitto", 1883, "Mosquitto, MQTT", ""),
-    go("nats", 4222, "NATS", ""),
-    go("minio", 9000, "MinIO, S3 API", ""),
-    go("etcd", 2379, "etcd, client API", ""),
-    go("vault", 8200, "HashiCorp Vault", ""),
-    go("prometheus", 9090, "Prometheus", NO_AUTH_NOTE),
-    go("grafana", 3000, "Grafana", ""),
+    preset("nats", 4222, "NATS", ""),
+    preset("minio", 9000, "MinIO, S3 API", ""),
+    preset("etcd", 2379, "etcd, client API", ""),
+    preset("vault", 8200, "HashiCorp Vault", ""),
+    preset("prometheus", 9090, "Prometheus", NO_AUTH_NOTE),
+    preset("grafana", 3000, "Grafana", ""),
     preset("n8n", 5678, "n8n workflows", ""),
     preset("windmill", 8000, "Windmill server", ""),
 ];
@@ -156,8 +149,6 @@ mod tests {
         for (name, port) in required {
             assert_eq!(find(name).map(|preset| preset.port.get()), Some(port), "{name}");
         }
-        assert!(find("ollama").is_some_and(|preset| preset.mptcp_likely));
-        assert!(find("redis").is_some_and(|preset| !preset.mptcp_likely));
         assert_eq!(find("mcp"), None, "MCP servers have no fixed port");
     }
 

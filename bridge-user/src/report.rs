@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use bridge_common::maps::Stats;
+use bridge_common::maps::{Stats, TrackStats};
 use serde::Serialize;
 
 use crate::{attachment::AttachmentState, datapath::Datapath, net::listeners::Listener, plan};
@@ -17,6 +17,31 @@ pub struct Report {
     pub version: u32,
     /// One entry per attachment, by name.
     pub attachments: Vec<Entry>,
+    /// What became of listeners on watched addresses, whole namespace; absent when nothing is attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener_tracking: Option<ListenerTracking>,
+}
+
+/// What the kernel's listener tracking did since the first attach.
+#[derive(Debug, Serialize)]
+pub struct ListenerTracking {
+    /// Registered at listen(2).
+    pub tracked: u64,
+    /// Ignored: another network namespace's.
+    pub foreign: u64,
+    /// Left alone: MPTCP.
+    pub mptcp: u64,
+    /// Refused by the socket map.
+    pub refused: u64,
+    /// Registered in the place of an older member of a large `SO_REUSEPORT` group.
+    pub replaced: u64,
+}
+
+impl From<TrackStats> for ListenerTracking {
+    fn from(stats: TrackStats) -> Self {
+        let TrackStats { tracked, foreign, mptcp, refused, replaced } = stats;
+        Self { tracked, foreign, mptcp, refused, replaced }
+    }
 }
 
 /// One attachment as shown.
@@ -103,12 +128,12 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Rea
     }
     if let Some(other) = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port) {
         let text = format!(
-            "{} is bound by another listener; connections over {} still go to {}",
+            "{} is bound by another listener: connections over {} go to {} while it listens, otherwise there",
             other.addr, state.bridge, state.target
         );
         return (Readiness::Conflict, Some(text));
     }
-    let serving: Vec<_> = facts.listeners.iter().filter(|l| l.serves(state.target)).collect();
+    let serving: Vec<_> = facts.listeners.iter().filter(|l| l.can_serve(state.target)).collect();
     if serving.iter().any(|l| facts.registered.contains(&l.cookie)) {
         return (Readiness::Ready, None);
     }
@@ -125,6 +150,14 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Rea
             Readiness::Failed,
             Some(format!("the listener on {} is not registered: attach again", listener.addr)),
         );
+    }
+    if let Some(listener) = facts.listeners.iter().find(|l| l.serves(state.target)) {
+        let text = format!(
+            "the listener on {} is bound to an interface (SO_BINDTODEVICE), so connections from a bridge cannot reach \
+             it: bind it to the address alone",
+            listener.addr
+        );
+        return (Readiness::Failed, Some(text));
     }
     (Readiness::WaitingForListener, Some(format!("nothing listens on {}", state.target)))
 }
@@ -243,7 +276,7 @@ mod tests {
     }
 
     fn listener(addr: &str, cookie: u64, mptcp: bool) -> Listener {
-        Listener { addr: addr.parse().unwrap(), inode: 1, cookie, v6only: None, mptcp, uid: 0 }
+        Listener { addr: addr.parse().unwrap(), inode: 1, cookie, v6only: None, mptcp, device: 0, uid: 0 }
     }
 
     fn judged(bridge: bool, listeners: Vec<Listener>, registered: &[u64]) -> Readiness {
@@ -266,8 +299,12 @@ mod tests {
     fn json_has_the_contracts_shape() {
         let stats = Stats { accepted: 12, ..Stats::default() };
         let entry = Entry::new(&state(), Datapath::Steer, &stats, (Readiness::Ready, None));
-        let json =
-            serde_json::to_string(&Report { version: JSON_VERSION, attachments: vec![entry] }).unwrap();
+        let json = serde_json::to_string(&Report {
+            version: JSON_VERSION,
+            attachments: vec![entry],
+            listener_tracking: None,
+        })
+        .unwrap();
         let expected = concat!(
             r#"{"version":1,"attachments":[{"name":"bridge-redis-6379","service":"redis","port":6379,"#,
             r#""target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","gateways":["172.17.0.1"],"#,

@@ -25,7 +25,7 @@ pub fn run(names: &[String]) -> anyhow::Result<Report> {
         if let Some(name) = names.first() {
             bail!("failed to show {name}: nothing is attached in this network namespace");
         }
-        return Ok(Report { version: JSON_VERSION, attachments: Vec::new() });
+        return Ok(Report { version: JSON_VERSION, attachments: Vec::new(), listener_tracking: None });
     };
     let all = instance.state.list()?;
     let mut chosen = BTreeSet::new();
@@ -58,7 +58,7 @@ pub fn report<'a>(
         let judgement = report::judge(attachment, bridge_is_there(attachment)?, &facts);
         attachments.push(Entry::new(attachment, Datapath::Steer, &state.stats(*id)?, judgement));
     }
-    Ok(Report { version: JSON_VERSION, attachments })
+    Ok(Report { version: JSON_VERSION, attachments, listener_tracking: Some(state.track_stats()?.into()) })
 }
 
 fn bridge_is_there(attachment: &AttachmentState) -> anyhow::Result<bool> {

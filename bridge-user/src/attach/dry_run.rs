@@ -1,6 +1,6 @@
 //! `attach --dry-run`: what would change, as commands a person can read. Changes nothing.
 
-use std::path::Path;
+use std::{collections::HashSet, net::IpAddr, path::Path};
 
 use bridge_common::names;
 use serde::Serialize;
@@ -9,7 +9,8 @@ use super::{Prepared, owner_name};
 use crate::{
     attachment::AttachmentState,
     kernel::{Instance, host, object, pins},
-    plan,
+    net::listeners::Listener,
+    plan::{self, Wanted},
     report::JSON_VERSION,
 };
 
@@ -32,18 +33,26 @@ impl Plan {
     pub fn new(prepared: &Prepared) -> anyhow::Result<Self> {
         let dir = pins::PinDir::current()?.path();
         let mut steps = Vec::new();
-        let instance = Instance::open()?;
-        let present: Vec<AttachmentState> = match &instance {
-            Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
-            None => {
-                steps.extend(create_steps(prepared, &dir));
-                Vec::new()
+        let mut present = Vec::new();
+        let mut registered = HashSet::new();
+        match Instance::open()? {
+            None => steps.extend(create_steps(prepared, &dir)),
+            Some(instance) => {
+                if instance.state.is_outdated(prepared.event_level)? {
+                    steps.extend(upgrade_steps(prepared, &dir));
+                }
+                present = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
+                registered = instance.state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
             }
-        };
-        for wanted in &prepared.wanted {
-            if !present.contains(&wanted.state) {
-                steps.extend(attachment_steps(&wanted.state, &dir, prepared));
+        }
+        for Wanted { state, .. } in &prepared.wanted {
+            let now = present.iter().find(|other| other.is_same(state));
+            if now != Some(state) {
+                steps.extend(attachment_steps(state, now, &dir));
             }
+            let new =
+                |l: &&Listener| l.can_serve(state.target) && !l.mptcp && !registered.contains(&l.cookie);
+            steps.extend(prepared.listeners.iter().filter(new).map(|listener| register_step(listener, &dir)));
         }
         Ok(Self { version: JSON_VERSION, dry_run: true, steps })
     }
@@ -64,44 +73,62 @@ fn create_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
     }
     steps.push(format!("mkdir {}", dir.display()));
     steps.extend(names::ALL_MAPS.map(|map| format!("bpftool map create {}/{map}", dir.display())));
-    for program in object::attached_programs(prepared.features) {
-        let hook = match *program {
+    for program in programs(prepared) {
+        let hook = match program {
             names::PROG_STEER => "sk_lookup of this network namespace",
             names::PROG_TRACK => "sock_ops of the root cgroup",
             _ => "post_bind of the root cgroup",
         };
-        steps.push(format!(
-            "bpftool link create {program} -> {hook}, pinned {}/{}",
-            dir.display(),
-            pins::link_name(program)
-        ));
+        let pin = dir.join(pins::link_name(program));
+        steps.push(format!("bpftool link create {program} -> {hook}, pinned {}", pin.display()));
     }
     steps
 }
 
-fn attachment_steps(state: &AttachmentState, dir: &Path, prepared: &Prepared) -> Vec<String> {
-    let map = |name: &str| format!("bpftool map update pinned {}/{name}", dir.display());
+fn upgrade_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
+    let replace = |program| {
+        let pin = dir.join(pins::link_name(program));
+        format!("bpftool link update pinned {} with this build's {program}", pin.display())
+    };
+    programs(prepared).map(replace).collect()
+}
+
+fn programs(prepared: &Prepared) -> impl Iterator<Item = &'static str> {
+    object::tracking_programs(prepared.features).iter().copied().chain([names::PROG_STEER])
+}
+
+fn register_step(listener: &Listener, dir: &Path) -> String {
+    format!("{} register {} on {}", update(dir, names::LISTENERS), owner_name(listener), listener.addr)
+}
+
+fn update(dir: &Path, map: &str) -> String {
+    format!("bpftool map update pinned {}/{map}", dir.display())
+}
+
+fn attachment_steps(state: &AttachmentState, now: Option<&AttachmentState>, dir: &Path) -> Vec<String> {
     let mut steps = vec![
-        format!("{} allow {} for {}", map(names::ALLOW), plan::list(&state.allow), state.name()),
-        format!("{} track listeners on {}", map(names::TARGETS), state.target),
+        format!("{} allow {} for {}", update(dir, names::ALLOW), plan::list(&state.allow), state.name()),
+        format!("{} track listeners on {}", update(dir, names::TARGETS), state.target),
     ];
-    for listener in prepared.listeners.iter().filter(|l| l.serves(state.target)) {
+    let rule = |verb: &str, of: &AttachmentState, gateway| {
+        let (bridge, port, name) = (&of.bridge, of.port, of.name());
+        format!(
+            "bpftool map {verb} pinned {}/{} tcp dev {bridge} to {gateway} port {port} -> {name}",
+            dir.display(),
+            names::RULES
+        )
+    };
+    steps.extend(state.gateways.iter().map(|gateway| rule("update", state, gateway)));
+    steps.push(format!("{} {} -> {}", update(dir, names::ATTACHMENTS), state.name(), state.target));
+    if let Some(now) = now {
+        let gone = |gateway: &&IpAddr| now.ifindex != state.ifindex || !state.gateways.contains(gateway);
+        steps.extend(now.gateways.iter().filter(gone).map(|gateway| rule("delete", now, gateway)));
         steps.push(format!(
-            "{} register {} on {}",
-            map(names::LISTENERS),
-            owner_name(listener),
-            listener.addr
+            "bpftool map delete pinned {}/{} allow {} (the old list)",
+            dir.display(),
+            names::ALLOW,
+            plan::list(&now.allow)
         ));
     }
-    for gateway in &state.gateways {
-        steps.push(format!(
-            "{} tcp dev {} to {gateway} port {} -> {}",
-            map(names::RULES),
-            state.bridge,
-            state.port,
-            state.name()
-        ));
-    }
-    steps.push(format!("{} {} -> {}", map(names::ATTACHMENTS), state.name(), state.target));
     steps
 }

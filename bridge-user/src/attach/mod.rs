@@ -15,7 +15,7 @@ use crate::{
     datapath::{Reason, Requested},
     kernel::{
         features::Features,
-        instance::{Instance, Session, Writer},
+        instance::{Instance, Probe, Session, Writer},
         object::EventLevel,
         register::register_existing,
         state::{Change, State},
@@ -95,7 +95,7 @@ pub struct Prepared {
 /// # Errors
 /// When something is missing or in the way; each message names the value, the cause and the next step.
 pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
-    preflight::may_attach()?;
+    preflight::may_attach(request.datapath)?;
     let features = preflight::steering_features()?;
     let docker = NetworkResolver::new(request)?;
     let networks = docker.networks(request)?;
@@ -122,11 +122,9 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
 /// When the kernel refuses; nothing of this call is left then.
 pub fn apply(prepared: &Prepared) -> anyhow::Result<Vec<Change>> {
     let writer = Writer::begin()?;
-    let probe_first = prepared.wanted.iter().any(|w| w.state.reason == Reason::ProbePassed);
-    if probe_first && !writer.exists()? {
-        check::require_steering(prepared.features)?;
-    }
-    let mut session = writer.open_or_create(prepared.features, prepared.event_level)?;
+    let probed = prepared.wanted.iter().any(|w| w.state.reason == Reason::ProbePassed);
+    let probe = probed.then_some(check::require_steering as Probe);
+    let mut session = writer.open_or_create(prepared.features, prepared.event_level, probe)?;
     let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
     match put_all(&mut session, &prepared.wanted) {
         Ok(changes) => {
@@ -141,7 +139,7 @@ pub fn apply(prepared: &Prepared) -> anyhow::Result<Vec<Change>> {
     }
 }
 
-fn put_all(session: &mut Session<'_>, wanted: &[Wanted]) -> anyhow::Result<Vec<Change>> {
+fn put_all(session: &mut Session, wanted: &[Wanted]) -> anyhow::Result<Vec<Change>> {
     let mut changes = Vec::new();
     for Wanted { state, .. } in wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
-    kernel::{features::Features, host},
+    kernel::{Ebpf, features::Features, host, state::State},
     preflight,
     report::{self, JSON_VERSION},
 };
@@ -59,12 +59,12 @@ pub fn run() -> anyhow::Result<CheckReport> {
     })
 }
 
-/// Requires that steering really works on this kernel, by steering a connection.
+/// Requires that these programs really steer, by steering a connection with them before they are published.
 ///
 /// # Errors
-/// When it does not; says what was tried and where to look.
-pub fn require_steering(features: Features) -> anyhow::Result<()> {
-    probe::run_steer(features).context(
+/// When they do not; says what was tried and where to look.
+pub fn require_steering(ebpf: &mut Ebpf, state: &mut State) -> anyhow::Result<()> {
+    probe::run_steer(ebpf, state).context(
         "steering does not work on this host: a probe connection in a scratch namespace failed (see `bridge-user check`; \
          --datapath steer skips this probe)",
     )

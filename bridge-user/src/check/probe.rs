@@ -18,6 +18,7 @@ use crate::{
     attachment::AttachmentState,
     datapath::Reason,
     kernel::{
+        Ebpf,
         events::Events,
         features::Features,
         host,
@@ -35,26 +36,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// What a probe service answers with.
 const ANSWER: &[u8; 4] = b"pong";
 
-/// An object loaded and attached to the scratch host namespace, with nothing pinned.
+/// Programs attached to the scratch host namespace, and their maps.
 struct Probe<'a> {
     scratch: &'a Scratch,
-    state: State,
-    events: Events,
-    _links: object::Links,
-    _ebpf: aya::Ebpf,
+    state: &'a mut State,
 }
 
-impl<'a> Probe<'a> {
-    fn new(scratch: &'a Scratch, features: Features) -> anyhow::Result<Self> {
-        let mut ebpf = object::load(features, EventLevel::Warn, None)?;
-        let mut maps = Maps::take(&mut ebpf)?;
-        let events = Events::of_object(&mut ebpf)?;
-        let links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
-        write_meta(&mut maps, EventLevel::Warn)?;
-        let state = State { maps, match_ifindex: features.ingress_ifindex };
-        Ok(Self { scratch, state, events, _links: links, _ebpf: ebpf })
-    }
-
+impl Probe<'_> {
     /// Attaches `port`, for `allow`ed sources, to the same port on 127.0.0.1; returns the attachment's id.
     fn attach(&mut self, service: &str, port: u16, allow: &str) -> anyhow::Result<u32> {
         let bridge = &self.scratch.bridge;
@@ -70,7 +58,7 @@ impl<'a> Probe<'a> {
             reason: Reason::Requested,
         };
         self.state.put(&attachment)?;
-        register_existing(&self.state)?;
+        register_existing(self.state)?;
         let all = self.state.list()?;
         let found = all.iter().find(|(_, state)| state.is_same(&attachment));
         Ok(found.context("the probe attachment is not in the map")?.0)
@@ -146,28 +134,42 @@ pub(super) struct Findings {
     pub(super) events: anyhow::Result<()>,
 }
 
-/// Runs every part.
+/// Runs every part, with an object loaded for it and nothing pinned.
 ///
 /// # Errors
 /// When the scratch topology cannot be made or the programs not be loaded; a part that fails is in the findings.
 pub(super) fn run(features: Features) -> anyhow::Result<Findings> {
     Scratch::run(|scratch| {
-        let mut probe = Probe::new(scratch, features)?;
+        let mut ebpf = object::load(features, EventLevel::Warn, None)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let mut channel = Events::of_object(&mut ebpf)?;
+        let _links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
+        write_meta(&mut maps, EventLevel::Warn, false)?;
+        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        let mut probe = Probe { scratch, state: &mut state };
         let steer = existing_listener(&mut probe);
         let tracking = later_listener(&mut probe);
         let guard = foreign_listener(&mut probe);
         let scope = refused_sources(&mut probe);
-        let events = denied_event(&mut probe);
+        let events = denied_event(&mut channel);
         Ok(Findings { steer, tracking, guard, scope, events })
     })
 }
 
-/// Only the part that decides whether steering works at all.
+/// Steers one connection with programs that are about to be published, in the scratch topology; leaves their maps as
+/// they were.
 ///
 /// # Errors
-/// When it does not.
-pub(super) fn run_steer(features: Features) -> anyhow::Result<()> {
-    Scratch::run(|scratch| existing_listener(&mut Probe::new(scratch, features)?))
+/// When the connection does not arrive.
+pub(super) fn run_steer(ebpf: &mut Ebpf, state: &mut State) -> anyhow::Result<()> {
+    Scratch::run(|scratch| {
+        let _link = object::attach_steer(ebpf, &host::netns()?)?;
+        let outcome = existing_listener(&mut Probe { scratch, state });
+        for (id, _) in state.list()? {
+            state.remove(id)?;
+        }
+        outcome
+    })
 }
 
 const CONTAINERS: &str = "198.18.0.0/24";
@@ -215,8 +217,8 @@ fn refused_sources(probe: &mut Probe<'_>) -> anyhow::Result<()> {
     expect_refused(ask(SocketAddr::new(GATEWAY.into(), port)), "a connection from the host itself")
 }
 
-fn denied_event(probe: &mut Probe<'_>) -> anyhow::Result<()> {
-    let events = probe.events.drain();
+fn denied_event(channel: &mut Events) -> anyhow::Result<()> {
+    let events = channel.drain();
     ensure!(
         events.iter().any(|event| event.message.starts_with("denied 198.18.0.2:")),
         "no event told of the denied connection; {} others did arrive",

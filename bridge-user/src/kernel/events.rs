@@ -4,6 +4,7 @@ use std::{
     io::Write,
     os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -72,14 +73,16 @@ impl Events {
         std::mem::take(&mut *self.sink.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Blocks until there are events.
+    /// Blocks until there are events, at most for `limit`; says whether there are.
     ///
     /// # Errors
     /// When poll(2) fails.
-    pub fn wait(&self) -> anyhow::Result<()> {
+    pub fn wait(&self, limit: Duration) -> anyhow::Result<bool> {
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.logger.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        match poll(&mut fds, limit) {
+            Ok(ready) => Ok(ready > 0),
+            Err(nix::errno::Errno::EINTR) => Ok(false),
             Err(error) => Err(error).context("failed to wait for events"),
         }
     }

@@ -3,10 +3,10 @@
 use std::{
     net::{Ipv4Addr, TcpListener},
     os::fd::AsFd as _,
-    path::Path,
 };
 
 use anyhow::Context as _;
+use aya::{Ebpf, programs::links::FdLink};
 use bridge_common::{ABI_VERSION, maps::Meta, names};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     host,
     maps::{self, Maps},
     object::{self, BUILD_ID, EventLevel},
-    pins::{self, Lock, PinDir, Staging},
+    pins::{self, Building, Lock, PinDir},
     state::State,
     sys,
 };
@@ -29,15 +29,17 @@ pub struct Instance {
 /// The only way to change an instance: it proves the lock is held.
 pub struct Writer {
     dir: PinDir,
-    #[expect(dead_code, reason = "held until the change is done")]
     lock: Lock,
 }
 
+/// Tries the programs of a new instance, and leaves its maps empty.
+pub type Probe = fn(&mut Ebpf, &mut State) -> anyhow::Result<()>;
+
 /// An instance being changed.
-pub struct Session<'a> {
+pub struct Session {
     /// Its attachments.
     pub state: State,
-    staging: Option<Staging<'a>>,
+    unpublished: Option<(Building, FdLink)>,
 }
 
 impl Instance {
@@ -47,20 +49,16 @@ impl Instance {
     /// When the pins cannot be read, or were written by a version with another map layout.
     pub fn open() -> anyhow::Result<Option<Self>> {
         let dir = PinDir::current()?;
-        let path = dir.path();
-        match path.try_exists() {
-            Ok(false) => return Ok(None),
-            Ok(true) => {}
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "failed to read {}: root, or CAP_DAC_READ_SEARCH and CAP_BPF, is needed",
-                        path.display()
-                    )
-                });
-            }
+        let pin = dir.commit_pin();
+        let closed = || {
+            format!("failed to read {}: root, or CAP_DAC_READ_SEARCH and CAP_BPF, is needed", pin.display())
+        };
+        if !dir.is_published().with_context(closed)? {
+            return Ok(None);
         }
-        if is_stale(&path)? {
+        // A directory named after this namespace's inode may be left from a namespace that is gone.
+        let link = sys::obj_get(&pin).with_context(closed)?;
+        if u64::from(sys::link_facts(link.as_fd())?.netns_inode) != host::netns_inode()? {
             return Ok(None);
         }
         Ok(Some(Self::from_pins(dir)?))
@@ -80,7 +78,7 @@ impl Instance {
     /// # Errors
     /// When the pinned link cannot be read.
     pub fn steer_program_id(&self) -> anyhow::Result<u32> {
-        let path = self.dir.path().join(pins::link_name(names::PROG_STEER));
+        let path = self.dir.commit_pin();
         let link = sys::obj_get(&path).with_context(|| format!("failed to open {}", path.display()))?;
         Ok(sys::link_facts(link.as_fd())?.program_id)
     }
@@ -110,30 +108,28 @@ impl Writer {
         Ok(Self { dir, lock })
     }
 
-    /// Opens the instance, creating it or replacing the programs of another build as needed.
+    /// Opens the instance, creating it or replacing the programs of another build as needed. `probe` tries the programs
+    /// of a new instance before anything else.
     ///
     /// # Errors
-    /// When the pinned objects have another map layout, or the kernel refuses the programs. Nothing is left behind.
+    /// When the pinned objects have another map layout, or the kernel refuses the programs, or the probe fails.
+    /// Nothing is left behind.
     pub fn open_or_create(
         &self,
         features: Features,
         level: Option<EventLevel>,
-    ) -> anyhow::Result<Session<'_>> {
+        probe: Option<Probe>,
+    ) -> anyhow::Result<Session> {
         let Some(mut instance) = self.open_existing()? else {
-            return self.create(features, level.unwrap_or_default());
+            return self.create(features, level.unwrap_or_default(), probe);
         };
+        if let Some(probe) = probe {
+            probe_late(&mut instance.state, features, probe)?;
+        }
         self.upgrade(&mut instance, features, level)?;
         instance.state.match_ifindex = features.ingress_ifindex;
         instance.state.sweep()?;
-        Ok(Session { state: instance.state, staging: None })
-    }
-
-    /// Whether this namespace has an instance already.
-    ///
-    /// # Errors
-    /// When bpffs cannot be read.
-    pub fn exists(&self) -> anyhow::Result<bool> {
-        Ok(self.dir.path().try_exists()?)
+        Ok(Session { state: instance.state, unpublished: None })
     }
 
     /// Opens the instance if there is one, for removing attachments.
@@ -141,7 +137,7 @@ impl Writer {
     /// # Errors
     /// When the pinned objects have another map layout.
     pub fn open_existing(&self) -> anyhow::Result<Option<Instance>> {
-        if !self.exists()? {
+        if !self.dir.is_published()? {
             return Ok(None);
         }
         Instance::from_pins(PinDir::current()?).map(Some)
@@ -152,21 +148,24 @@ impl Writer {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove_all(&self) -> anyhow::Result<()> {
-        self.dir.remove()
+        self.dir.remove(&self.lock)
     }
 
-    fn create(&self, features: Features, level: EventLevel) -> anyhow::Result<Session<'_>> {
-        let staging = self.dir.stage()?;
-        let mut ebpf = object::load(features, level, Some(staging.path()))?;
-        let mut maps = Maps::open(staging.path())?;
+    fn create(&self, features: Features, level: EventLevel, probe: Option<Probe>) -> anyhow::Result<Session> {
+        let building = self.dir.build(&self.lock)?;
+        let mut ebpf = object::load(features, level, Some(building.path()))?;
+        let maps = Maps::open(building.path())?;
+        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        if let Some(probe) = probe {
+            probe(&mut ebpf, &mut state)?;
+        }
         let links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
-        write_meta(&mut maps, level)?;
-        for (program, link) in links.links {
-            let path = staging.path().join(pins::link_name(program));
+        write_meta(&mut state.maps, level, probe.is_some())?;
+        for (program, link) in links.tracking {
+            let path = building.path().join(pins::link_name(program));
             link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
         }
-        let state = State { maps, match_ifindex: features.ingress_ifindex };
-        Ok(Session { state, staging: Some(staging) })
+        Ok(Session { state, unpublished: Some((building, links.steering)) })
     }
 
     /// Brings the programs of a pinned instance to this build and event level, one atomic link update each; the maps,
@@ -177,15 +176,15 @@ impl Writer {
         features: Features,
         level: Option<EventLevel>,
     ) -> anyhow::Result<()> {
-        let meta = instance.state.meta()?;
-        let wanted = level.map_or(meta.event_level, |level| u32::from(level.as_u8()));
-        if meta.build == BUILD_ID && meta.event_level == wanted {
+        if !instance.state.is_outdated(level)? {
             return Ok(());
         }
+        let meta = instance.state.meta()?;
+        let wanted = level.map_or(meta.event_level, |level| u16::from(level.as_u8()));
         let path = self.dir.path();
         let level = level_from(wanted);
         let ebpf = object::load(features, level, Some(&path))?;
-        for program in object::attached_programs(features) {
+        for program in object::tracking_programs(features).iter().chain(&[names::PROG_STEER]) {
             let pin = path.join(pins::link_name(program));
             let link = sys::obj_get(&pin).with_context(|| format!("failed to open {}", pin.display()))?;
             sys::link_update(link.as_fd(), object::program_fd(&ebpf, program)?.as_fd())
@@ -196,18 +195,18 @@ impl Writer {
     }
 }
 
-impl Session<'_> {
+impl Session {
     /// Publishes a new instance; one that was there already is public all along. A session dropped without this
     /// takes a new instance with it.
     ///
     /// # Errors
-    /// When the rename fails.
+    /// When the pin fails.
     pub fn commit(self) -> anyhow::Result<()> {
-        self.staging.map_or(Ok(()), Staging::publish)
+        self.unpublished.map_or(Ok(()), |(building, steering)| building.publish(steering))
     }
 }
 
-const fn level_from(level: u32) -> EventLevel {
+const fn level_from(level: u16) -> EventLevel {
     match level {
         0 => EventLevel::Off,
         1..=3 => EventLevel::Warn,
@@ -219,12 +218,29 @@ const fn level_from(level: u32) -> EventLevel {
 ///
 /// # Errors
 /// When the namespace's cookie cannot be learnt or the map not written.
-pub fn write_meta(maps: &mut Maps, level: EventLevel) -> anyhow::Result<()> {
+pub fn write_meta(maps: &mut Maps, level: EventLevel, probed: bool) -> anyhow::Result<()> {
     let netns_cookie =
         current_netns_cookie(maps).context("failed to learn this network namespace's cookie")?;
-    let meta =
-        Meta { abi: ABI_VERSION, event_level: u32::from(level.as_u8()), netns_cookie, build: BUILD_ID };
+    let meta = Meta {
+        abi: ABI_VERSION,
+        event_level: u16::from(level.as_u8()),
+        probed: u16::from(probed),
+        netns_cookie,
+        build: BUILD_ID,
+    };
     maps.meta.set(0, meta, 0).context("failed to write map META")
+}
+
+/// Probes an instance that was made without (`--datapath steer`), with programs loaded for it.
+fn probe_late(state: &mut State, features: Features, probe: Probe) -> anyhow::Result<()> {
+    let meta = state.meta()?;
+    if meta.probed != 0 {
+        return Ok(());
+    }
+    let mut ebpf = object::load(features, EventLevel::Off, None)?;
+    let maps = Maps::take(&mut ebpf)?;
+    probe(&mut ebpf, &mut State { maps, match_ifindex: features.ingress_ifindex })?;
+    state.maps.meta.set(0, Meta { probed: 1, ..meta }, 0).context("failed to write map META")
 }
 
 /// The cookie of the calling thread's namespace. Where the kernel does not tell (below Linux 5.14), a socket is bound
@@ -240,14 +256,4 @@ fn current_netns_cookie(maps: &Maps) -> anyhow::Result<u64> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// True when the pinned link's namespace is not the one its directory is named after: that namespace is gone and its
-/// inode number was given to a new one.
-fn is_stale(path: &Path) -> anyhow::Result<bool> {
-    let pin = path.join(pins::link_name(names::PROG_STEER));
-    let link = sys::obj_get(&pin).with_context(|| {
-        format!("failed to open {}: root, or CAP_DAC_READ_SEARCH and CAP_BPF, is needed", pin.display())
-    })?;
-    Ok(u64::from(sys::link_facts(link.as_fd())?.netns_inode) != host::netns_inode()?)
 }

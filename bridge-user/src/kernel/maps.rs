@@ -119,7 +119,7 @@ pub fn require_same_version(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first field of `META`, whatever version wrote the rest of it.
+/// The version `META` says; a `META` of another size is another version too.
 fn read_abi(dir: &Path) -> anyhow::Result<u32> {
     let data = MapData::from_pin(dir.join(names::META))?;
     let size = data.info()?.value_size() as usize;

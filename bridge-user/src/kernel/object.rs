@@ -5,7 +5,7 @@ use std::{fs::File, path::Path};
 use anyhow::Context as _;
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSock, SkLookup, SockOps, links::FdLink},
+    programs::{CgroupAttachMode, CgroupSock, ProgramError, SkLookup, SockOps, links::FdLink},
 };
 use bridge_common::names;
 
@@ -68,15 +68,29 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
 }
 
 fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
-    let refused = |name| format!("failed to load program {name}: the kernel's verifier refused it");
-    program::<SkLookup>(ebpf, names::PROG_STEER)?.load().with_context(|| refused(names::PROG_STEER))?;
-    program::<SockOps>(ebpf, names::PROG_TRACK)?.load().with_context(|| refused(names::PROG_TRACK))?;
+    let refused = |name: &'static str| move |error| refusal(name, error);
+    program::<SkLookup>(ebpf, names::PROG_STEER)?.load().map_err(refused(names::PROG_STEER))?;
+    program::<SockOps>(ebpf, names::PROG_TRACK)?.load().map_err(refused(names::PROG_TRACK))?;
     if !features.netns_cookie {
         for name in [names::PROG_BIND4, names::PROG_BIND6] {
-            program::<CgroupSock>(ebpf, name)?.load().with_context(|| refused(name))?;
+            program::<CgroupSock>(ebpf, name)?.load().map_err(refused(name))?;
         }
     }
     Ok(())
+}
+
+/// The kernel's reason, with the last words of the verifier: its whole log can be megabytes.
+fn refusal(name: &str, error: ProgramError) -> anyhow::Error {
+    const LAST_WORDS: usize = 400;
+    let ProgramError::LoadError { io_error, verifier_log } = &error else {
+        return anyhow::Error::new(error).context(format!("failed to load program {name}"));
+    };
+    let log = verifier_log.to_string();
+    let start = log.char_indices().rev().nth(LAST_WORDS).map_or(0, |(at, _)| at);
+    anyhow::anyhow!(
+        "failed to load program {name}: {io_error}; the verifier's last words: {}",
+        log[start..].trim()
+    )
 }
 
 /// A program of the loaded object by name.
@@ -85,7 +99,7 @@ fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
 /// When the object has no such program, or of another type; both mean a broken build.
 pub fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     ebpf.program_mut(name)
         .with_context(|| format!("program {name} is missing from the eBPF object: rebuild bridge-user"))?
@@ -95,16 +109,18 @@ where
 
 /// The attached programs of one instance; dropping one detaches it unless it was pinned.
 pub struct Links {
-    /// (pin name, link) in attach order.
-    pub links: Vec<(&'static str, FdLink)>,
+    /// (program, link) of those that track listeners.
+    pub tracking: Vec<(&'static str, FdLink)>,
+    /// The steering program's.
+    pub steering: FdLink,
 }
 
-/// Which programs are attached, in attach order: listeners are tracked before anything is steered.
-pub fn attached_programs(features: Features) -> &'static [&'static str] {
+/// The programs that track listeners, in attach order; they are attached before the one that steers.
+pub fn tracking_programs(features: Features) -> &'static [&'static str] {
     if features.netns_cookie {
-        &[names::PROG_TRACK, names::PROG_STEER]
+        &[names::PROG_TRACK]
     } else {
-        &[names::PROG_BIND4, names::PROG_BIND6, names::PROG_TRACK, names::PROG_STEER]
+        &[names::PROG_BIND4, names::PROG_BIND6, names::PROG_TRACK]
     }
 }
 
@@ -113,35 +129,36 @@ pub fn attached_programs(features: Features) -> &'static [&'static str] {
 /// # Errors
 /// When the kernel refuses an attachment; those made before are undone by drop.
 pub fn attach(ebpf: &mut Ebpf, features: Features, netns: &File, cgroup: &File) -> anyhow::Result<Links> {
-    let mut links = Vec::new();
-    for &name in attached_programs(features) {
-        let link = attach_one(ebpf, name, netns, cgroup)
-            .with_context(|| format!("failed to attach program {name}"))?;
-        links.push((name, link));
+    let failed = |name| format!("failed to attach program {name}");
+    let mut tracking = Vec::new();
+    for &name in tracking_programs(features) {
+        tracking.push((name, attach_tracking(ebpf, name, cgroup).with_context(|| failed(name))?));
     }
-    Ok(Links { links })
+    let steering = attach_steer(ebpf, netns).with_context(|| failed(names::PROG_STEER))?;
+    Ok(Links { tracking, steering })
 }
 
-fn attach_one(ebpf: &mut Ebpf, name: &str, netns: &File, cgroup: &File) -> anyhow::Result<FdLink> {
+fn attach_tracking(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> anyhow::Result<FdLink> {
     // Cgroup links are multi by nature; AllowMultiple would be refused (EINVAL).
     let mode = CgroupAttachMode::Single;
-    Ok(match name {
-        names::PROG_STEER => {
-            let steer: &mut SkLookup = program(ebpf, name)?;
-            let id = steer.attach(netns)?;
-            steer.take_link(id)?.into()
-        }
-        names::PROG_TRACK => {
-            let track: &mut SockOps = program(ebpf, name)?;
-            let id = track.attach(cgroup, mode)?;
-            track.take_link(id)?.try_into()?
-        }
-        _ => {
-            let bind: &mut CgroupSock = program(ebpf, name)?;
-            let id = bind.attach(cgroup, mode)?;
-            bind.take_link(id)?.try_into()?
-        }
-    })
+    if name == names::PROG_TRACK {
+        let track: &mut SockOps = program(ebpf, name)?;
+        let id = track.attach(cgroup, mode)?;
+        return Ok(track.take_link(id)?.try_into()?);
+    }
+    let bind: &mut CgroupSock = program(ebpf, name)?;
+    let id = bind.attach(cgroup, mode)?;
+    Ok(bind.take_link(id)?.try_into()?)
+}
+
+/// Attaches the loaded steering program to one more namespace.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn attach_steer(ebpf: &mut Ebpf, netns: &File) -> anyhow::Result<FdLink> {
+    let steer: &mut SkLookup = program(ebpf, names::PROG_STEER)?;
+    let id = steer.attach(netns)?;
+    Ok(steer.take_link(id)?.into())
 }
 
 /// The descriptor of a loaded program, for `BPF_LINK_UPDATE`.

@@ -1,18 +1,23 @@
 //! The pin directory of one network namespace, `/sys/fs/bpf/bridge-user/<netns inode>/`.
 //!
-//! Invariants: the directory appears complete (built aside, then renamed into place) and disappears as a whole
-//! (renamed away, then removed), so a kill at any moment leaves the old state or the new one. Leftovers of a killed
-//! process carry `-new` or `-old` and are removed by the next verb that takes the lock. Names never contain a dot:
-//! bpffs refuses them.
+//! Invariants: the pin of the steering link is the commit point. It is made last, when everything else is in place, and
+//! removed first; a link without a pin ends with its process. So whatever moment a process is killed at, either the
+//! steering link is pinned and all of the instance is there, or nothing is steered and what lies in the directory is
+//! garbage, which the next verb that takes the lock removes. Pins are made and removed under the lock only.
 
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use aya::programs::links::FdLink;
+use bridge_common::names;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{host, sys};
@@ -27,7 +32,11 @@ pub struct PinDir {
 }
 
 /// Held while state is changed; released on drop.
-pub struct Lock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
+pub struct Lock {
+    #[expect(dead_code, reason = "held for its Drop")]
+    dir: Flock<File>,
+    root: PathBuf,
+}
 
 /// The pin name of an attached program's link.
 pub fn link_name(program: &str) -> String {
@@ -48,12 +57,17 @@ impl PinDir {
         self.root.join(self.inode.to_string())
     }
 
-    fn staging(&self) -> PathBuf {
-        self.root.join(format!("{}-new", self.inode))
+    /// Whether an instance is published here.
+    ///
+    /// # Errors
+    /// When bpffs cannot be read, usually for lack of privileges.
+    pub fn is_published(&self) -> io::Result<bool> {
+        self.commit_pin().try_exists()
     }
 
-    fn retired(&self) -> PathBuf {
-        self.root.join(format!("{}-old", self.inode))
+    /// The pin that makes an instance public.
+    pub fn commit_pin(&self) -> PathBuf {
+        self.path().join(link_name(names::PROG_STEER))
     }
 
     /// Takes the lock that serialises changes, and removes what killed processes and vanished namespaces left.
@@ -61,89 +75,97 @@ impl PinDir {
     /// # Errors
     /// When bpffs is not mounted or not writable.
     pub fn lock(&self) -> anyhow::Result<Lock> {
-        let failed = || format!("failed to lock {}", self.root.display());
-        match fs::DirBuilder::new().mode(0o700).create(&self.root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(failed);
-            }
-            _ => {}
-        }
-        let dir = File::open(&self.root).with_context(failed)?;
-        let lock = Flock::lock(dir, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| io::Error::from(errno))
-            .with_context(failed)?;
+        let lock = self.lock_root().with_context(|| format!("failed to lock {}", self.root.display()))?;
         self.remove_leftovers()?;
-        Ok(Lock(lock))
+        Ok(lock)
+    }
+
+    /// Locks the root directory itself. Whoever removes the last instance removes the root too, so a lock only counts
+    /// when the locked directory is still the one at the path.
+    fn lock_root(&self) -> anyhow::Result<Lock> {
+        loop {
+            match fs::DirBuilder::new().mode(0o700).create(&self.root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+            let dir = match File::open(&self.root) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                dir => dir?,
+            };
+            let dir =
+                Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+            let locked = dir.metadata()?;
+            if fs::metadata(&self.root).is_ok_and(|now| now.ino() == locked.ino()) {
+                require_private(&locked)?;
+                return Ok(Lock { dir, root: self.root.clone() });
+            }
+        }
     }
 
     fn remove_leftovers(&self) -> anyhow::Result<()> {
         for entry in fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let leftover = name.ends_with("-new") || name.ends_with("-old");
-            if leftover || namespace_is_gone(&path, &name) {
-                remove_tree(&path)?;
+            let entry = entry?;
+            if is_garbage(&entry.path(), &entry.file_name().to_string_lossy()) {
+                remove_tree(&entry.path())?;
             }
         }
         Ok(())
     }
 
-    /// Makes an empty staging directory; removed again on drop unless published.
+    /// Makes the directory, empty; it is removed again on drop unless published. Needs the lock.
     ///
     /// # Errors
     /// When bpffs refuses.
-    pub fn stage(&self) -> anyhow::Result<Staging<'_>> {
-        let path = self.staging();
+    pub fn build(&self, _lock: &Lock) -> anyhow::Result<Building> {
+        let path = self.path();
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .with_context(|| format!("failed to create {}", path.display()))?;
-        Ok(Staging { dir: self, path, published: false })
+        Ok(Building { path, published: false })
     }
 
-    /// Removes everything that is published. Nothing published is not an error.
+    /// Removes everything that is published. Nothing published is not an error. Needs the lock.
     ///
     /// # Errors
     /// When an object cannot be removed; the rest still is.
-    pub fn remove(&self) -> anyhow::Result<()> {
-        let (path, retired) = (self.path(), self.retired());
-        match fs::rename(&path, &retired) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            result => result.with_context(|| format!("failed to retire {}", path.display()))?,
+    pub fn remove(&self, _lock: &Lock) -> anyhow::Result<()> {
+        let commit = self.commit_pin();
+        match fs::remove_file(&commit) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("failed to remove {}", commit.display()));
+            }
+            _ => {}
         }
-        remove_tree(&retired)?;
-        // Only succeeds when no other namespace has pins; the lock file is the directory itself.
-        let _ = fs::remove_dir(&self.root);
-        Ok(())
+        if self.path().try_exists()? { remove_tree(&self.path()) } else { Ok(()) }
     }
 }
 
 /// A directory under construction.
-pub struct Staging<'a> {
-    dir: &'a PinDir,
+pub struct Building {
     path: PathBuf,
     published: bool,
 }
 
-impl Staging<'_> {
+impl Building {
     /// Where to pin.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes it the namespace's directory, in one step.
+    /// Makes the instance public by pinning the steering link, in one step.
     ///
     /// # Errors
-    /// When the rename fails.
-    pub fn publish(mut self) -> anyhow::Result<()> {
-        let to = self.dir.path();
-        fs::rename(&self.path, &to).with_context(|| format!("failed to publish {}", to.display()))?;
+    /// When the pin fails.
+    pub fn publish(mut self, steering: FdLink) -> anyhow::Result<()> {
+        let path = self.path.join(link_name(names::PROG_STEER));
+        steering.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
         self.published = true;
         Ok(())
     }
 }
 
-impl Drop for Staging<'_> {
+impl Drop for Building {
     fn drop(&mut self) {
         if !self.published {
             // A leftover is removed by the next verb; there is nobody to tell from here.
@@ -152,14 +174,34 @@ impl Drop for Staging<'_> {
     }
 }
 
-/// True when `path` belongs to a namespace that no longer exists: the kernel has then detached its link.
-fn namespace_is_gone(path: &Path, name: &str) -> bool {
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Only succeeds when it is empty; whoever waits for the lock makes a new one.
+        let _ = fs::remove_dir(&self.root);
+    }
+}
+
+/// On a bpffs that everybody may write to, somebody else could have made the directory and could swap what is in it.
+fn require_private(root: &fs::Metadata) -> anyhow::Result<()> {
+    let ours = nix::unistd::geteuid().as_raw();
+    ensure!(
+        root.uid() == ours && root.mode() & 0o022 == 0,
+        "it belongs to user {} with mode {:o}, expected user {ours} and nobody else to write: remove it, and mount bpffs \
+         with mode=0700",
+        root.uid(),
+        root.mode() & 0o7777
+    );
+    Ok(())
+}
+
+/// True for an instance that was never finished, and for one whose namespace no longer exists: the kernel has then
+/// detached its link.
+fn is_garbage(path: &Path, name: &str) -> bool {
     let Ok(inode) = name.parse::<u64>() else { return false };
-    let Ok(link) = sys::obj_get(&path.join(link_name(bridge_common::names::PROG_STEER))) else {
-        return false;
-    };
-    use std::os::fd::AsFd as _;
-    sys::link_facts(link.as_fd()).is_ok_and(|facts| u64::from(facts.netns_inode) != inode)
+    match sys::obj_get(&path.join(link_name(names::PROG_STEER))) {
+        Ok(link) => sys::link_facts(link.as_fd()).is_ok_and(|facts| u64::from(facts.netns_inode) != inode),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// Removes a directory of pins. Goes on after an error, and reports the first.

@@ -24,7 +24,7 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
 /// Registers every listener of the calling thread's namespace that some attachment wants and that is not registered
-/// yet. MPTCP listeners are left out; a SOCKMAP refuses them. Returns how many were added.
+/// yet. MPTCP listeners are left out, a SOCKMAP refuses them; so are those bound to an interface. Returns how many were added.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
@@ -34,7 +34,7 @@ pub fn register_existing(state: &State) -> anyhow::Result<usize> {
     let known: HashSet<u64> = state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
     let mut missing: Vec<(TargetKey, Listener)> = tcp_listeners()?
         .into_iter()
-        .filter(|listener| !listener.mptcp && !known.contains(&listener.cookie))
+        .filter(|listener| !listener.mptcp && listener.device == 0 && !known.contains(&listener.cookie))
         .map(|listener| (TargetKey::new(listener.addr.ip().into(), listener.addr.port()), listener))
         .filter(|(key, _)| wanted.contains(key))
         .collect();
@@ -62,14 +62,11 @@ fn register_one(
 ) -> anyhow::Result<bool> {
     let socket = match proc_fd::duplicate(owner, listener.inode) {
         Ok(socket) => socket,
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => return Ok(false),
+        // It stopped meanwhile; its successor registers itself.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => {
-            return Err(error).with_context(|| {
-                format!(
-                    "failed to take the listener on {} from {} (pid {}): CAP_SYS_PTRACE over it is needed",
-                    listener.addr, owner.comm, owner.pid
-                )
-            });
+            return Err(error)
+                .with_context(|| format!("failed to register the listener on {}", listener.addr));
         }
     };
     insert(map, key, socket.as_fd(), listener.cookie).with_context(|| {

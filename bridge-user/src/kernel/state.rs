@@ -10,7 +10,7 @@ use std::{
     os::fd::AsFd as _,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use aya::maps::{PerCpuValues, lpm_trie};
 use bridge_common::{
     Ip,
@@ -22,7 +22,11 @@ use bridge_common::{
 };
 use ipnet::IpNet;
 
-use super::{maps::Maps, sys};
+use super::{
+    maps::Maps,
+    object::{BUILD_ID, EventLevel},
+    sys,
+};
 use crate::{attachment::AttachmentState, datapath::Reason, spec::Port};
 
 /// What [`State::put`] did.
@@ -51,6 +55,16 @@ impl State {
     /// When the map cannot be read.
     pub fn meta(&self) -> anyhow::Result<Meta> {
         self.maps.meta.get(&0, 0).context("failed to read map META")
+    }
+
+    /// Whether the attached programs are another build's, or have another event level than the one asked for.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn is_outdated(&self, level: Option<EventLevel>) -> anyhow::Result<bool> {
+        let meta = self.meta()?;
+        let other_level = level.is_some_and(|level| u16::from(level.as_u8()) != meta.event_level);
+        Ok(meta.build != BUILD_ID || other_level)
     }
 
     /// All attachments by id.
@@ -178,6 +192,14 @@ impl State {
                 .context("failed to write map STATS")?;
         }
         for key in rule_keys(wanted, self.match_ifindex) {
+            // Without interface indices, two bridges with the same gateway address would share a rule.
+            ensure!(
+                self.maps.rules.get(&key, 0).map_or(true, |owner| owner == id),
+                "gateway {} port {} already belongs to another attachment, and this kernel (below 5.17) cannot tell their \
+                 bridges apart: choose another port",
+                IpAddr::from(key.gateway),
+                key.port
+            );
             self.maps.rules.insert(key, id, 0).context("failed to write map RULES")?;
         }
         let value = encode(wanted, allow_set)?;

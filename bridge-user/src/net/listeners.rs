@@ -41,6 +41,8 @@ pub struct Listener {
     /// An MPTCP listener, which a SOCKMAP refuses. Known for certain with CAP_NET_ADMIN; without it kernels
     /// before 6.15 do not tell, and this is false.
     pub mptcp: bool,
+    /// Index of the interface the listener is bound to (SO_BINDTODEVICE); 0 for none.
+    pub device: u32,
     /// User id of the socket's owner, in the caller's user namespace.
     pub uid: u32,
 }
@@ -60,6 +62,14 @@ impl Listener {
             return bound == wanted || bound.is_unspecified();
         }
         dual_stack && wanted.is_ipv4() && (bound.is_unspecified() || bound.to_canonical() == wanted)
+    }
+}
+
+impl Listener {
+    /// Whether connections to `target` that arrive on a bridge can be steered to this listener. One bound to an
+    /// interface (`lo`, say) would take the SYN and then lose the rest: its connections match that interface only.
+    pub fn can_serve(&self, target: SocketAddr) -> bool {
+        self.device == 0 && self.serves(target)
     }
 }
 
@@ -106,6 +116,7 @@ fn parse(payload: &[u8]) -> io::Result<Option<Listener>> {
         cookie: cookie(header.socket_id.cookie),
         v6only,
         mptcp: response.nlas.iter().any(is_mptcp),
+        device: header.socket_id.interface_id,
         uid: header.uid,
     }))
 }

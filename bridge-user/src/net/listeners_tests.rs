@@ -30,6 +30,7 @@ fn a_listener_is_found_with_inode_cookie_and_owner() {
         cookie: cookie_of(&listener),
         v6only: None,
         mptcp: false,
+        device: 0,
         uid: nix::unistd::geteuid().as_raw(),
     };
     assert!(all.contains(&expected), "{expected:?} in {all:?}");
@@ -126,6 +127,7 @@ fn serves_compares_port_family_and_address() {
         cookie: 1,
         v6only,
         mptcp: false,
+        device: 0,
         uid: 0,
     };
     for (bound, v6only, target, expected) in [
