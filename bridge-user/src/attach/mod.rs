@@ -17,7 +17,6 @@ use crate::{
         features::Features,
         instance::{Instance, Probe, Session, Writer},
         object::EventLevel,
-        register::register_existing,
         state::{Change, State},
     },
     net::{
@@ -148,7 +147,6 @@ fn put_all(session: &mut Session, wanted: &[Wanted]) -> anyhow::Result<Vec<Chang
         plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
         changes.push(session.state.put(state).with_context(failed)?);
     }
-    register_existing(&session.state)?;
     Ok(changes)
 }
 

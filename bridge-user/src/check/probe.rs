@@ -25,7 +25,6 @@ use crate::{
         instance::write_meta,
         maps::Maps,
         object::{self, EventLevel},
-        register::register_existing,
         state::State,
     },
     spec::Port,
@@ -58,7 +57,6 @@ impl Probe<'_> {
             reason: Reason::Requested,
         };
         self.state.put(&attachment)?;
-        register_existing(self.state)?;
         let all = self.state.list()?;
         let found = all.iter().find(|(_, state)| state.is_same(&attachment));
         Ok(found.context("the probe attachment is not in the map")?.0)

@@ -1,8 +1,8 @@
 //! One namespace's attachments as the maps hold them: reading, and changing with a single commit point.
 //!
-//! Order of a change: everything that refers to the attachment first (allow-list set, targets, counters, rules), then
-//! the attachment itself, in one atomic map update, then removal of what is no longer referred to. A process killed
-//! in between leaves only entries without effect, which the next [`State::sweep`] removes.
+//! Order of a change: everything that refers to the attachment first (allow-list set, targets, listeners, counters,
+//! rules), then the attachment itself, in one atomic map update, then removal of what is no longer referred to. A
+//! process killed in between leaves only entries without effect, which the next [`State::sweep`] removes.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -25,6 +25,7 @@ use ipnet::IpNet;
 use super::{
     maps::Maps,
     object::{BUILD_ID, EventLevel},
+    register::register_existing,
     sys,
 };
 use crate::{attachment::AttachmentState, datapath::Reason, spec::Port};
@@ -153,7 +154,7 @@ impl State {
         Ok(keys)
     }
 
-    /// Adds or updates one attachment.
+    /// Adds or updates one attachment, and registers the listeners that are there for it.
     ///
     /// # Errors
     /// When a map is full or cannot be written; nothing of the change then has effect.
@@ -161,6 +162,7 @@ impl State {
         let all = self.list()?;
         let present = all.iter().find(|(_, state)| state.is_same(wanted));
         if present.is_some_and(|(_, state)| state == wanted) {
+            register_existing(self)?;
             return Ok(Change::Unchanged);
         }
         let id = present.map_or_else(|| all.iter().map(|(id, _)| id + 1).max().unwrap_or(1), |(id, _)| *id);
@@ -184,6 +186,7 @@ impl State {
         for key in target_keys(wanted) {
             self.maps.targets.insert(key, 1, 0).context("failed to write map TARGETS")?;
         }
+        register_existing(self)?;
         if is_new {
             let zeroes = vec![Stats::default(); aya::util::nr_cpus().map_err(|(_, error)| error)?];
             self.maps
