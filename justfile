@@ -1,0 +1,29 @@
+# The same commands as `cargo xtask`, for those who like `just`.
+
+# List the recipes
+default:
+    @just --list
+
+# Find or install everything the workspace needs
+setup:
+    cargo xtask setup
+
+# Leave target/release/bridge-user
+build *ARGS:
+    cargo xtask build {{ARGS}}
+
+# Formatting, lints, documentation, dependencies
+lint:
+    cargo xtask lint
+
+# Run a suite: unit, netns, services, docker, host, vm or all
+test *ARGS:
+    cargo xtask test {{ARGS}}
+
+# Run the suite inside other kernels
+vm *ARGS:
+    cargo xtask vm {{ARGS}}
+
+# What CI runs
+ci:
+    .ci/run

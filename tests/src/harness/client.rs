@@ -1,0 +1,113 @@
+//! The client side: connections out of a namespace, and what must come of them.
+//!
+//! Invariant: "refused" means the peer's kernel answered with a reset. A timeout is neither
+//! served nor refused and always fails the trial.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::netns::Netns;
+use super::service::TRAILER;
+use super::transcript::note;
+use super::wait::patience;
+
+/// Opens one connection from inside `netns`.
+pub(crate) fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+    let to = to.into();
+    let stream = netns.run(|| dial(to)).with_context(|| format!("failed to connect to {to}"))?;
+    Ok(stream)
+}
+
+/// Connects from the calling thread's namespace, with deadlines on everything after.
+pub(crate) fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, patience(5))?;
+    stream.set_read_timeout(Some(patience(5)))?;
+    stream.set_write_timeout(Some(patience(5)))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends `text` and expects exactly it back.
+pub(crate) fn exchange(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
+    stream.write_all(text).context("failed to send")?;
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer).context("failed to receive the echo")?;
+    ensure!(answer == text, "the echo differs from what was sent");
+    Ok(())
+}
+
+/// One whole connection: connect, exchange, half-close, and the service's orderly end.
+/// Returns the client's own address, to compare with what the service saw.
+pub(crate) fn answers(netns: &Netns, to: impl Into<SocketAddr>) -> Result<SocketAddr> {
+    let to = to.into();
+    let outcome = netns.run(|| round(to));
+    note(format!(
+        "connect to {to}: {}",
+        outcome.as_ref().map_or_else(|e| format!("{e:#}"), |_| "served".to_owned())
+    ));
+    outcome
+}
+
+/// [`answers`] in the calling thread's namespace.
+pub(crate) fn round(to: SocketAddr) -> Result<SocketAddr> {
+    let mut stream = dial(to).with_context(|| format!("failed to connect to {to}"))?;
+    let from = stream.local_addr()?;
+    exchange(&mut stream, b"ping through the bridge")?;
+    finish(stream)?;
+    Ok(from)
+}
+
+/// Half-closes and expects the service's trailer and then the end of the stream.
+pub(crate) fn finish(mut stream: TcpStream) -> Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).context("failed to read to the end after half-closing")?;
+    ensure!(rest == TRAILER, "after half-close the service sent {:?}", String::from_utf8_lossy(&rest));
+    Ok(())
+}
+
+/// Expects a reset in answer to the SYN.
+pub(crate) fn refused(netns: &Netns, to: impl Into<SocketAddr>) -> Result<()> {
+    let to = to.into();
+    let outcome = netns.run(|| dial(to));
+    note(format!("connect to {to}, expecting refusal: {:?}", outcome.as_ref().map(|_| "connected")));
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => {
+            Err(error).with_context(|| format!("connection to {to} was to be refused, not to fail otherwise"))
+        }
+        Ok(_) => bail!("connection to {to} was to be refused and was accepted"),
+    }
+}
+
+/// Keeps making whole connections while `body` runs; every one must be served.
+/// Returns the body's value and how many connections there were, at least `minimum`.
+pub(crate) fn while_connecting<T: Send>(
+    netns: &Netns,
+    to: impl Into<SocketAddr>,
+    minimum: u64,
+    body: impl FnOnce() -> Result<T> + Send,
+) -> Result<(T, u64)> {
+    let to = to.into();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            netns.run(|| -> Result<u64> {
+                let mut served = 0;
+                while served < minimum || !stop.load(Ordering::Relaxed) {
+                    round(to).with_context(|| format!("connection {} of the loop", served + 1))?;
+                    served += 1;
+                }
+                Ok(served)
+            })
+        });
+        let value = body();
+        stop.store(true, Ordering::Relaxed);
+        let served = traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        note(format!("connection loop to {to}: {:?}", served.as_ref().map_err(|error| format!("{error:#}"))));
+        Ok((value?, served?))
+    })
+}

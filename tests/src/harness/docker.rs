@@ -1,0 +1,199 @@
+//! A Docker engine of the suite's own, in a namespace of its own.
+//!
+//! Invariants: the engine's data, sockets and state live in one temporary directory; its bridges
+//! and firewall rules live in the namespace; dropping it removes containers, stops the engine and
+//! its containerd, and unmounts what is left under the directory.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::cli::Cli;
+use super::netns::Netns;
+use super::proc::{Guarded, pipe_through, run_in};
+use super::rig::remove_pins;
+use super::transcript::note;
+use super::wait::{patience, until};
+
+/// The locally made image: static busybox and nothing else.
+const IMAGE: &str = "bridge-test";
+const APPLETS: [&str; 4] = ["sh", "nc", "sleep", "httpd"];
+
+/// A running engine with its host namespace.
+pub(crate) struct Engine {
+    pub(crate) host: Netns,
+    server: Guarded,
+    directory: TempDir,
+}
+
+impl Engine {
+    /// Starts the engine and makes the image.
+    pub(crate) fn start() -> Result<Self> {
+        let host = Netns::new()?;
+        let directory = tempfile::Builder::new().prefix("bridge-tests-docker-").tempdir()?;
+        let path = |name: &str| directory.path().join(name);
+        let log = std::fs::File::create(path("log"))?;
+        let mut command = Command::new("dockerd");
+        command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
+        command.arg("--pidfile").arg(path("pid")).arg("--host").arg(endpoint(directory.path()));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = host.spawn(&mut command).context("failed to start dockerd: is it installed?")?;
+        let mut engine = Self { host, server: Guarded::new(child), directory };
+        let ready = until("dockerd answers", patience(30), || engine.probe());
+        ready.with_context(|| format!("dockerd log: {}", engine.log()))?;
+        engine.make_image()?;
+        Ok(engine)
+    }
+
+    fn probe(&mut self) -> Result<Option<()>> {
+        if let Some(status) = self.server.ended()? {
+            bail!("dockerd ended with {status}");
+        }
+        Ok(self.docker(&["version"]).is_ok().then_some(()))
+    }
+
+    fn make_image(&self) -> Result<()> {
+        let root = self.directory.path().join("rootfs");
+        std::fs::create_dir_all(root.join("bin"))?;
+        std::fs::copy(busybox()?, root.join("bin/busybox"))?;
+        for applet in APPLETS {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
+        }
+        let archive = self.directory.path().join("rootfs.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
+        run_in(&self.host, &mut tar)?.success()?;
+        self.docker(&["import", &archive.to_string_lossy(), IMAGE])?;
+        Ok(())
+    }
+
+    /// The engine's address, as `DOCKER_HOST` has it.
+    pub(crate) fn endpoint(&self) -> String {
+        endpoint(self.directory.path())
+    }
+
+    /// The binary under test, beside this engine.
+    pub(crate) fn cli(&self) -> Cli<'_> {
+        Cli::new(&self.host).with_docker(&self.endpoint())
+    }
+
+    /// Runs the `docker` client; returns trimmed stdout.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("docker");
+        command
+            .args(arguments)
+            .env("DOCKER_HOST", self.endpoint())
+            .env("DOCKER_CONFIG", self.directory.path());
+        let output = run_in(&self.host, &mut command)?;
+        note(format!("$ docker {} -> {:?} {}", arguments.join(" "), output.code, output.stderr.trim()));
+        output.success().with_context(|| format!("docker {}", arguments.join(" ")))?;
+        Ok(output.stdout.trim().to_owned())
+    }
+
+    /// Starts a container that does nothing.
+    pub(crate) fn container(&self, name: &str, options: &[&str]) -> Result<()> {
+        let head = ["run", "--detach", "--name", name];
+        self.docker(&[&head, options, &[IMAGE, "/bin/sleep", "1000000"]].concat())?;
+        Ok(())
+    }
+
+    /// A container's network namespace.
+    pub(crate) fn netns(&self, container: &str) -> Result<Netns> {
+        let pid = self.docker(&["inspect", "--format", "{{.State.Pid}}", container])?;
+        Netns::of_process(pid.parse().with_context(|| format!("odd container pid {pid}"))?)
+    }
+
+    /// A container's address on a network.
+    pub(crate) fn address(&self, container: &str, network: &str) -> Result<std::net::Ipv4Addr> {
+        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+        let text = self.docker(&["inspect", "--format", &format, container])?;
+        text.parse().with_context(|| format!("container {container} has no address on {network}: {text:?}"))
+    }
+
+    /// The bridge interface of a network.
+    pub(crate) fn bridge(&self, network: &str) -> Result<String> {
+        let format = "{{.Id}} {{index .Options \"com.docker.network.bridge.name\"}}";
+        let text = self.docker(&["network", "inspect", "--format", format, network])?;
+        match text.split_once(' ') {
+            Some((_, name)) if !name.is_empty() && name != "<no value>" => Ok(name.to_owned()),
+            _ => Ok(format!("br-{}", text.get(..12).with_context(|| format!("odd network id {text:?}"))?)),
+        }
+    }
+
+    /// The gateway of a network: the address on its bridge. (The engine's own description of the
+    /// default network may leave it out.)
+    pub(crate) fn gateway(&self, network: &str) -> Result<std::net::Ipv4Addr> {
+        let bridge = self.bridge(network)?;
+        let mut ip = Command::new("ip");
+        let output = run_in(&self.host, ip.args(["-4", "-oneline", "addr", "show", "dev", &bridge]))?;
+        output.success()?;
+        let address = output.stdout.split_whitespace().skip_while(|word| *word != "inet").nth(1);
+        let address = address.and_then(|text| text.split('/').next()?.parse().ok());
+        address.with_context(|| format!("{bridge} has no IPv4 address: {}", output.stdout))
+    }
+
+    /// Runs busybox `nc` inside a container and returns what the other end said.
+    pub(crate) fn nc(&self, container: &str, to: std::net::SocketAddr, input: &str) -> Result<String> {
+        let (address, port) = (to.ip().to_string(), to.port().to_string());
+        let mut command = Command::new("docker");
+        command.args(["exec", "--interactive", container, "/bin/nc", "-w", "10", &address, &port]);
+        command.env("DOCKER_HOST", self.endpoint()).env("DOCKER_CONFIG", self.directory.path());
+        let output = pipe_through(&self.host, &mut command, input)?;
+        note(format!("nc in {container} to {to} -> {output:?}"));
+        output.success().with_context(|| format!("nc to {to} inside {container}"))?;
+        Ok(output.stdout)
+    }
+
+    /// What the engine logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn tear_down(&mut self) -> Result<()> {
+        if self.server.ended()?.is_none() {
+            let containers = self.docker(&["ps", "--all", "--quiet"])?;
+            let ids: Vec<&str> = containers.split_whitespace().collect();
+            if !ids.is_empty() {
+                self.docker(&[&["rm", "--force"], ids.as_slice()].concat())?;
+            }
+            self.server.stop(Signal::SIGTERM)?;
+        }
+        unmount_below(self.directory.path())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        remove_pins(&self.host);
+        if let Err(error) = self.tear_down() {
+            eprintln!("suite: failed to stop dockerd: {error:#}; its log: {}", self.log());
+        }
+    }
+}
+
+fn endpoint(directory: &Path) -> String {
+    format!("unix://{}/docker.sock", directory.display())
+}
+
+fn busybox() -> Result<&'static str> {
+    let candidates = ["/usr/bin/busybox", "/bin/busybox"];
+    candidates
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .context("busybox is missing: install busybox-static")
+}
+
+/// Detaches every mount below `directory`, innermost first.
+fn unmount_below(directory: &Path) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mounts")?;
+    let below = table.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    for target in below.filter(|path| path.starts_with(directory)).collect::<Vec<_>>().into_iter().rev() {
+        umount2(target, MntFlags::MNT_DETACH)
+            .with_context(|| format!("failed to unmount {}", target.display()))?;
+    }
+    Ok(())
+}

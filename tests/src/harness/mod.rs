@@ -1,0 +1,21 @@
+//! The harness: namespaces, topology, services and the binary under test.
+//!
+//! Invariant: everything the harness creates belongs to a guard whose `Drop` removes it, also when
+//! a trial panics, and [`leftovers`] checks that afterwards.
+
+pub(crate) mod cli;
+pub(crate) mod client;
+pub(crate) mod docker;
+pub(crate) mod kernel_ids;
+pub(crate) mod leftovers;
+pub(crate) mod netns;
+pub(crate) mod postgres;
+pub(crate) mod proc;
+pub(crate) mod redis;
+pub(crate) mod rig;
+pub(crate) mod service;
+pub(crate) mod stepper;
+pub(crate) mod sys;
+pub(crate) mod topology;
+pub(crate) mod transcript;
+pub(crate) mod wait;

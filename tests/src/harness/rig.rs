@@ -1,0 +1,133 @@
+//! A topology plus the binary under test, and the proof that traffic took the kernel path.
+//!
+//! Invariant: dropping a rig removes whatever the binary pinned for its namespace, so a failed
+//! trial cannot disturb the next one.
+
+use anyhow::{Context, Result, ensure};
+
+use super::cli::{Attachment, Cli, Counters};
+use super::netns::{Netns, pin_traces};
+use super::topology::Topology;
+
+/// How far each counter is expected to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) accepted: u64,
+    pub(crate) denied: u64,
+    pub(crate) no_listener: u64,
+}
+
+impl Moved {
+    /// No connection reached a decision of this attachment.
+    pub(crate) const NOTHING: Self = Self { accepted: 0, denied: 0, no_listener: 0 };
+
+    /// This many connections were steered to a listener.
+    pub(crate) fn accepted(count: usize) -> Self {
+        Self { accepted: count as u64, ..Self::NOTHING }
+    }
+
+    /// This many were turned away by the allow-list.
+    pub(crate) fn denied(count: usize) -> Self {
+        Self { denied: count as u64, ..Self::NOTHING }
+    }
+
+    /// This many found no listener.
+    pub(crate) fn no_listener(count: usize) -> Self {
+        Self { no_listener: count as u64, ..Self::NOTHING }
+    }
+
+    fn between(before: Counters, after: Counters) -> Option<Self> {
+        Some(Self {
+            accepted: after.accepted.checked_sub(before.accepted)?,
+            denied: after.denied.checked_sub(before.denied)?,
+            no_listener: after.no_listener.checked_sub(before.no_listener)?,
+        })
+    }
+}
+
+/// The test network with nothing attached yet.
+pub(crate) struct Rig {
+    pub(crate) net: Topology,
+}
+
+impl Rig {
+    /// Builds the network.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { net: Topology::new()? })
+    }
+
+    /// The binary, inside the host namespace.
+    pub(crate) fn cli(&self) -> Cli<'_> {
+        Cli::new(&self.net.host)
+    }
+
+    /// Attaches `spec` to br-a.
+    pub(crate) fn attach(&self, spec: &str) -> Result<()> {
+        self.attach_with(spec, &[])
+    }
+
+    /// Attaches `spec` to br-a with more options.
+    pub(crate) fn attach_with(&self, spec: &str, options: &[&str]) -> Result<()> {
+        self.cli().ok(&[&["attach", spec, "--bridge", "br-a"], options].concat())?;
+        Ok(())
+    }
+
+    /// Runs `body` and expects the attachment's counters to move by exactly `expected`, on the
+    /// steered datapath.
+    pub(crate) fn expect<T>(
+        &self,
+        name: &str,
+        expected: Moved,
+        body: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        expect_moved(&self.cli(), name, expected, body)
+    }
+
+    /// Expects the attachment to be in `state`, by the kernel's steering datapath.
+    pub(crate) fn expect_state(&self, name: &str, state: &str) -> Result<Attachment> {
+        let attachment = self.cli().attachment(name)?;
+        ensure!(attachment.state == state, "{name} is in state {} instead of {state}", attachment.state);
+        ensure!(
+            attachment.datapath == "steer",
+            "{name} uses datapath {} instead of steer",
+            attachment.datapath
+        );
+        Ok(attachment)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        remove_pins(&self.net.host);
+    }
+}
+
+/// Removes what the binary pinned for a namespace.
+pub(crate) fn remove_pins(netns: &Netns) {
+    let removed = pin_traces(netns.inode()).and_then(|traces| {
+        traces.iter().try_for_each(|path| {
+            std::fs::remove_dir_all(path).with_context(|| format!("failed to remove {}", path.display()))
+        })
+    });
+    if let Err(error) = removed {
+        eprintln!("suite: {error:#}");
+    }
+}
+
+/// See [`Rig::expect`]; works with any namespace the binary runs in.
+pub(crate) fn expect_moved<T>(
+    cli: &Cli<'_>,
+    name: &str,
+    expected: Moved,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let before = cli.attachment(name)?;
+    let value = body()?;
+    let after = cli.attachment(name)?;
+    ensure!(after.datapath == "steer", "{name} uses datapath {} instead of steer", after.datapath);
+    let moved = Moved::between(before.counters, after.counters).with_context(|| {
+        format!("counters of {name} went backwards: {:?} to {:?}", before.counters, after.counters)
+    })?;
+    ensure!(moved == expected, "counters of {name} moved by {moved:?} instead of {expected:?}");
+    Ok(value)
+}

@@ -1,0 +1,130 @@
+//! The only `unsafe` of the suite: system calls that no safe wrapper offers.
+//!
+//! Covers bpf(2) object listing, the capability bounding set, traced calls and MPTCP sockets. Invariant: every
+//! function is a thin shim over one kind of call and returns owned, checked values.
+
+use std::io;
+use std::net::{SocketAddrV4, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::sys::ptrace;
+use nix::sys::socket::{Backlog, SockaddrIn, bind, listen};
+use nix::unistd::Pid;
+
+/// A kind of kernel BPF object that can be listed by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum BpfKind {
+    Program,
+    Map,
+    Link,
+}
+
+impl BpfKind {
+    /// Every kind, for listings.
+    pub(crate) const ALL: [Self; 3] = [Self::Program, Self::Map, Self::Link];
+
+    fn next_id_command(self) -> libc::c_long {
+        match self {
+            Self::Program => 11,
+            Self::Map => 12,
+            Self::Link => 31,
+        }
+    }
+
+    fn fd_by_id_command(self) -> libc::c_long {
+        match self {
+            Self::Program => 13,
+            Self::Map => 14,
+            Self::Link => 30,
+        }
+    }
+
+    /// Offset of the 16-byte name in the kernel's info struct, where the kind has a name.
+    fn name_offset(self) -> Option<usize> {
+        match self {
+            Self::Program => Some(64),
+            Self::Map => Some(24),
+            Self::Link => None,
+        }
+    }
+}
+
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// `union bpf_attr` as plain words: larger than any command used here, zero where unused.
+type Attr = [u32; 28];
+
+fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<libc::c_long> {
+    // SAFETY: attr is a live, zero-initialised buffer of the size given, larger than the fields of
+    // the commands used here; the one pointer ever stored in it is documented at its caller.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of::<Attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The smallest id of `kind` above `after`, or `None` at the end of the kernel's list.
+pub(crate) fn next_bpf_id(kind: BpfKind, after: u32) -> io::Result<Option<u32>> {
+    let mut attr: Attr = [0; 28];
+    attr[0] = after;
+    match bpf(kind.next_id_command(), &mut attr) {
+        Ok(_) => Ok(Some(attr[1])),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The kernel's name of an object, if it still exists and its kind has names.
+pub(crate) fn bpf_name(kind: BpfKind, id: u32) -> Option<String> {
+    let offset = kind.name_offset()?;
+    let mut attr: Attr = [0; 28];
+    attr[0] = id;
+    let fd = i32::try_from(bpf(kind.fd_by_id_command(), &mut attr).ok()?).ok()?;
+    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = [0u8; 80];
+    let pointer = (info.as_mut_ptr() as u64).to_ne_bytes();
+    let mut attr: Attr = [0; 28];
+    attr[0] = u32::try_from(fd.as_raw_fd()).ok()?;
+    attr[1] = 80;
+    attr[2] = u32::from_ne_bytes(pointer[..4].try_into().ok()?);
+    attr[3] = u32::from_ne_bytes(pointer[4..].try_into().ok()?);
+    // The pointer stored is to `info`, which outlives the call; the kernel writes at most 80 bytes.
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).ok()?;
+    let name = info[offset..offset + 16].split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// Removes one capability from the calling thread's bounding set, so programs it starts lack it.
+pub(crate) fn drop_from_bounding_set(capability: u32) -> io::Result<()> {
+    // SAFETY: PR_CAPBSET_DROP takes one integer and changes only the calling thread.
+    let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The system call a traced process is about to make: its number and first argument. `None` at any
+/// other stop, such as a return from a call.
+pub(crate) fn entered_call(pid: Pid) -> nix::Result<Option<(libc::c_long, u64)>> {
+    let info = ptrace::syscall_info(pid)?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return Ok(None);
+    }
+    // SAFETY: `op` says that the kernel filled in the `entry` member of the union.
+    let entry = unsafe { info.u.entry };
+    Ok(Some((entry.nr.cast_signed(), entry.args[0])))
+}
+
+/// A listener of the kind Go ≥ 1.24 makes by default, in the calling thread's namespace.
+pub(crate) fn mptcp_listener(address: SocketAddrV4) -> Result<TcpListener> {
+    // SAFETY: socket(2) takes three integers.
+    let fd =
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error())
+            .context("failed to open an MPTCP socket: the kernel lacks MPTCP");
+    }
+    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    bind(fd.as_raw_fd(), &SockaddrIn::from(address)).context("failed to bind the MPTCP socket")?;
+    listen(&fd, Backlog::MAXCONN).context("failed to listen on the MPTCP socket")?;
+    Ok(TcpListener::from(fd))
+}

@@ -1,0 +1,134 @@
+//! The privileged end-to-end suite: `suite [--group host|vm|all] [libtest options]`.
+//!
+//! Invariants: trials run one at a time as root; nothing in the machine's own network namespace is
+//! changed; a trial that leaves a process or a pin behind fails; no trial skips itself, so a
+//! missing tool or kernel feature is a failure and never a silent pass (trials about MPTCP are
+//! reported as ignored where the kernel has none).
+//!
+//! `vm` selects what runs with only namespaces, busybox, `ip`, `nft` and `redis-server`; `host` and
+//! `all` also select what needs Docker and PostgreSQL. `BRIDGE_USER` names the binary under test.
+//! `suite bench` and `suite demo` run those instead.
+
+mod bench;
+mod demo;
+mod harness;
+mod suites;
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use harness::leftovers::Before;
+use harness::transcript;
+use suites::{Needs, Test};
+
+/// Held by a running suite.
+const LOCK: &str = "/run/bridge-tests.lock";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("bench") => std::process::exit(bench::main(&arguments[2..])),
+        Some("demo") => std::process::exit(demo::main(&arguments[2..])),
+        _ => {}
+    }
+    let (group, rest) = match split_group(arguments) {
+        Ok(split) => split,
+        Err(error) => {
+            eprintln!("suite: {error:#}");
+            std::process::exit(2);
+        }
+    };
+    let mut arguments = Arguments::from_iter(rest);
+    arguments.test_threads.get_or_insert(1);
+    // Held until the process ends.
+    let _alone = match (!arguments.list).then(prepare).transpose() {
+        Ok(lock) => lock,
+        Err(error) => {
+            eprintln!("suite: {error:#}");
+            std::process::exit(1);
+        }
+    };
+    let trials = suites::all()
+        .into_iter()
+        .filter(|test| group == Group::All || test.needs != Needs::Host)
+        .map(|test| {
+            let ignored = test.is_impossible_here();
+            Trial::test(test.name, move || run(&test)).with_ignored_flag(ignored)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Which trials were asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    All,
+    Vm,
+}
+
+/// Takes `--group VALUE` or `--group=VALUE` out of the command line.
+fn split_group(arguments: Vec<String>) -> Result<(Group, Vec<String>)> {
+    let mut group = Group::All;
+    let mut rest = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let value = match argument.strip_prefix("--group") {
+            Some("") => arguments.next().context("--group needs a value: host, vm or all")?,
+            Some(value) if value.starts_with('=') => value[1..].to_owned(),
+            _ => {
+                rest.push(argument);
+                continue;
+            }
+        };
+        group = match value.as_str() {
+            "host" | "all" => Group::All,
+            "vm" => Group::Vm,
+            other => bail!("unknown group {other}: use host, vm or all"),
+        };
+    }
+    Ok((group, rest))
+}
+
+/// Checks what every trial relies on, once, and waits until no other suite runs on this machine:
+/// each compares the kernel's BPF objects before and after.
+fn prepare() -> Result<Flock<File>> {
+    ensure!(nix::unistd::geteuid().is_root(), "the suite creates namespaces and must run as root: use sudo");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("failed to raise the open-file limit")?;
+    let file = File::create(LOCK).with_context(|| format!("failed to create {LOCK}"))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, _)| {
+        eprintln!("suite: waiting for another suite on this machine to end");
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)
+    });
+    lock.with_context(|| format!("failed to lock {LOCK}"))
+}
+
+/// Runs one trial, then checks that it left nothing; a failure carries the commands that led to it.
+fn run(test: &Test) -> Result<(), Failed> {
+    transcript::clear();
+    let before = Before::new().map_err(|error| Failed::from(format!("{error:#}")))?;
+    let outcome = match catch_unwind(AssertUnwindSafe(test.run)) {
+        Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
+        Err(panic) => Err(format!("panicked: {}", panic_text(panic.as_ref()))),
+    };
+    let clean = before.check().map_err(|error| format!("left something behind: {error:#}"));
+    let problems: Vec<String> = [outcome, clean].into_iter().filter_map(Result::err).collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failed::from(format!(
+        "{}\n--- commands of this trial ---\n{}",
+        problems.join("\n"),
+        transcript::tail()
+    )))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

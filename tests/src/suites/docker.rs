@@ -1,0 +1,187 @@
+//! `docker::*`: a real Docker engine, two networks, real containers.
+//!
+//! Invariant: names, bridges, gateways and container addresses come from the engine itself, never
+//! from assumptions about its defaults.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Test;
+use crate::harness::client::refused;
+use crate::harness::docker::Engine;
+use crate::harness::redis::{Redis, Session};
+use crate::harness::rig::{Moved, expect_moved};
+use crate::harness::topology::at;
+use crate::harness::transcript::note;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::on_host("docker::default_network_reaches_redis", || on_engine(default_network)),
+    Test::on_host("docker::other_network_is_refused_everywhere", || on_engine(other_network)),
+    Test::on_host("docker::network_by_name", || on_engine(network_by_name)),
+    Test::on_host("docker::several_networks_at_once", || on_engine(several_networks)),
+    Test::on_host("docker::unknown_network_lists_the_known", || on_engine(unknown_network)),
+    Test::on_host("docker::published_port_names_its_container", || on_engine(published_port)),
+    Test::on_host("docker::allow_a_container_by_name", || on_engine(allow_container)),
+    Test::on_host("docker::unknown_container_is_refused", || on_engine(unknown_container)),
+    Test::on_host("docker::removed_network_is_waited_for", || on_engine(removed_network)),
+];
+
+const DEFAULT: &str = "bridge-redis-6379";
+
+/// Starts an engine with a container `c1` on the default network and `c2` on `appnet`.
+fn on_engine(body: fn(&Engine) -> Result<()>) -> Result<()> {
+    let engine = Engine::start()?;
+    let outcome = engine
+        .docker(&["network", "create", "appnet"])
+        .and_then(|_| engine.container("c1", &[]))
+        .and_then(|()| engine.container("c2", &["--network", "appnet"]))
+        .and_then(|()| body(&engine));
+    if outcome.is_err() {
+        note(format!("--- dockerd log ---\n{}", engine.log()));
+    }
+    outcome
+}
+
+fn redis(engine: &Engine) -> Result<Redis> {
+    Redis::start(&engine.host, 6379, &["--protected-mode", "no"])
+}
+
+/// Redis behind the gateway of a network.
+fn endpoint(engine: &Engine, network: &str) -> Result<SocketAddr> {
+    Ok(at(engine.gateway(network)?, 6379))
+}
+
+/// `container` gets a PONG by its own busybox, and Redis names its address.
+fn pongs(engine: &Engine, container: &str, network: &str) -> Result<()> {
+    let gateway = endpoint(engine, network)?;
+    let said = engine.nc(container, gateway, "PING\r\nCLIENT LIST\r\nQUIT\r\n")?;
+    let address: Ipv4Addr = engine.address(container, network)?;
+    ensure!(said.starts_with("+PONG\r\n"), "{container} heard {said:?}");
+    ensure!(said.contains(&format!(" addr={address}:")), "redis does not name {address}: {said}");
+    Ok(())
+}
+
+fn default_network(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "redis"])?;
+    let attachment = cli.attachment(DEFAULT)?;
+    ensure!(attachment.state == "ready", "state is {}", attachment.state);
+    ensure!(attachment.raw["network"] == "bridge", "network is {}", attachment.raw["network"]);
+    ensure!(attachment.raw["bridge"] == "docker0", "bridge is {}", attachment.raw["bridge"]);
+    let gateway = engine.gateway("bridge")?.to_string();
+    ensure!(
+        attachment.gateways == [gateway.clone()],
+        "gateways are {:?}, not {gateway}",
+        attachment.gateways
+    );
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
+    cli.ok(&["detach", "--all"])?;
+    refused(&engine.netns("c1")?, endpoint(engine, "bridge")?)
+}
+
+fn other_network(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "redis"])?;
+    let stranger = engine.netns("c2")?;
+    let before = cli.attachment(DEFAULT)?.counters;
+    for network in ["bridge", "appnet"] {
+        refused(&stranger, endpoint(engine, network)?)?;
+    }
+    let after = cli.attachment(DEFAULT)?.counters;
+    ensure!(before.accepted == after.accepted, "accepted went from {before:?} to {after:?}");
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))
+}
+
+fn network_by_name(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "redis", "--network", "appnet"])?;
+    let name = "appnet-redis-6379";
+    let bridge = engine.bridge("appnet")?;
+    let attachment = cli.attachment(name)?;
+    ensure!(
+        attachment.raw["bridge"] == bridge.as_str(),
+        "bridge is {}, not {bridge}",
+        attachment.raw["bridge"]
+    );
+    expect_moved(&cli, name, Moved::accepted(1), || pongs(engine, "c2", "appnet"))?;
+    refused(&engine.netns("c1")?, endpoint(engine, "bridge")?)
+}
+
+fn several_networks(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "redis", "--network", "bridge", "--network", "appnet"])?;
+    ensure!(cli.status()?.len() == 2, "two networks are two attachments");
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
+    expect_moved(&cli, "appnet-redis-6379", Moved::accepted(1), || pongs(engine, "c2", "appnet"))?;
+    refused(&engine.netns("c1")?, endpoint(engine, "appnet")?)?;
+    cli.ok(&["detach", "appnet-redis-6379"])?;
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
+    // The service name alone reaches what is left of it.
+    cli.ok(&["detach", "redis"])?;
+    ensure!(cli.status()?.is_empty(), "detach redis left attachments");
+    Ok(())
+}
+
+fn unknown_network(engine: &Engine) -> Result<()> {
+    let arguments = ["attach", "redis", "--network", "nosuchnet"];
+    engine.cli().refused(&arguments, 1, &["nosuchnet", "appnet", "bridge"])?;
+    engine.host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+fn published_port(engine: &Engine) -> Result<()> {
+    engine.container("web", &["--publish", "6379:80"])?;
+    engine.cli().refused(&["attach", "redis"], 1, &["6379", "published", "web"])?;
+    engine.host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+fn allow_container(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    engine.container("c3", &[])?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "redis", "--allow", "c1"])?;
+    let attachment = cli.attachment(DEFAULT)?;
+    let expected = format!("{}/32", engine.address("c1", "bridge")?);
+    ensure!(attachment.allow == [expected.clone()], "the list is {:?}, not {expected}", attachment.allow);
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
+    expect_moved(&cli, DEFAULT, Moved::denied(2), || {
+        let shut_out = engine.netns("c3")?;
+        (0..2).try_for_each(|_| refused(&shut_out, endpoint(engine, "bridge")?))
+    })
+}
+
+fn unknown_container(engine: &Engine) -> Result<()> {
+    engine.cli().refused(&["attach", "redis", "--allow", "nosuchcontainer"], 1, &["nosuchcontainer"])?;
+    // A container that is not on the network has no address there to admit.
+    engine.cli().refused(&["attach", "redis", "--allow", "c2"], 1, &["c2", "bridge"])?;
+    engine.host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+fn removed_network(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "redis", "--network", "appnet"])?;
+    let name = "appnet-redis-6379";
+    expect_moved(&cli, name, Moved::accepted(1), || {
+        let mut session = Session::open(&engine.netns("c2")?, endpoint(engine, "appnet")?)?;
+        let pong = session.command("PING")?;
+        ensure!(pong == "+PONG", "redis said {pong}");
+        Ok(())
+    })?;
+    engine.docker(&["rm", "--force", "c2"])?;
+    engine.docker(&["network", "rm", "appnet"])?;
+    let attachment = cli.attachment(name)?;
+    ensure!(attachment.state == "waiting-for-bridge", "state is {}", attachment.state);
+    let detail = attachment.raw["detail"].as_str().unwrap_or_default();
+    ensure!(!detail.is_empty(), "waiting-for-bridge has no detail: {}", attachment.raw);
+    cli.ok(&["detach", name])?;
+    ensure!(cli.status()?.is_empty(), "detach left the attachment of a removed network");
+    Ok(())
+}

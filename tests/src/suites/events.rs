@@ -1,0 +1,117 @@
+//! `events::*`: the kernel's event channel names what happened, without flooding.
+//!
+//! Invariant: events are read through the binary only, and every waited-for line has a deadline.
+
+use std::process::Stdio;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+
+use super::Test;
+use crate::harness::client::{answers, refused};
+use crate::harness::proc::Guarded;
+use crate::harness::rig::{Moved, Rig};
+use crate::harness::service::Service;
+use crate::harness::topology::{A1, A1_6, A2, GATEWAY_A, GATEWAY_A6, at, at6, local};
+use crate::harness::transcript::note;
+use crate::harness::wait::{patience, scaled};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("events::denied_connection_is_named", denied_is_named),
+    Test::new("events::missing_listener_is_named", no_listener_is_named),
+    Test::new("events::ipv6_clients_are_named", ipv6_is_named),
+    Test::new("events::denied_flood_is_rate_limited", flood_is_limited),
+    Test::new("events::accepted_only_at_debug_level", accepted_at_debug),
+];
+
+const NAME: &str = "br-a-tcp-7001";
+
+/// Starts `events --follow`.
+fn follow(rig: &Rig) -> Result<(Guarded, Receiver<String>)> {
+    let mut command = rig.cli().command(&["events", "--follow"])?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut process = Guarded::new(rig.net.host.spawn(&mut command)?);
+    let lines = process.lines()?;
+    Ok((process, lines))
+}
+
+/// Waits for a line that contains all of `needles`, in any letter case.
+fn expect_line(lines: &Receiver<String>, needles: &[&str]) -> Result<String> {
+    let deadline = Instant::now() + patience(10);
+    let mut seen = Vec::new();
+    loop {
+        let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+            bail!("no event line with {needles:?}, only {seen:?}");
+        };
+        note(format!("event: {line}"));
+        let lower = line.to_lowercase();
+        if needles.iter().all(|needle| lower.contains(&needle.to_lowercase())) {
+            return Ok(line);
+        }
+        seen.push(line);
+    }
+}
+
+fn gateway() -> String {
+    format!("{GATEWAY_A}:7001")
+}
+
+fn denied_is_named() -> Result<()> {
+    let rig = Rig::new()?;
+    let _service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach_with("7001", &["--allow", "172.30.1.11/32"])?;
+    let (mut process, lines) = follow(&rig)?;
+    rig.expect(NAME, Moved::denied(1), || refused(&rig.net.a2, at(GATEWAY_A, 7001)))?;
+    expect_line(&lines, &["warn", "denied", &A2.to_string(), &gateway()])?;
+    ensure!(process.ended()?.is_none(), "events --follow ended by itself");
+    Ok(())
+}
+
+fn no_listener_is_named() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.attach("7001")?;
+    let (_process, lines) = follow(&rig)?;
+    rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at(GATEWAY_A, 7001)))?;
+    expect_line(&lines, &["warn", "listener", &A1.to_string(), &gateway()])?;
+    Ok(())
+}
+
+fn ipv6_is_named() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.attach("7001:::1:7001")?;
+    let (_process, lines) = follow(&rig)?;
+    rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at6(GATEWAY_A6, 7001)))?;
+    expect_line(&lines, &["warn", "listener", &A1_6.to_string(), &at6(GATEWAY_A6, 7001).to_string()])?;
+    Ok(())
+}
+
+/// `events` without `--follow` prints what has gathered and ends.
+fn flood_is_limited() -> Result<()> {
+    let rig = Rig::new()?;
+    let _service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach_with("7001", &["--allow", "172.30.1.11/32"])?;
+    let attempts = scaled(100).max(50);
+    rig.expect(NAME, Moved::denied(attempts), || {
+        (0..attempts).try_for_each(|_| refused(&rig.net.a2, at(GATEWAY_A, 7001)))
+    })?;
+    let printed = rig.cli().ok(&["events"])?;
+    let lines = printed.lines().filter(|line| line.contains(&A2.to_string())).count();
+    ensure!((1..20).contains(&lines), "{attempts} denied connections gave {lines} lines");
+    Ok(())
+}
+
+fn accepted_at_debug() -> Result<()> {
+    let rig = Rig::new()?;
+    let _service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach("7001")?;
+    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
+    let quiet = rig.cli().ok(&["events"])?;
+    ensure!(!quiet.contains(&A1.to_string()), "the default level prints accepted connections: {quiet}");
+    rig.cli().ok(&["detach", NAME])?;
+    rig.attach_with("7001", &["--event-level", "debug"])?;
+    let (_process, lines) = follow(&rig)?;
+    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
+    expect_line(&lines, &["accepted", &A1.to_string(), &gateway()])?;
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! `host::*`: what is missing from the process or the system is named.
+//!
+//! Invariant: capabilities and mounts are taken away only from the thread that starts the binary,
+//! inside a private mount namespace; the machine's own mounts never change.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::Test;
+use super::refusals::lone_host;
+use crate::harness::cli::{Cli, binary, expect_refusal, note_run};
+use crate::harness::netns::Netns;
+use crate::harness::proc::{Output, finish};
+use crate::harness::sys::drop_from_bounding_set;
+use crate::harness::wait::patience;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("host::unprivileged_user", unprivileged_user),
+    Test::new("host::root_without_cap_bpf", || without(&[CAP_BPF, CAP_SYS_ADMIN], "CAP_BPF")),
+    Test::new("host::root_without_cap_net_admin", || {
+        without(&[CAP_NET_ADMIN, CAP_SYS_ADMIN], "CAP_NET_ADMIN")
+    }),
+    Test::new("host::no_cgroup_v2", no_cgroup_v2),
+    Test::new("host::bpffs_is_mounted_when_missing", bpffs_mounted_when_missing),
+    Test::new("host::no_place_for_bpffs", no_bpffs),
+];
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_BPF: u32 = 39;
+const ATTACH: [&str; 4] = ["attach", "7001", "--bridge", "br-a"];
+
+/// Starts the prepared command and waits for it.
+fn complete(spawned: Result<Child>) -> Result<Output> {
+    let output = finish(spawned?, patience(60))?;
+    note_run(&ATTACH, &output);
+    Ok(output)
+}
+
+fn piped(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn unprivileged_user() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let host = lone_host()?;
+    // The build directory may be closed to other users.
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
+    let copy = directory.path().join("bridge-user");
+    std::fs::copy(binary()?, &copy)?;
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
+    let run = |arguments: &[&str]| {
+        let mut command = piped(Command::new(&copy));
+        command.args(arguments).uid(NOBODY).gid(NOBODY);
+        complete(host.spawn(&mut command).context("failed to start as nobody"))
+    };
+    expect_refusal(&run(&ATTACH)?, 1, &["CAP_"])?;
+    host.nothing_pinned().context("after a refusal")?;
+    run(&["--version"])?.success()
+}
+
+fn without(capabilities: &[u32], named: &str) -> Result<()> {
+    let host = lone_host()?;
+    let spawned = host.run(|| -> Result<Child> {
+        for capability in capabilities {
+            drop_from_bounding_set(*capability)?;
+        }
+        Ok(piped(Cli::new(&host).command(&ATTACH)?).spawn()?)
+    });
+    expect_refusal(&complete(spawned)?, 1, &[named])?;
+    host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+/// Runs the binary in a private mount namespace that `prepare` has changed.
+fn with_mounts(host: &Netns, prepare: fn() -> Result<()>, arguments: &[&str]) -> Result<Output> {
+    complete(host.run(|| -> Result<Child> {
+        unshare(CloneFlags::CLONE_NEWNS).context("failed to create a mount namespace")?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        prepare()?;
+        Ok(piped(Cli::new(host).command(arguments)?).spawn()?)
+    }))
+}
+
+/// Unmounts every filesystem of a type, as seen by the calling thread.
+fn unmount_all(kind: &str) -> Result<usize> {
+    let table = std::fs::read_to_string("/proc/thread-self/mounts")?;
+    let rows = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let targets: Vec<_> =
+        rows.filter(|row| row.get(2) == Some(&kind)).filter_map(|row| row.get(1).copied()).collect();
+    for target in targets.iter().rev() {
+        umount2(*target, MntFlags::MNT_DETACH).with_context(|| format!("failed to unmount {target}"))?;
+    }
+    Ok(targets.len())
+}
+
+fn no_cgroup_v2() -> Result<()> {
+    let host = lone_host()?;
+    let prepare = || {
+        ensure!(unmount_all("cgroup2")? > 0, "no cgroup v2 was mounted to begin with");
+        Ok(())
+    };
+    let output = with_mounts(&host, prepare, &ATTACH)?;
+    expect_refusal(&output, 1, &["cgroup"])?;
+    ensure!(output.stderr.contains("mount"), "the refusal does not say what to mount: {}", output.stderr);
+    host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+fn bpffs_mounted_when_missing() -> Result<()> {
+    let host = lone_host()?;
+    let prepare = || unmount_all("bpf").map(drop);
+    with_mounts(&host, prepare, &ATTACH)?.success()
+}
+
+/// /sys/fs is a read-only directory without a place for bpffs; cgroup v2 is there.
+fn no_bpffs() -> Result<()> {
+    let host = lone_host()?;
+    let prepare = || {
+        unmount_all("bpf")?;
+        unmount_all("cgroup2")?;
+        mount(Some("none"), "/sys/fs", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+        std::fs::create_dir("/sys/fs/cgroup")?;
+        mount(Some("none"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>)?;
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, "/sys/fs", None::<&str>, read_only, None::<&str>)?;
+        Ok(())
+    };
+    let output = with_mounts(&host, prepare, &ATTACH)?;
+    expect_refusal(&output, 1, &["bpf", "/sys/fs/bpf"])?;
+    host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask bench`: measures a datapath next to a direct connection, alternating in one run.
+
+use std::{ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+
+use anyhow::{Error, Result};
+
+use crate::{
+    exec,
+    setup::{self, Need},
+    test,
+    ui::Detail,
+    workspace::Workspace,
+};
+
+/// Options of the command.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure
+    #[arg(value_enum)]
+    what: What,
+    /// Rounds per measure; more are added while a verdict is open, up to three times as many
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// Seconds per measure, target and round
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    seconds: f64,
+    /// Also write the result, with every single rate, to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Steered connections and the binary's start-up
+    Steer,
+}
+
+/// The command.
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let What::Steer = args.what;
+    let mut suite = rig(ws, "run the benchmark")?;
+    suite.args(["bench", "steer", "--rounds", &args.rounds.to_string()]);
+    suite.args(["--seconds", &args.seconds.to_string()]);
+    if let Some(file) = &args.json {
+        suite.arg("--json").arg(file);
+    }
+    replace(suite, "run the benchmark")
+}
+
+/// The suite's binary, built and ready to run as root; `what` completes "failed to …".
+pub(crate) fn rig(ws: &Workspace, what: &str) -> Result<Command> {
+    setup::programs(ws, &[Need::Build, Need::HostSuite], Detail::OnlyWork)?;
+    test::build_suite(ws)?;
+    let binary = OsString::from(ws.release("bridge-user"));
+    exec::as_root(&ws.release("suite"), &[("BRIDGE_USER", binary)], what)
+}
+
+/// Runs `command` in the place of this process, so that Ctrl-C reaches it alone and the shell waits until it has
+/// cleaned up; returns only when it cannot be started.
+pub(crate) fn replace(mut command: Command, what: &str) -> Result<()> {
+    let error = command.exec();
+    Err(Error::new(error).context(format!("failed to {what}: cannot run {}", exec::show(&command))))
+}

@@ -1,0 +1,101 @@
+//! `cargo xtask build`: the eBPF object, then `bridge-user` with the object inside.
+
+use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    exec,
+    setup::{self, Need},
+    ui::Detail,
+    workspace::Workspace,
+};
+
+/// The newest instruction set that every supported kernel accepts.
+const BPF_CPU: &str = "v3";
+
+/// Options of the command.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Leave target/debug/bridge-user, quick to build and slow to run; the eBPF object is the same
+    #[arg(long)]
+    debug: bool,
+}
+
+/// The command.
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    ebpf(ws)?;
+    let mut cargo = ws.cargo("build");
+    cargo.args(["--package", "bridge-user"]);
+    if !args.debug {
+        cargo.arg("--release");
+    }
+    exec::run(&mut cargo, "build bridge-user")
+}
+
+/// Builds the eBPF object and returns what the compiler said.
+///
+/// Cargo replaces the object whenever anything below it changed, even if the result is the same; the previous file is
+/// then put back, so that its time stamp does not make cargo rebuild `bridge-user`.
+pub(crate) fn ebpf(ws: &Workspace) -> Result<String> {
+    setup::programs(ws, &[Need::Build], Detail::OnlyWork)?;
+    let tools = setup::ebpf(ws, Detail::OnlyWork)?;
+    let object = ws.ebpf_object();
+    let before = Stamped::read(&object);
+    let mut cargo = tools.toolchain.cargo();
+    cargo
+        .current_dir(ws.root())
+        .args(["build", "--package", "bridge-ebpf", "--release", "--target", "bpfel-unknown-none"])
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(ws.target("bpf"))
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&tools.linker));
+    let said = exec::run_teeing_errors(&mut cargo, "build the eBPF object")?;
+    if !object.exists() {
+        bail!("failed to find {}: the build succeeded but left no object there", object.display());
+    }
+    if let Some(before) = before {
+        before.restore_if_same(&object)?;
+    }
+    Ok(said)
+}
+
+fn rustflags(linker: &Path) -> String {
+    let arch = std::env::consts::ARCH;
+    [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".to_owned(),
+        format!("-Ctarget-cpu={BPF_CPU}"),
+        format!("-Clinker={}", linker.display()),
+        "-Clink-arg=--btf".to_owned(),
+    ]
+    .join("\x1f")
+}
+
+/// A file's content and time of change.
+struct Stamped {
+    content: Vec<u8>,
+    modified: std::time::SystemTime,
+}
+
+impl Stamped {
+    fn read(path: &Path) -> Option<Self> {
+        let modified = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+        Some(Self { content: fs::read(path).ok()?, modified })
+    }
+
+    /// Puts this version back when the file at `path` has the same content. The file there is a hard link to the one
+    /// whose time stamp cargo looks at, so it is replaced, not changed.
+    fn restore_if_same(&self, path: &Path) -> Result<()> {
+        let failed = || format!("failed to keep the time stamp of {}", path.display());
+        if fs::read(path).with_context(failed)? != self.content {
+            return Ok(());
+        }
+        let dir = path.parent().with_context(failed)?;
+        let mut file = tempfile::NamedTempFile::new_in(dir).with_context(failed)?;
+        file.write_all(&self.content).with_context(failed)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).with_context(failed)?;
+        file.as_file().set_modified(self.modified).with_context(failed)?;
+        file.persist(path).with_context(failed)?;
+        Ok(())
+    }
+}

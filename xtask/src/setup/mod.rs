@@ -1,0 +1,49 @@
+//! `cargo xtask setup`: finds what is there, installs only what is missing.
+
+mod linker;
+mod packages;
+mod toolchain;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+pub(crate) use packages::{Need, postgres};
+pub(crate) use toolchain::Toolchain;
+
+use crate::{
+    ui::{self, Detail, Step},
+    workspace::Workspace,
+};
+
+/// What the eBPF build needs.
+pub(crate) struct Ebpf {
+    /// The compiler and its cargo.
+    pub(crate) toolchain: Toolchain,
+    /// The bpf-linker of the same LLVM release.
+    pub(crate) linker: PathBuf,
+}
+
+/// The command: everything, one line per step.
+pub(crate) fn run(ws: &Workspace) -> Result<()> {
+    ui::heading("setup");
+    programs(ws, &[Need::Build, Need::HostSuite, Need::Vm], Detail::Every)?;
+    ebpf(ws, Detail::Every)?;
+    Ok(())
+}
+
+/// Makes sure that the programs needed for the given purposes are there.
+pub(crate) fn programs(ws: &Workspace, needs: &[Need], detail: Detail) -> Result<()> {
+    packages::ensure(ws, needs, detail)
+}
+
+/// Makes sure that the eBPF toolchain and bpf-linker are there.
+pub(crate) fn ebpf(ws: &Workspace, detail: Detail) -> Result<Ebpf> {
+    let step = Step::start("eBPF toolchain", detail);
+    let toolchain = toolchain::ensure(ws, &step)?;
+    step.done(&toolchain.to_string());
+    let step = Step::start("bpf-linker", detail);
+    let linker = linker::ensure(ws, &toolchain, &step)?;
+    step.done(&format!("{} for LLVM {}", linker::VERSION, toolchain.llvm_major));
+    Ok(Ebpf { toolchain, linker })
+}

@@ -1,0 +1,241 @@
+//! One guest under QEMU, from power-on to its report.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    counts::Counts,
+    exec,
+    ui::{Detail, Step},
+    vm::{
+        archive::Tree,
+        console::{Console, End, Source},
+        manifest::Kernel,
+    },
+    workspace::Workspace,
+};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// How long a guest may take to go off after its outcome line.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(15);
+
+/// What executes the guest.
+///
+/// Emulation is the rule: it works everywhere, and a /dev/kvm that opens, and even starts a guest, may still stop it
+/// in the middle of its boot on machines that are virtual themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// QEMU's emulation.
+    Emulation,
+    /// The processor, through KVM.
+    Kvm,
+}
+
+impl Accelerator {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Emulation => "tcg,thread=multi",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+/// What became of one kernel.
+pub(super) struct Report {
+    /// The kernel's name.
+    pub(super) name: String,
+    version: String,
+    /// From power-on to the start of the suite.
+    boot: Option<Duration>,
+    took: Duration,
+    /// The suite's numbers.
+    pub(super) counts: Counts,
+    problems: Vec<String>,
+}
+
+impl Report {
+    /// The report of a kernel that could not even be started.
+    pub(super) fn not_run(kernel: &Kernel, error: &anyhow::Error) -> Self {
+        Self {
+            name: kernel.name.clone(),
+            version: kernel.version.clone(),
+            boot: None,
+            took: Duration::ZERO,
+            counts: Counts::default(),
+            problems: vec![format!("{error:#}")],
+        }
+    }
+
+    /// Whether everything went as it should.
+    pub(super) fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// The cells of the final table.
+    pub(super) fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.version.clone(),
+            self.boot.map_or_else(|| "-".to_owned(), seconds),
+            self.counts.passed.to_string(),
+            self.counts.failed.to_string(),
+            self.counts.ignored.to_string(),
+            seconds(self.took),
+            if self.is_ok() { "ok" } else { "FAILED" }.to_owned(),
+        ]
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let boot =
+            self.boot.map_or_else(|| "not booted".to_owned(), |boot| format!("boot {}", seconds(boot)));
+        let verdict = if self.is_ok() { "ok" } else { "FAILED" };
+        let Self { name, version, counts, took, .. } = self;
+        write!(f, "{name:<8} {version:<20} {boot:<12} {counts:<26} {:<8} {verdict}", seconds(*took))?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n         - {problem}"))
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// Boots the kernel with the image and watches it to its end.
+pub(super) fn run(
+    ws: &Workspace,
+    kernel: &Kernel,
+    tree: &Tree,
+    image: &Path,
+    accelerator: Accelerator,
+) -> Result<Report> {
+    let logs = ws.target("vm/logs");
+    fs::create_dir_all(&logs).with_context(|| format!("failed to create {}", logs.display()))?;
+    let log = logs.join(format!("{}.log", kernel.name));
+    let step = Step::start(format!("kernel {}", kernel.name), Detail::OnlyWork);
+    let mut guest = Guest::start(&tree.vmlinuz, image, &log, accelerator)?;
+    let end = guest.watch(Duration::from_secs(kernel.timeout), &step)?;
+    Ok(Report {
+        name: kernel.name.clone(),
+        version: kernel.version.clone(),
+        boot: guest.boot,
+        took: guest.started.elapsed(),
+        counts: guest.console.counts,
+        problems: guest.console.problems(end, kernel.skips),
+    })
+}
+
+/// A running virtual machine. It is stopped when this is dropped.
+struct Guest {
+    qemu: Child,
+    lines: Receiver<(Source, String)>,
+    log: File,
+    log_path: PathBuf,
+    console: Console,
+    started: Instant,
+    boot: Option<Duration>,
+}
+
+impl Guest {
+    fn start(vmlinuz: &Path, image: &Path, log: &Path, accelerator: Accelerator) -> Result<Self> {
+        let file = File::create(log).with_context(|| format!("failed to create log {}", log.display()))?;
+        let mut command =
+            exec::tool(exec::which(QEMU).context("failed to find QEMU: install qemu-system-x86")?);
+        arguments(&mut command, vmlinuz, image, accelerator);
+        let mut qemu = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("failed to start QEMU")?;
+        let (sender, lines) = mpsc::channel();
+        let stdout = qemu.stdout.take().context("failed to read from QEMU")?;
+        let stderr = qemu.stderr.take().context("failed to read from QEMU")?;
+        follow(stdout, Source::Suite, sender.clone());
+        follow(stderr, Source::Kernel, sender);
+        let (log, log_path) = (file, log.to_path_buf());
+        Ok(Self {
+            qemu,
+            lines,
+            log,
+            log_path,
+            console: Console::default(),
+            started: Instant::now(),
+            boot: None,
+        })
+    }
+
+    /// Reads until the machine is off, or for `limit`.
+    fn watch(&mut self, limit: Duration, step: &Step) -> Result<End> {
+        let mut deadline = self.started + limit;
+        let mut finishing = false;
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(200)) {
+                Ok((source, line)) => self.line(source, &line, step)?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(End::Off),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.console.finished() && !finishing {
+                finishing = true;
+                deadline = Instant::now() + POWER_OFF_LIMIT;
+            }
+            if Instant::now() > deadline {
+                return Ok(End::TimedOut(limit.as_secs()));
+            }
+        }
+    }
+
+    fn line(&mut self, source: Source, line: &str, step: &Step) -> Result<()> {
+        let at = self.started.elapsed().as_secs_f64();
+        writeln!(self.log, "{at:7.2} {:<6} {line}", source.mark())
+            .with_context(|| format!("failed to write log {}", self.log_path.display()))?;
+        self.console.line(source, line);
+        if self.boot.is_none() && self.console.started() {
+            self.boot = Some(self.started.elapsed());
+        }
+        step.note(line);
+        Ok(())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _gone = self.qemu.kill();
+        let _status = self.qemu.wait();
+    }
+}
+
+/// The first serial port, the kernel's console, goes to stderr; the second, the suite's, to stdout.
+fn arguments(command: &mut Command, vmlinuz: &Path, image: &Path, accelerator: Accelerator) {
+    command
+        .args(["-accel", accelerator.name(), "-cpu", "max", "-smp", "2", "-m", "2048"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-chardev", "file,id=kernel,path=/dev/stderr", "-serial", "chardev:kernel"])
+        .args(["-chardev", "stdio,id=suite,signal=off", "-serial", "chardev:suite"])
+        .arg("-kernel")
+        .arg(vmlinuz)
+        .arg("-initrd")
+        .arg(image)
+        .args(["-append", "console=ttyS0 loglevel=6 panic=-1 oops=panic random.trust_cpu=on"]);
+}
+
+fn follow(pipe: impl Read + Send + 'static, source: Source, sender: Sender<(Source, String)>) {
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send((source, line)).is_err() {
+                break;
+            }
+        }
+    });
+}

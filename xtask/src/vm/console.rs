@@ -1,0 +1,206 @@
+//! Reads what a guest says and judges it. Pure: lines in, problems out.
+
+use crate::counts::Counts;
+
+/// Signs of a kernel bug in the kernel's own messages.
+const TROUBLE: &[&str] = &[
+    "Kernel panic",
+    "BUG:",
+    "Oops:",
+    "WARNING: CPU",
+    "general protection fault",
+    "detected stall",
+    "self-detected stall",
+    "soft lockup",
+    "blocked for more than",
+    "unregister_netdevice: waiting for",
+    "KVM internal error",
+];
+
+/// Who wrote a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The kernel, on the first serial port (and QEMU itself).
+    Kernel,
+    /// The suite and init, on the second.
+    Suite,
+}
+
+impl Source {
+    /// How the line is marked in the log.
+    pub(super) fn mark(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Suite => "suite",
+        }
+    }
+}
+
+/// How the run of the virtual machine came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The machine went off.
+    Off,
+    /// It was stopped after this many seconds.
+    TimedOut(u64),
+}
+
+/// What has been seen so far.
+#[derive(Debug, Default)]
+pub(super) struct Console {
+    /// The suite's own numbers.
+    pub(super) counts: Counts,
+    started: bool,
+    exit: Option<String>,
+    trouble: Vec<String>,
+    failed: Vec<String>,
+    last: String,
+}
+
+impl Console {
+    /// Takes in one line.
+    pub(super) fn line(&mut self, source: Source, line: &str) {
+        if line.trim().is_empty() {
+            return;
+        }
+        line.trim().clone_into(&mut self.last);
+        match source {
+            Source::Kernel if is_trouble(line) => self.trouble.push(line.trim().to_owned()),
+            Source::Kernel => {}
+            Source::Suite => self.suite_line(line.trim()),
+        }
+    }
+
+    fn suite_line(&mut self, line: &str) {
+        self.counts.line(line);
+        if line.starts_with("BRIDGE-VM-START") {
+            self.started = true;
+        } else if let Some(exit) = line.strip_prefix("BRIDGE-VM-OUTCOME exit=") {
+            self.exit = Some(exit.to_owned());
+        } else if line.starts_with("BRIDGE-VM-MODULE") {
+            self.trouble.push(line.to_owned());
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|test| test.strip_suffix("FAILED")) {
+            self.failed.push(name.trim_end_matches([' ', '.']).to_owned());
+        }
+    }
+
+    /// Whether the suite has begun.
+    pub(super) fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Whether the outcome line has been seen.
+    pub(super) fn finished(&self) -> bool {
+        self.exit.is_some()
+    }
+
+    /// Everything that is wrong with the run; `skips` tests must have been skipped.
+    pub(super) fn problems(&self, end: End, skips: u32) -> Vec<String> {
+        let mut problems: Vec<String> =
+            self.trouble.iter().map(|line| format!("the kernel says: {line}")).collect();
+        problems.extend(self.failed.iter().map(|test| format!("test failed: {test}")));
+        match (&self.exit, end) {
+            (None, End::TimedOut(seconds)) => {
+                problems.push(format!("no outcome within {seconds} s; the last line was: {}", self.last));
+            }
+            (None, End::Off) => {
+                problems.push(format!(
+                    "the machine went off without an outcome; the last line was: {}",
+                    self.last
+                ));
+            }
+            (Some(_), _) if self.counts.results == 0 => {
+                problems.push("the suite printed no test result".to_owned())
+            }
+            (Some(exit), _) if exit != "0" => problems.push(format!("the suite ended with exit code {exit}")),
+            (Some(_), _) if self.counts.passed == 0 => problems.push("the suite ran no test".to_owned()),
+            (Some(_), _) => {}
+        }
+        if self.finished() && self.counts.ignored != skips {
+            problems.push(format!("{} tests were skipped, {skips} expected", self.counts.ignored));
+        }
+        problems
+    }
+}
+
+fn is_trouble(line: &str) -> bool {
+    // Since 6.18 warnings name the place first: "WARNING: net/core/sock.c:1 at sk_free…".
+    let placed_warning = line.contains("WARNING: ") && line.contains(" at ") && line.contains(".c:");
+    placed_warning || TROUBLE.iter().any(|sign| line.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Console, End, Source};
+
+    fn seen(lines: &[(Source, &str)]) -> Console {
+        let mut console = Console::default();
+        for (source, line) in lines {
+            console.line(*source, line);
+        }
+        console
+    }
+
+    const GOOD: &[(Source, &str)] = &[
+        (Source::Kernel, "[    0.1] Spectre V2 : WARNING: Unprivileged eBPF is enabled"),
+        (Source::Suite, "BRIDGE-VM-START 6.1.0\r"),
+        (Source::Suite, "test netns::steers ... ok\r"),
+        (Source::Suite, "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\r"),
+        (Source::Suite, "BRIDGE-VM-OUTCOME exit=0\r"),
+    ];
+
+    #[test]
+    fn a_good_run_has_no_problems() {
+        let console = seen(GOOD);
+        assert!(console.started() && console.finished());
+        assert_eq!(console.problems(End::Off, 0), Vec::<String>::new());
+        assert_eq!(console.problems(End::Off, 1), ["0 tests were skipped, 1 expected"]);
+    }
+
+    #[test]
+    fn kernel_trouble_fails_a_good_run() {
+        for line in [
+            "[  3.1] WARNING: CPU: 0 PID: 80 at net/core/sock.c:1 sk_free",
+            "[  3.1] WARNING: net/core/sock.c:1 at sk_free+0x1/0x2, CPU#0: redis/80",
+            "[  3.1] BUG: kernel NULL pointer dereference",
+        ] {
+            let mut lines = GOOD.to_vec();
+            lines.push((Source::Kernel, line));
+            assert_eq!(seen(&lines).problems(End::Off, 0), [format!("the kernel says: {line}")]);
+        }
+    }
+
+    #[test]
+    fn silence_is_a_problem() {
+        let panic = "[ 2.0] Kernel panic - not syncing: Fatal exception";
+        let console = seen(&[GOOD[1], (Source::Kernel, panic)]);
+        assert_eq!(
+            console.problems(End::Off, 0),
+            [
+                format!("the kernel says: {panic}"),
+                format!("the machine went off without an outcome; the last line was: {panic}"),
+            ]
+        );
+        let console = seen(&GOOD[..3]);
+        assert_eq!(
+            console.problems(End::TimedOut(9), 0),
+            ["no outcome within 9 s; the last line was: test netns::steers ... ok"]
+        );
+    }
+
+    #[test]
+    fn an_exit_code_alone_proves_nothing() {
+        let console = seen(&[GOOD[1], GOOD[4]]);
+        assert_eq!(console.problems(End::Off, 0), ["the suite printed no test result"]);
+        let console = seen(&[
+            GOOD[1],
+            (Source::Suite, "test netns::scope ... FAILED"),
+            (Source::Suite, "test result: FAILED. 0 passed; 1 failed; 0 ignored"),
+            (Source::Suite, "BRIDGE-VM-OUTCOME exit=101"),
+        ]);
+        assert_eq!(
+            console.problems(End::Off, 0),
+            ["test failed: netns::scope", "the suite ended with exit code 101"]
+        );
+    }
+}

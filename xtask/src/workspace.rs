@@ -1,0 +1,66 @@
+//! Where things are, and how the workspace's own cargo is called.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+/// The variable that tells `bridge-user`'s build script which eBPF object to embed.
+pub(crate) const OBJECT_VARIABLE: &str = "BRIDGE_EBPF_OBJECT";
+
+/// The workspace on disk. All paths are absolute.
+pub(crate) struct Workspace {
+    root: PathBuf,
+}
+
+impl Workspace {
+    /// Finds the workspace this xtask belongs to.
+    pub(crate) fn locate() -> Result<Self> {
+        let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest_dir
+            .parent()
+            .with_context(|| format!("failed to find the workspace above {}", manifest_dir.display()))?;
+        Ok(Self { root: root.to_path_buf() })
+    }
+
+    /// The workspace root.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path under the workspace root.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// A path under `target/`.
+    pub(crate) fn target(&self, relative: &str) -> PathBuf {
+        self.root.join("target").join(relative)
+    }
+
+    /// The eBPF object that `build` leaves and `bridge-user` embeds.
+    pub(crate) fn ebpf_object(&self) -> PathBuf {
+        self.target("bpf/bpfel-unknown-none/release/bridge-ebpf")
+    }
+
+    /// The release binary of the given name.
+    pub(crate) fn release(&self, name: &str) -> PathBuf {
+        self.target("release").join(name)
+    }
+
+    /// Cargo for host code. The object's path is always passed in the same way, so that one command does not
+    /// invalidate what another one built.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command
+            .current_dir(&self.root)
+            .arg(subcommand)
+            .env("CARGO_TARGET_DIR", self.root.join("target"))
+            .env(OBJECT_VARIABLE, self.ebpf_object());
+        command
+    }
+}
