@@ -88,12 +88,13 @@ struct AttachArgs {
 }
 
 #[derive(Args)]
+#[group(required = true, multiple = false)]
 struct DetachArgs {
     /// Attachment or service names
-    #[arg(value_name = "NAME", required_unless_present = "all")]
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Everything in this network namespace
-    #[arg(long, conflicts_with = "names")]
+    #[arg(long)]
     all: bool,
 }
 

@@ -22,11 +22,11 @@ use crate::harness::transcript::note;
 use crate::harness::wait::scaled;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("lifecycle::killed_attach_leaves_all_or_nothing", killed_attach),
-    Test::new("lifecycle::first_attach_killed_before_each_change", first_attach_step_by_step),
-    Test::new("lifecycle::second_attach_killed_before_each_change", second_attach_step_by_step),
-    Test::new("lifecycle::second_detach_killed_before_each_change", second_detach_step_by_step),
-    Test::new("lifecycle::last_detach_killed_before_each_change", last_detach_step_by_step),
+    Test::on_host("lifecycle::killed_attach_leaves_all_or_nothing", killed_attach),
+    Test::on_host("lifecycle::first_attach_killed_before_each_change", first_attach_step_by_step),
+    Test::on_host("lifecycle::second_attach_killed_before_each_change", second_attach_step_by_step),
+    Test::on_host("lifecycle::second_detach_killed_before_each_change", second_detach_step_by_step),
+    Test::on_host("lifecycle::last_detach_killed_before_each_change", last_detach_step_by_step),
 ];
 
 const NAME: &str = "br-a-tcp-7001";

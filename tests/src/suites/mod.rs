@@ -35,7 +35,8 @@ pub(crate) enum Needs {
     /// The same and a kernel with MPTCP. Elsewhere the trial is ignored, and counted as such: the
     /// runner knows the kernels where that is right.
     Mptcp,
-    /// Docker or PostgreSQL: only on a full host.
+    /// Docker, PostgreSQL or bpftool; or nothing that a kernel could do differently and emulation would make slow: only
+    /// on a full host.
     Host,
 }
 
@@ -62,7 +63,7 @@ impl Test {
         self.needs == Needs::Mptcp && !Path::new("/proc/sys/net/mptcp").exists()
     }
 
-    /// A trial that needs a full host.
+    /// A trial that runs only on a full host.
     const fn on_host(name: &'static str, run: fn() -> Result<()>) -> Self {
         Self { name, needs: Needs::Host, run }
     }

@@ -20,14 +20,14 @@ use crate::harness::sys::drop_from_bounding_set;
 use crate::harness::wait::patience;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("host::unprivileged_user", unprivileged_user),
-    Test::new("host::root_without_cap_bpf", || without(&[CAP_BPF, CAP_SYS_ADMIN], "CAP_BPF")),
-    Test::new("host::root_without_cap_net_admin", || {
+    Test::on_host("host::unprivileged_user", unprivileged_user),
+    Test::on_host("host::root_without_cap_bpf", || without(&[CAP_BPF, CAP_SYS_ADMIN], "CAP_BPF")),
+    Test::on_host("host::root_without_cap_net_admin", || {
         without(&[CAP_NET_ADMIN, CAP_SYS_ADMIN], "CAP_NET_ADMIN")
     }),
-    Test::new("host::no_cgroup_v2", no_cgroup_v2),
-    Test::new("host::bpffs_is_mounted_when_missing", bpffs_mounted_when_missing),
-    Test::new("host::no_place_for_bpffs", no_bpffs),
+    Test::on_host("host::no_cgroup_v2", no_cgroup_v2),
+    Test::on_host("host::bpffs_is_mounted_when_missing", bpffs_mounted_when_missing),
+    Test::on_host("host::no_place_for_bpffs", no_bpffs),
 ];
 
 const CAP_NET_ADMIN: u32 = 12;

@@ -12,43 +12,43 @@ use crate::harness::netns::Netns;
 use crate::harness::rig::remove_pins;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("host::unknown_preset", || wrong("rediss", &["rediss", "redis"])),
-    Test::new("host::port_zero", || wrong("0", &["0", "65535"])),
-    Test::new("host::port_too_large", || wrong("70000", &["70000", "65535"])),
-    Test::new("host::target_port_zero", || wrong("7001:0", &["0", "65535"])),
-    Test::new("host::target_not_loopback", || wrong("7001:10.0.0.1:7001", &["10.0.0.1", "127.0.0.0/8"])),
-    Test::new("host::target_garbage", || wrong("7001:rubbish:7001", &["rubbish", "127.0.0.0/8"])),
-    Test::new("host::empty_service_name", || wrong("=7001", &["=7001"])),
-    Test::new("host::bad_allow_prefix", || {
+    Test::on_host("host::unknown_preset", || wrong("rediss", &["rediss", "redis"])),
+    Test::on_host("host::port_zero", || wrong("0", &["0", "65535"])),
+    Test::on_host("host::port_too_large", || wrong("70000", &["70000", "65535"])),
+    Test::on_host("host::target_port_zero", || wrong("7001:0", &["0", "65535"])),
+    Test::on_host("host::target_not_loopback", || wrong("7001:10.0.0.1:7001", &["10.0.0.1", "127.0.0.0/8"])),
+    Test::on_host("host::target_garbage", || wrong("7001:rubbish:7001", &["rubbish", "127.0.0.0/8"])),
+    Test::on_host("host::empty_service_name", || wrong("=7001", &["=7001"])),
+    Test::on_host("host::bad_allow_prefix", || {
         wrong_with("7001", &["--allow", "172.30.1.0/33"], &["172.30.1.0/33"])
     }),
-    Test::new("host::bad_allow_address", || {
+    Test::on_host("host::bad_allow_address", || {
         wrong_with("7001", &["--allow", "172.30.1.999/32"], &["172.30.1.999"])
     }),
-    Test::new("host::two_specs_for_one_port", two_specs),
-    Test::new("host::nothing_to_attach", nothing_to_attach),
-    Test::new("host::unknown_bridge", || cannot(&["7001", "--bridge", "br-zz"], &["br-zz"])),
-    Test::new("host::bridge_without_address", || {
+    Test::on_host("host::two_specs_for_one_port", two_specs),
+    Test::on_host("host::nothing_to_attach", nothing_to_attach),
+    Test::on_host("host::unknown_bridge", || cannot(&["7001", "--bridge", "br-zz"], &["br-zz"])),
+    Test::on_host("host::bridge_without_address", || {
         cannot(&["7001", "--bridge", "br-bare"], &["br-bare", "address"])
     }),
-    Test::new("host::interface_that_is_no_bridge", || {
+    Test::on_host("host::interface_that_is_no_bridge", || {
         cannot(&["7001", "--bridge", "dummy0"], &["dummy0", "bridge"])
     }),
-    Test::new("host::docker_not_reachable", || {
+    Test::on_host("host::docker_not_reachable", || {
         cannot(&["7001"], &["docker", "/nonexistent/docker.sock", "--bridge"])
     }),
-    Test::new("host::not_yet_identity_loopback", || not_yet(&["--identity", "loopback"], "loopback")),
-    Test::new("host::not_yet_datapath_sockmap", || not_yet(&["--datapath", "sockmap"], "sockmap")),
-    Test::new("host::not_yet_datapath_splice", || not_yet(&["--datapath", "splice"], "splice")),
-    Test::new("host::not_yet_datapath_express", || not_yet(&["--datapath", "express"], "express")),
-    Test::new("host::not_yet_save", || not_yet(&["--save"], "--save")),
-    Test::new("host::not_yet_foreground", || not_yet(&["--foreground"], "--foreground")),
-    Test::new("host::not_yet_unix_target", || {
+    Test::on_host("host::not_yet_identity_loopback", || not_yet(&["--identity", "loopback"], "loopback")),
+    Test::on_host("host::not_yet_datapath_sockmap", || not_yet(&["--datapath", "sockmap"], "sockmap")),
+    Test::on_host("host::not_yet_datapath_splice", || not_yet(&["--datapath", "splice"], "splice")),
+    Test::on_host("host::not_yet_datapath_express", || not_yet(&["--datapath", "express"], "express")),
+    Test::on_host("host::not_yet_save", || not_yet(&["--save"], "--save")),
+    Test::on_host("host::not_yet_foreground", || not_yet(&["--foreground"], "--foreground")),
+    Test::on_host("host::not_yet_unix_target", || {
         cannot(&["7001:unix:/run/x.sock", "--bridge", "br-a"], &["unix"])
     }),
-    Test::new("host::detach_without_a_name", detach_without_name),
-    Test::new("host::help_and_version_never_fail", help_and_version),
-    Test::new("host::steer_and_container_can_be_asked_for", explicit_defaults),
+    Test::on_host("host::detach_without_a_name", detach_without_name),
+    Test::on_host("host::help_and_version_never_fail", help_and_version),
+    Test::on_host("host::steer_and_container_can_be_asked_for", explicit_defaults),
 ];
 
 /// A host with a bridge that can be attached to, one that cannot, and a link that is no bridge.
