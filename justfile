@@ -27,3 +27,11 @@ vm *ARGS:
 # What CI runs
 ci:
     .ci/run
+
+# Show what bridge-user does, step by step
+demo:
+    cargo xtask demo
+
+# Measure a datapath next to a direct connection, for example `just bench steer`
+bench *ARGS:
+    cargo xtask bench {{ARGS}}

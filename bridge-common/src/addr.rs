@@ -28,6 +28,19 @@ impl Ip {
         Self { words: [0, 0, MAPPED, word] }
     }
 
+    /// From both families' words of an eBPF context, in network byte order; the other family's are ignored.
+    ///
+    /// `AF_INET` is 2 and `AF_INET6` is 10, so bit 3 tells them apart. Masks, not branches, and hidden from an optimiser
+    /// that would turn them into branches: each branch doubles the states the verifier walks through all that follows.
+    #[inline(always)]
+    pub fn from_context(family: u32, v4: u32, v6: [u32; 4]) -> Self {
+        let is_v6 = core::hint::black_box(0u32.wrapping_sub((family >> 3) & 1));
+        let is_v4 = !is_v6;
+        Self {
+            words: [v6[0] & is_v6, v6[1] & is_v6, v6[2] & is_v6 | MAPPED & is_v4, v6[3] & is_v6 | v4 & is_v4],
+        }
+    }
+
     /// True for an IPv4 (v4-mapped) address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
@@ -83,6 +96,14 @@ mod tests {
         assert!(ip.is_v4());
         assert_eq!(ip, Ip::from_v4_word(u32::from_ne_bytes([127, 0, 0, 1])));
         assert_eq!(ip.prefix_base(), 96);
+    }
+
+    #[test]
+    fn context_words_of_the_other_family_are_ignored() {
+        let v4: Ip = Ipv4Addr::new(172, 17, 0, 2).into();
+        let garbage = [1, 2, 3, 4];
+        assert_eq!(Ip::from_context(2, v4.words[3], garbage), v4);
+        assert_eq!(Ip::from_context(10, v4.words[3], garbage), Ip { words: garbage });
     }
 
     #[test]

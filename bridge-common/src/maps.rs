@@ -133,6 +133,8 @@ pub struct Stats {
     pub no_listener: u64,
     /// A listener was found but the kernel refused it (for example an IPv6-only socket for an IPv4 SYN).
     pub assign_failed: u64,
+    /// Listeners that the kernel refused, over all connections. One connection may have tried several.
+    pub refusals: u64,
     /// `bpf_ktime_get_ns` of the last event written for this attachment on this CPU.
     pub last_event_ns: u64,
     /// Events left out since then by the rate limit.
@@ -177,7 +179,7 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<AllowKey>() == 20);
     assert!(size_of::<Attachment>() == 32 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN);
-    assert!(size_of::<Stats>() == 48);
+    assert!(size_of::<Stats>() == 56);
     assert!(size_of::<TrackStats>() == 40);
     assert!(size_of::<Meta>() == 32);
 };

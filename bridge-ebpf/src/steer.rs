@@ -22,10 +22,7 @@ use bridge_common::{
     steer::{self, Outcome, Source},
 };
 
-use crate::{
-    context::{self, AF_INET},
-    events, maps, switches,
-};
+use crate::{context::words, events, maps, switches};
 
 /// `IPPROTO_TCP`.
 const IPPROTO_TCP: u32 = 6;
@@ -65,13 +62,16 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
     let service = read_attachment(id)?;
+    let stats = maps::STATS.get_ptr_mut(&id)?;
+    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
+    let stats = unsafe { &mut *stats };
     let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: service.allow_set, addr: packet.source });
     let outcome = match Source::from_entry(maps::ALLOW.get(&source).copied()) {
-        Source::Allowed => serve(ctx, &service),
+        Source::Allowed => serve(ctx, &service, stats),
         Source::Host => return None,
         Source::Stranger => Outcome::Denied,
     };
-    record(ctx, id, outcome, &packet);
+    record(ctx, stats, outcome, &packet);
     Some(outcome)
 }
 
@@ -105,57 +105,54 @@ fn read_attachment(id: u32) -> Option<Service> {
 fn read_packet(sk: *const bpf_sk_lookup) -> Packet {
     // SAFETY: the kernel passes a valid context; the verifier checks each access.
     unsafe {
-        let is_v4 = addr_of!((*sk).family).read_volatile() == AF_INET;
-        let remote = (addr_of!((*sk).remote_ip4).read_volatile(), context::words(addr_of!((*sk).remote_ip6)));
-        let local = (addr_of!((*sk).local_ip4).read_volatile(), context::words(addr_of!((*sk).local_ip6)));
+        let family = addr_of!((*sk).family).read_volatile();
+        let (remote4, remote6) =
+            (addr_of!((*sk).remote_ip4).read_volatile(), words(addr_of!((*sk).remote_ip6)));
+        let (local4, local6) = (addr_of!((*sk).local_ip4).read_volatile(), words(addr_of!((*sk).local_ip6)));
         Packet {
-            source: context::ip(is_v4, remote),
-            gateway: context::ip(is_v4, local),
+            source: Ip::from_context(family, remote4, remote6),
+            gateway: Ip::from_context(family, local4, local6),
             source_port: u16::from_be(addr_of!((*sk).remote_port).read_volatile()),
             port: addr_of!((*sk).local_port).read_volatile() as u16,
         }
     }
 }
 
+/// Tries every listener that may serve, most specific address first.
+///
+/// That a listener was refused is remembered in the map value, not in a variable: the verifier knows nothing of a map
+/// value's content, so there is one state to walk through the loops and not one for each thing that may have happened.
 #[inline(always)]
-fn serve(ctx: &SkLookupContext, service: &Service) -> Outcome {
-    let target = service.target;
-    let candidates = steer::candidates(target, service.port);
-    let mut outcome = Outcome::NoListener;
-    for (index, candidate) in candidates.iter().enumerate() {
-        if !steer::candidate_applies(&target, index) {
-            continue;
-        }
-        match assign_first_live(ctx, candidate) {
-            Outcome::Accepted => return Outcome::Accepted,
-            Outcome::AssignFailed => outcome = Outcome::AssignFailed,
-            _ => {}
+fn serve(ctx: &SkLookupContext, service: &Service, stats: &mut Stats) -> Outcome {
+    let refusals = stats.refusals;
+    for candidate in &steer::candidates(service.target, service.port) {
+        if assign_first_live(ctx, candidate, stats) {
+            return Outcome::Accepted;
         }
     }
-    outcome
+    if stats.refusals == refusals { Outcome::NoListener } else { Outcome::AssignFailed }
 }
 
 /// Tries the slots of one (address, port). The kernel then picks the member of a `SO_REUSEPORT` group itself, so any
 /// live member will do.
 #[inline(always)]
-fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey) -> Outcome {
-    let mut outcome = Outcome::NoListener;
+fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey, stats: &mut Stats) -> bool {
+    let mut key = candidate.slot(0);
     for slot in 0..LISTENER_SLOTS {
-        match assign(ctx, &candidate.slot(slot)) {
-            Outcome::Accepted => return Outcome::Accepted,
-            Outcome::AssignFailed => outcome = Outcome::AssignFailed,
-            _ => {}
+        key.slot = slot;
+        if assign(ctx, &key, stats) {
+            return true;
         }
     }
-    outcome
+    false
 }
 
 #[inline(always)]
-fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Outcome {
+fn assign(ctx: &SkLookupContext, key: &ListenerKey, stats: &mut Stats) -> bool {
     // SAFETY: LISTENERS is a SOCKHASH with this key type; a non-null result is a referenced socket.
     let sk = unsafe { bpf_map_lookup_elem(maps::LISTENERS.as_ptr(), core::ptr::from_ref(key).cast()) };
     if sk.is_null() {
-        return Outcome::NoListener;
+        return false;
     }
     // SAFETY: `sk` is a referenced socket until it is released below, on every path.
     unsafe {
@@ -163,24 +160,19 @@ fn assign(ctx: &SkLookupContext, key: &ListenerKey) -> Outcome {
         let state = addr_of!((*socket).state).read_volatile();
         // A listener bound to an interface would take the SYN, but its connections match that interface only.
         let device = addr_of!((*socket).bound_dev_if).read_volatile();
-        let outcome = if state != BPF_TCP_LISTEN || device != 0 {
-            Outcome::NoListener
-        } else if bpf_sk_assign(ctx.as_ptr(), sk, 0) == 0 {
-            Outcome::Accepted
-        } else {
-            Outcome::AssignFailed
-        };
+        let mut assigned = false;
+        if state == BPF_TCP_LISTEN && device == 0 {
+            assigned = bpf_sk_assign(ctx.as_ptr(), sk, 0) == 0;
+            stats.refusals += u64::from(!assigned);
+        }
         bpf_sk_release(sk);
-        outcome
+        assigned
     }
 }
 
 /// Counts the outcome, and writes an event when one is due.
 #[inline(always)]
-fn record(ctx: &SkLookupContext, id: u32, outcome: Outcome, packet: &Packet) {
-    let Some(stats) = maps::STATS.get_ptr_mut(&id) else { return };
-    // SAFETY: a per-CPU value; sk_lookup runs with preemption by itself excluded.
-    let stats: &mut Stats = unsafe { &mut *stats };
+fn record(ctx: &SkLookupContext, stats: &mut Stats, outcome: Outcome, packet: &Packet) {
     outcome.count(stats);
     if outcome == Outcome::Accepted {
         events::write(ctx, outcome, packet, 0);

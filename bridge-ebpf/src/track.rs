@@ -15,12 +15,12 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use aya_log_ebpf::{debug, warn};
-use bridge_common::maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot};
-
-use crate::{
-    context::{self, AF_INET},
-    maps, switches,
+use bridge_common::{
+    Ip,
+    maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
 };
+
+use crate::{context::words, maps, switches};
 
 /// `-EEXIST`: another listener holds the slot.
 const EEXIST: i64 = -17;
@@ -60,9 +60,9 @@ fn track(ctx: &SockOpsContext) {
 fn target_key(ops: *const bpf_sock_ops) -> TargetKey {
     // SAFETY: the kernel passes a valid context; the verifier checks each access.
     unsafe {
-        let is_v4 = addr_of!((*ops).family).read_volatile() == AF_INET;
-        let local = (addr_of!((*ops).local_ip4).read_volatile(), context::words(addr_of!((*ops).local_ip6)));
-        TargetKey::new(context::ip(is_v4, local), addr_of!((*ops).local_port).read_volatile() as u16)
+        let family = addr_of!((*ops).family).read_volatile();
+        let (v4, v6) = (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
+        TargetKey::new(Ip::from_context(family, v4, v6), addr_of!((*ops).local_port).read_volatile() as u16)
     }
 }
 

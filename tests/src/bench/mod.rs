@@ -2,8 +2,9 @@
 //!
 //! One topology with Docker-like NAT rules holds both sides: the same service bound on the gateway itself ("direct",
 //! the limit) and on loopback behind an attachment ("steer"). Direct connections also pass the attached program, which
-//! finds no rule for them; "bare" is a direct connection on an equal host that never saw bridge-user, and shows what
-//! that costs. Later datapaths and peers are more rows in [`steer`]'s list.
+//! finds no rule for them; "bare" is a direct connection on an equal host where nothing is attached, and shows what that
+//! costs (the listener tracking on the root cgroup it shares, as every namespace does). Later datapaths and peers are
+//! more rows in [`steer`]'s list.
 //! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run; whatever ends it,
 //! nothing stays attached.
 

@@ -66,9 +66,9 @@ fn run() -> Result<()> {
 fn introduce() {
     println!(
         "A host and its containers, in network namespaces of this machine:\n\n   \
-         container {A1} --+                             +-- container {B1}\n   \
-         container {A2} --+-- br-a {GATEWAY_A} -- HOST -- br-b {GATEWAY_B}\n   \
-         {:44}+-- {UPLINK} -- outside machine {OUTSIDE}\n\n\
+         container {A1} --+\n   \
+         container {A2} --+-- br-a {GATEWAY_A} -- HOST -- br-b {GATEWAY_B} -- container {B1}\n   \
+         {:48}+-- {UPLINK} -- outside machine {OUTSIDE}\n\n\
          The host runs a web service on 127.0.0.1:{WEB}, and has the NAT rules a Docker engine loads.",
         ""
     );

@@ -1,4 +1,4 @@
-//! A quick look at speed: the benchmark's own load, a second each, without its rounds and statistics.
+//! A quick look at speed: the benchmark's own load, a second each in turns, without its rounds and statistics.
 //!
 //! Invariants: socat is a peer only where it is installed; its process and the attachment end with the step.
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::stage::Stage;
 use crate::bench::interrupt;
-use crate::bench::load::{Measure, prepare_clients};
+use crate::bench::load::{Cell, Measure, prepare_clients};
 use crate::bench::service::LoadService;
 use crate::harness::netns::Netns;
 use crate::harness::proc::Guarded;
@@ -21,7 +21,9 @@ use crate::harness::wait::{patience, until};
 const DIRECT: u16 = 7100;
 const STEERED: u16 = 7101;
 const SOCAT: u16 = 7102;
-const TIME: Duration = Duration::from_millis(900);
+/// Each target's turn at each measure, as often as there are passes.
+const TIME: Duration = Duration::from_millis(200);
+const PASSES: usize = 5;
 const MEASURES: [Measure; 3] = [Measure::Put, Measure::Get, Measure::Connect];
 
 /// Shows the rates side by side.
@@ -37,30 +39,21 @@ pub(super) fn compare(stage: &Stage) -> Result<()> {
         ("loopback, bridge-user", at(GATEWAY_A, STEERED)),
     ];
     targets.extend(socat.as_ref().map(|_| ("loopback, socat", at(GATEWAY_A, SOCAT))));
+    let mut cells = vec![[Cell::default(); MEASURES.len()]; targets.len()];
+    for _ in 0..PASSES {
+        for (cells, (name, address)) in cells.iter_mut().zip(&targets) {
+            load(stage, *address, cells, [&direct, &steered]).with_context(|| (*name).to_owned())?;
+        }
+    }
     let mut rows = vec![header()];
-    for (name, address) in targets {
-        let before = (direct.accepted(), steered.accepted(), accepted(stage)?);
-        let (row, connections) = row(stage, name, address)?;
-        let moved = (
-            direct.accepted() - before.0,
-            steered.accepted() - before.1,
-            accepted(stage)?.saturating_sub(before.2),
-        );
-        let expected = match address.port() {
-            DIRECT => (connections, 0, 0),
-            STEERED => (0, connections, connections),
-            _ => (0, connections, 0),
-        };
-        ensure!(
-            moved == expected,
-            "{name}: connections took another path: {moved:?} instead of {expected:?}"
-        );
-        rows.push(row);
+    for (cells, (name, _)) in cells.iter().zip(&targets) {
+        let rates = MEASURES.iter().zip(cells).map(|(measure, cell)| measure.show(cell.rate()));
+        rows.push(std::iter::once((*name).to_owned()).chain(rates).collect());
     }
     for line in crate::bench::table(&rows).lines() {
         println!("   {line}");
     }
-    stage.fact("one short run each, an indication only: `cargo xtask bench steer` measures it properly");
+    stage.fact("a second each, an indication only: `cargo xtask bench steer` measures it properly");
     if socat.is_none() {
         stage.fact("socat is not installed, so it is not compared");
     }
@@ -74,17 +67,27 @@ fn header() -> Vec<String> {
     std::iter::once("service".to_owned()).chain(columns).collect()
 }
 
-/// All measures of one target, and the connections they took.
-fn row(stage: &Stage, name: &str, address: SocketAddr) -> Result<(Vec<String>, u64)> {
-    let mut row = vec![name.to_owned()];
+/// Every measure against one target, and the proof that its connections took the path to it.
+fn load(stage: &Stage, address: SocketAddr, cells: &mut [Cell], services: [&LoadService; 2]) -> Result<()> {
+    let count =
+        || -> Result<[u64; 3]> { Ok([services[0].accepted(), services[1].accepted(), accepted(stage)?]) };
+    let before = count()?;
     let mut connections = 0;
-    for measure in MEASURES {
+    for (measure, sum) in MEASURES.iter().zip(cells) {
         let cell = measure.run(&stage.rig.net, address, TIME)?;
         interrupt::check()?;
-        row.push(measure.show(cell.rate()));
+        *sum += cell;
         connections += cell.connections;
     }
-    Ok((row, connections))
+    let path = match address.port() {
+        DIRECT => [1, 0, 0],
+        STEERED => [0, 1, 1],
+        _ => [0, 1, 0],
+    };
+    let now = count()?;
+    let expected = [0, 1, 2].map(|index| before[index] + path[index] * connections);
+    ensure!(now == expected, "connections took another path: the counters are {now:?}, not {expected:?}");
+    Ok(())
 }
 
 /// Connections steered to the load service so far.

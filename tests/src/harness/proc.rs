@@ -132,7 +132,7 @@ pub(crate) fn pipe_through(netns: &Netns, command: &mut Command, input: &str) ->
     let mut stdin = child.stdin.take().context("the child has no stdin pipe")?;
     let fed = stdin.write_all(input.as_bytes());
     drop(stdin);
-    let output = finish(child, patience(60)).with_context(|| format!("failed to run {name}"))?;
+    let output = finish(child, patience(20)).with_context(|| format!("failed to run {name}"))?;
     if output.code == Some(0) {
         fed.with_context(|| format!("{name} ended without reading its input"))?;
     }
