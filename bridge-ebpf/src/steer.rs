@@ -125,26 +125,37 @@ fn read_packet(sk: *const bpf_sk_lookup) -> Packet {
 #[inline(always)]
 fn serve(ctx: &SkLookupContext, service: &Service, stats: &mut Stats) -> Outcome {
     let refusals = stats.refusals;
-    for candidate in &steer::candidates(service.target, service.port) {
-        if assign_first_live(ctx, candidate, stats) {
-            return Outcome::Accepted;
-        }
+    let [exact, any_v4, any_v6] = steer::candidates(service.target, service.port);
+    if assign_first_live(ctx, &exact, stats)
+        || assign_first_live(ctx, &any_v4, stats)
+        || assign_first_live(ctx, &any_v6, stats)
+    {
+        return Outcome::Accepted;
     }
     if stats.refusals == refusals { Outcome::NoListener } else { Outcome::AssignFailed }
 }
 
 /// Tries the slots of one (address, port). The kernel then picks the member of a `SO_REUSEPORT` group itself, so any
 /// live member will do.
+///
+/// Written out, not a loop: in a loop, older verifiers (seen on 5.10 and 6.1) keep a state to compare with only every 20
+/// jumps, and walk through every combination of what the slots in between may hold.
 #[inline(always)]
 fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey, stats: &mut Stats) -> bool {
     let mut key = candidate.slot(0);
-    for slot in 0..LISTENER_SLOTS {
-        key.slot = slot;
-        if assign(ctx, &key, stats) {
-            return true;
-        }
+    macro_rules! any_of {
+        ($($slot:literal)*) => {{
+            const { assert!([$($slot),*].len() == LISTENER_SLOTS as usize) };
+            $(
+                key.slot = $slot;
+                if assign(ctx, &key, stats) {
+                    return true;
+                }
+            )*
+            false
+        }};
     }
-    false
+    any_of!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
 }
 
 #[inline(always)]

@@ -49,7 +49,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
 
 /// The suite's binary, built and ready to run as root; `what` completes "failed to …".
 pub(crate) fn rig(ws: &Workspace, what: &str) -> Result<Command> {
-    setup::programs(ws, &[Need::Build, Need::HostSuite], Detail::OnlyWork)?;
+    setup::programs(ws, &[Need::Build, Need::Namespaces], Detail::OnlyWork)?;
     test::build_suite(ws)?;
     let binary = OsString::from(ws.release("bridge-user"));
     exec::as_root(&ws.release("suite"), &[("BRIDGE_USER", binary)], what)

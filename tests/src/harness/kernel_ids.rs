@@ -29,6 +29,13 @@ impl KernelIds {
         Ok(Self(found))
     }
 
+    /// The ids of programs called `name` that are here and not in `before`.
+    pub(crate) fn new_programs(&self, before: &Self, name: &str) -> Vec<u32> {
+        let new = self.0.difference(&before.0);
+        let called = |id: &u32| bpf_name(BpfKind::Program, *id).as_deref() == Some(name);
+        new.filter(|(kind, _)| *kind == BpfKind::Program).map(|(_, id)| *id).filter(called).collect()
+    }
+
     /// Waits until the kernel holds exactly these objects again.
     pub(crate) fn wait_equal(&self) -> Result<()> {
         self.wait("equal to before", |now| now == self)

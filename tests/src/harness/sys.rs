@@ -76,22 +76,40 @@ pub(crate) fn next_bpf_id(kind: BpfKind, after: u32) -> io::Result<Option<u32>> 
 /// The kernel's name of an object, if it still exists and its kind has names.
 pub(crate) fn bpf_name(kind: BpfKind, id: u32) -> Option<String> {
     let offset = kind.name_offset()?;
+    let info = bpf_info(kind, id)?;
+    let name = info[offset..offset + 16].split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// How many instructions the verifier walked through to accept a program (Linux 5.16).
+pub(crate) fn verified_instructions(program: u32) -> Option<u32> {
+    let info = bpf_info(BpfKind::Program, program)?;
+    let count = info[VERIFIED_INSNS_OFFSET..VERIFIED_INSNS_OFFSET + 4].try_into().ok()?;
+    Some(u32::from_ne_bytes(count)).filter(|count| *count > 0)
+}
+
+/// Offset of `verified_insns` in `struct bpf_prog_info`.
+const VERIFIED_INSNS_OFFSET: usize = 216;
+/// Size of `struct bpf_prog_info`, the largest of the info structs, as of Linux 6.18; older kernels fill less of it.
+const INFO_SIZE: usize = 232;
+
+/// The kernel's info struct of an object, if it still exists.
+fn bpf_info(kind: BpfKind, id: u32) -> Option<[u8; INFO_SIZE]> {
     let mut attr: Attr = [0; 28];
     attr[0] = id;
     let fd = i32::try_from(bpf(kind.fd_by_id_command(), &mut attr).ok()?).ok()?;
     // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut info = [0u8; 80];
+    let mut info = [0u8; INFO_SIZE];
     let pointer = (info.as_mut_ptr() as u64).to_ne_bytes();
     let mut attr: Attr = [0; 28];
     attr[0] = u32::try_from(fd.as_raw_fd()).ok()?;
-    attr[1] = 80;
+    attr[1] = u32::try_from(INFO_SIZE).ok()?;
     attr[2] = u32::from_ne_bytes(pointer[..4].try_into().ok()?);
     attr[3] = u32::from_ne_bytes(pointer[4..].try_into().ok()?);
-    // The pointer stored is to `info`, which outlives the call; the kernel writes at most 80 bytes.
+    // The pointer stored is to `info`, which outlives the call; the kernel writes at most its size.
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).ok()?;
-    let name = info[offset..offset + 16].split(|byte| *byte == 0).next()?;
-    Some(String::from_utf8_lossy(name).into_owned())
+    Some(info)
 }
 
 /// Removes one capability from the calling thread's bounding set, so programs it starts lack it.

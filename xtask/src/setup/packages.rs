@@ -23,6 +23,8 @@ const APT_LIMIT: Duration = Duration::from_secs(900);
 pub(crate) enum Need {
     /// Building anything at all.
     Build,
+    /// Network namespaces to try things in: the demo and the benchmark.
+    Namespaces,
     /// The suite on this machine.
     HostSuite,
     /// Kernels under QEMU.
@@ -38,12 +40,13 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { name: "cc", package: "gcc libc6-dev", needs: &[Need::Build] },
-    Program { name: "ip", package: "iproute2", needs: &[Need::HostSuite, Need::Vm] },
-    Program { name: "nft", package: "nftables", needs: &[Need::HostSuite, Need::Vm] },
+    Program { name: "ip", package: "iproute2", needs: &[Need::Namespaces, Need::HostSuite, Need::Vm] },
+    Program { name: "nft", package: "nftables", needs: &[Need::Namespaces, Need::HostSuite, Need::Vm] },
     Program { name: "iptables", package: "iptables", needs: &[Need::HostSuite] },
     Program { name: "sysctl", package: "procps", needs: &[Need::HostSuite] },
     Program { name: "depmod", package: "kmod", needs: &[Need::HostSuite, Need::Vm] },
     Program { name: "busybox", package: "busybox-static", needs: &[Need::HostSuite, Need::Vm] },
+    Program { name: "dpkg-deb", package: "dpkg", needs: &[Need::Vm] },
     Program { name: "xz", package: "xz-utils", needs: &[Need::Vm] },
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needs: &[Need::Vm] },
     Program { name: "redis-server", package: "redis-server", needs: &[Need::HostSuite, Need::Vm] },
@@ -52,7 +55,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "psql", package: "postgresql-client", needs: &[Need::HostSuite] },
     Program { name: "dockerd", package: "docker.io", needs: &[Need::HostSuite] },
     Program { name: "docker", package: "docker.io docker-cli", needs: &[Need::HostSuite] },
-    Program { name: "socat", package: "socat", needs: &[Need::HostSuite] },
+    Program { name: "socat", package: "socat", needs: &[Need::Namespaces, Need::HostSuite] },
     Program { name: "curl", package: "curl", needs: &[Need::HostSuite] },
     Program { name: "bpftool", package: "bpftool", needs: &[Need::HostSuite] },
 ];
