@@ -8,8 +8,8 @@ use crate::addr::Ip;
 /// members come and go. In a larger group the newest members hold the slots (see [`overflow_slot`]), because a
 /// service that reloads opens its new listeners before it closes the old ones.
 ///
-/// The number is a compromise: the steering program's verification time grows with it (64 slots took 91 ms, 16 take a
-/// quarter), and attach has to stay below 300 ms.
+/// The number is a compromise: the steering program's verification time grows with it, and attach has to stay below
+/// 300 ms.
 pub const LISTENER_SLOTS: u16 = 16;
 
 /// The slot a new listener takes over when all are in use. Cookies are handed out in sequence, so a generation of new
