@@ -68,7 +68,7 @@ impl Report<'_> {
         let baseline = self.targets[0].name;
         let mut text = format!(
             "\nkernel {kernel}, {cpus} CPUs, load average before {load}, after {}\n\
-             rate relative to {baseline}, {} s per cell, in slices ({} …)\n\n",
+             rate relative to {baseline}, {} s per cell, in slices ({} …), Reno congestion control\n\n",
             self.load_after,
             self.seconds,
             self.order()
