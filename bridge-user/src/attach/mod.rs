@@ -17,7 +17,7 @@ use crate::{
         features::Features,
         instance::{Instance, Probe, Session, Writer},
         object::EventLevel,
-        state::{Change, State},
+        state::State,
     },
     net::{
         links::bridge_by_name,
@@ -119,17 +119,14 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
 ///
 /// # Errors
 /// When the kernel refuses; nothing of this call is left then.
-pub fn apply(prepared: &Prepared) -> anyhow::Result<Vec<Change>> {
+pub fn apply(prepared: &Prepared) -> anyhow::Result<()> {
     let writer = Writer::begin()?;
     let probed = prepared.wanted.iter().any(|w| w.state.reason == Reason::ProbePassed);
     let probe = probed.then_some(check::require_steering as Probe);
     let mut session = writer.open_or_create(prepared.features, prepared.event_level, probe)?;
     let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
     match put_all(&mut session, &prepared.wanted) {
-        Ok(changes) => {
-            session.commit()?;
-            Ok(changes)
-        }
+        Ok(()) => session.commit(),
         Err(error) => {
             undo(&mut session.state, &before, &prepared.wanted)
                 .with_context(|| format!("failed to undo after: {error:#}"))?;
@@ -138,16 +135,15 @@ pub fn apply(prepared: &Prepared) -> anyhow::Result<Vec<Change>> {
     }
 }
 
-fn put_all(session: &mut Session, wanted: &[Wanted]) -> anyhow::Result<Vec<Change>> {
-    let mut changes = Vec::new();
+fn put_all(session: &mut Session, wanted: &[Wanted]) -> anyhow::Result<()> {
     for Wanted { state, .. } in wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         // Checked again under the lock: another attach may have come in between.
         let present: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
         plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
-        changes.push(session.state.put(state).with_context(failed)?);
+        session.state.put(state).with_context(failed)?;
     }
-    Ok(changes)
+    Ok(())
 }
 
 fn undo(state: &mut State, before: &[AttachmentState], wanted: &[Wanted]) -> anyhow::Result<()> {

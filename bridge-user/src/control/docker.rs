@@ -105,17 +105,6 @@ impl Docker {
         pick_network(self.list_networks().await?, name)
     }
 
-    /// All networks of driver `bridge`, sorted by name.
-    ///
-    /// # Errors
-    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
-    pub async fn bridge_networks(&self) -> Result<Vec<DockerNetwork>, DockerError> {
-        let bridges = self.list_networks().await?.into_iter().filter(is_bridge);
-        let mut networks = bridges.map(to_docker_network).collect::<Result<Vec<_>, _>>()?;
-        networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Ok(networks)
-    }
-
     /// Who publishes TCP `port` on the host: running containers, one entry per host address.
     ///
     /// # Errors

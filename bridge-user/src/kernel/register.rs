@@ -24,11 +24,11 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
 /// Registers every listener of the calling thread's namespace that some attachment wants and that is not registered
-/// yet. MPTCP listeners are left out, a SOCKMAP refuses them; so are those bound to an interface. Returns how many were added.
+/// yet. MPTCP listeners are left out, a SOCKMAP refuses them; so are those bound to an interface.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
-pub fn register_existing(state: &State) -> anyhow::Result<usize> {
+pub fn register_existing(state: &State) -> anyhow::Result<()> {
     let wanted: HashSet<TargetKey> =
         state.maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")?;
     let known: HashSet<u64> = state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
@@ -39,19 +39,18 @@ pub fn register_existing(state: &State) -> anyhow::Result<usize> {
         .filter(|(key, _)| wanted.contains(key))
         .collect();
     if missing.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     // Oldest first, as the kernel's own tracking would have seen them.
     missing.sort_by_key(|(_, listener)| listener.cookie);
     let owners = proc_fd::owners_of(&missing.iter().map(|(_, listener)| listener.inode).collect());
     let map = state.maps.listeners.fd().as_fd();
-    let mut added = 0;
     for (key, listener) in missing {
         // A listener nobody holds any more is closing; its successor registers itself.
         let Some(owner) = owners.get(&listener.inode) else { continue };
-        added += usize::from(register_one(map, &key, &listener, owner)?);
+        register_one(map, &key, &listener, owner)?;
     }
-    Ok(added)
+    Ok(())
 }
 
 fn register_one(
@@ -59,11 +58,11 @@ fn register_one(
     key: &TargetKey,
     listener: &Listener,
     owner: &proc_fd::Owner,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
     let socket = match proc_fd::duplicate(owner, listener.inode) {
         Ok(socket) => socket,
         // It stopped meanwhile; its successor registers itself.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => {
             return Err(error)
                 .with_context(|| format!("failed to register the listener on {}", listener.addr));
@@ -72,7 +71,7 @@ fn register_one(
     insert(map, key, socket.as_fd(), listener.cookie).with_context(|| {
         format!("failed to register the listener of {} (pid {}) on {}", owner.comm, owner.pid, listener.addr)
     })?;
-    Ok(true)
+    Ok(())
 }
 
 fn insert(map: BorrowedFd<'_>, key: &TargetKey, socket: BorrowedFd<'_>, cookie: u64) -> io::Result<()> {

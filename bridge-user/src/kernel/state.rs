@@ -30,17 +30,6 @@ use super::{
 };
 use crate::{attachment::AttachmentState, datapath::Reason, spec::Port};
 
-/// What [`State::put`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// There was none of this name.
-    Added,
-    /// It was there with other settings.
-    Updated,
-    /// It was there already.
-    Unchanged,
-}
-
 /// The maps of one instance plus what is needed to interpret them.
 pub struct State {
     /// The maps.
@@ -158,12 +147,11 @@ impl State {
     ///
     /// # Errors
     /// When a map is full or cannot be written; nothing of the change then has effect.
-    pub fn put(&mut self, wanted: &AttachmentState) -> anyhow::Result<Change> {
+    pub fn put(&mut self, wanted: &AttachmentState) -> anyhow::Result<()> {
         let all = self.list()?;
         let present = all.iter().find(|(_, state)| state.is_same(wanted));
         if present.is_some_and(|(_, state)| state == wanted) {
-            register_existing(self)?;
-            return Ok(Change::Unchanged);
+            return register_existing(self);
         }
         let id = present.map_or_else(|| all.iter().map(|(id, _)| id + 1).max().unwrap_or(1), |(id, _)| *id);
         let old_gateways = present.map(|(_, state)| rule_keys(state, self.match_ifindex)).unwrap_or_default();
@@ -171,8 +159,7 @@ impl State {
         let keep = if result.is_ok() { rule_keys(wanted, self.match_ifindex) } else { old_gateways };
         self.drop_rules_except(id, &keep)?;
         self.sweep()?;
-        result.with_context(|| format!("failed to write attachment {}", wanted.name()))?;
-        Ok(if present.is_some() { Change::Updated } else { Change::Added })
+        result.with_context(|| format!("failed to write attachment {}", wanted.name()))
     }
 
     fn write(&mut self, id: u32, wanted: &AttachmentState, is_new: bool) -> anyhow::Result<()> {
