@@ -18,6 +18,7 @@ pub mod net;
 pub mod plan;
 pub mod preflight;
 pub mod presets;
+pub mod relay;
 pub mod report;
 pub mod spec;
 pub mod status;

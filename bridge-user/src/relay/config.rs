@@ -1,0 +1,94 @@
+//! What one relay is told: where to accept, for whom, where to connect to, and within which limits.
+//!
+//! Invariants: plain data, no I/O; every default is written here and nowhere else.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::spec::Target;
+
+/// Most workers a relay starts by itself: a host has many relays, and one worker moves more than one service
+/// asks for.
+const MAX_DEFAULT_WORKERS: usize = 4;
+
+/// One relay: one gateway port in front of one target.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// The attachment's name, for messages and thread names.
+    pub name: String,
+    /// Gateway address and port to accept on; port 0 takes a free one (see [`super::Relay::local_addr`]).
+    pub listen: SocketAddr,
+    /// The bridge interface; packets that arrive on any other interface never reach the relay.
+    pub bridge: String,
+    /// Where accepted connections go.
+    pub target: Target,
+    /// Sources that may connect. Empty allows nobody.
+    pub allow: Vec<IpNet>,
+    /// Tells the target who the client is, before the client's first byte.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Limits and timeouts.
+    pub limits: Limits,
+    /// Worker threads; `None`: one per two cores, at most four.
+    pub workers: Option<usize>,
+}
+
+impl RelayConfig {
+    /// A relay with default limits and no PROXY header.
+    pub fn new(name: &str, listen: SocketAddr, bridge: &str, target: Target, allow: Vec<IpNet>) -> Self {
+        Self {
+            name: name.to_owned(),
+            listen,
+            bridge: bridge.to_owned(),
+            target,
+            allow,
+            proxy_protocol: None,
+            limits: Limits::default(),
+            workers: None,
+        }
+    }
+
+    /// How many workers to start, at least one.
+    pub(super) fn worker_count(&self) -> usize {
+        // The client and the service need the other cores: on two, one worker was faster than two in every test.
+        let half = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+        self.workers.unwrap_or_else(|| half().min(MAX_DEFAULT_WORKERS)).max(1)
+    }
+}
+
+/// Versions of HAProxy's PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What a relay's connections may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections over all workers; those above it are reset at once.
+    pub max_connections: usize,
+    /// A connection without a byte in either direction for this long is reset; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// How long the target may take to accept before the client is reset.
+    pub connect_timeout: Duration,
+    /// Silence after which the kernel probes whether the client still exists (whole seconds, at least 1);
+    /// `None`: no probes. Loopback and UNIX targets cannot vanish unnoticed and are not probed.
+    pub keepalive: Option<Duration>,
+    /// How long [`super::Relay::drain`] waits for open connections.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 16_384,
+            idle_timeout: None,
+            connect_timeout: Duration::from_secs(5),
+            keepalive: Some(Duration::from_secs(60)),
+            drain: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The userspace relay: accepts on a gateway port and moves bytes to a target that steering cannot serve (a
+//! UNIX socket, a listener in another namespace, an unwilling kernel).
+//!
+//! Invariants
+//! - Packets that arrive on another interface than the bridge never reach it, nor do the host's own.
+//! - No byte is lost, reordered or repeated; FIN and RST of either peer reach the other as what they are.
+//! - A connection that does not end with FIN in both directions ends with a reset of both, also when the
+//!   relay is killed.
+//! - Memory per connection is bounded: an idle one holds no buffer and no pipe, a stalled one at most one of
+//!   either besides the kernel's socket buffers.
+//! - No lock and no shared counter on the byte path.
+//! - Never imports aya or bollard.
+//!
+//! [`config`] what to do · [`listener`] the gateway port · [`worker`] threads, admission, drain · [`target`]
+//! the other side · [`transport`] socket options · [`pump`] one connection · [`flow`] one direction ·
+//! [`stream`] one socket.
+//!
+//! Urgent data (MSG_OOB): the byte is passed on inline, at its place in the stream, without the urgent mark.
+
+mod config;
+mod descriptors;
+mod flow;
+mod listener;
+mod pipe;
+mod proxy_header;
+mod pump;
+mod stats;
+mod stream;
+mod sys;
+mod target;
+mod transport;
+mod warn;
+mod worker;
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicUsize},
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use nix::sys::signal::{SigSet, Signal};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    runtime::{self, LocalOptions, LocalRuntime},
+    sync::watch,
+    time::Instant,
+};
+
+pub use config::{Limits, ProxyProtocol, RelayConfig};
+pub use descriptors::raise_descriptor_limit;
+pub use stats::RelayStats;
+
+use stats::Counters;
+use worker::Shared;
+
+/// Stack of a worker: its futures live on the heap.
+const WORKER_STACK: usize = 512 * 1024;
+
+/// A running relay. Dropping it stops accepting and resets what is open.
+pub struct Relay {
+    local_addr: SocketAddr,
+    drain: Duration,
+    counters: Vec<Arc<Counters>>,
+    stop: watch::Sender<Option<Instant>>,
+    threads: Vec<JoinHandle<u64>>,
+}
+
+impl Relay {
+    /// Binds the gateway port in the calling thread's network namespace and starts the workers. Connections
+    /// are accepted when this returns.
+    ///
+    /// # Errors
+    /// If the port cannot be bound (names its owner where that can be found out) or a thread cannot be
+    /// started; nothing is left behind then.
+    pub fn start(config: RelayConfig) -> anyhow::Result<Relay> {
+        let count = config.worker_count();
+        let transport = transport::Transport::of_this_host().with_context(|| {
+            format!("failed to start relay {}: no TCP socket: look at the limits on descriptors", config.name)
+        })?;
+        let options = listener::Options { keepalive: config.limits.keepalive, transport };
+        let (listeners, local_addr) = listener::listen_group(config.listen, &config.bridge, options, count)?;
+        let (stop, stopped) = watch::channel(None);
+        let mut relay =
+            Relay { local_addr, drain: config.limits.drain, counters: Vec::new(), stop, threads: Vec::new() };
+        let warnings = warn::Warnings::new(&config.name);
+        let shared =
+            Arc::new(Shared { config, gateway: local_addr, transport, open: AtomicUsize::new(0), warnings });
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let counters = Arc::new(Counters::default());
+            relay.counters.push(Arc::clone(&counters));
+            let thread = start_worker(index, Arc::clone(&shared), counters, listener, stopped.clone());
+            relay.threads.push(thread.with_context(|| {
+                format!(
+                    "failed to start worker {index} of relay {}: raise the limits on threads and files",
+                    shared.config.name
+                )
+            })?);
+        }
+        Ok(relay)
+    }
+
+    /// Where it accepts.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> RelayStats {
+        stats::total(self.counters.iter().map(AsRef::as_ref))
+    }
+
+    /// Stops accepting, waits for open connections up to the configured time, resets the rest, and says how
+    /// many those were. Connections that are established but not accepted yet are served. Blocks; a second
+    /// call has nothing to do.
+    pub fn drain(&mut self) -> u64 {
+        self.stop_by(Instant::now() + self.drain)
+    }
+
+    fn stop_by(&mut self, deadline: Instant) -> u64 {
+        self.stop.send_replace(Some(deadline));
+        // A worker that panicked has dropped its connections already.
+        self.threads.drain(..).map(|thread| thread.join().unwrap_or(0)).sum()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop_by(Instant::now());
+    }
+}
+
+fn start_worker(
+    index: usize,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    listener: OwnedFd,
+    stop: watch::Receiver<Option<Instant>>,
+) -> io::Result<JoinHandle<u64>> {
+    // Everything that can fail happens before the thread starts serving; the runtime itself cannot change threads.
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let thread = Builder::new().name(format!("relay-{index}")).stack_size(WORKER_STACK).spawn(move || {
+        match prepare(listener) {
+            Ok((runtime, listener)) => {
+                // The receiver waits in `start_worker`.
+                let _ = ready.send(Ok(()));
+                let left = runtime.block_on(worker::serve(shared, counters, listener, stop));
+                // Drops the connections that are left: they are armed to reset.
+                drop(runtime);
+                left
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                0
+            }
+        }
+    })?;
+    started.recv().map_err(io::Error::other)??;
+    Ok(thread)
+}
+
+fn prepare(listener: OwnedFd) -> io::Result<(LocalRuntime, AsyncFd<OwnedFd>)> {
+    // splice(2) has no MSG_NOSIGNAL, and the program may have restored SIGPIPE's default.
+    SigSet::from(Signal::SIGPIPE).thread_block()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(LocalOptions::default())?;
+    let listener = {
+        let _context = runtime.enter();
+        sys::register(listener, Interest::READABLE)?
+    };
+    Ok((runtime, listener))
+}
+
+#[cfg(test)]
+mod tests;

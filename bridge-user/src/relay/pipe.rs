@@ -1,0 +1,50 @@
+//! Pipes for splice(2), pooled per worker.
+//!
+//! Invariants: a pipe in the pool is empty; a pipe belongs to a flow only while bytes are in it or about to
+//! be; a pipe dropped with bytes in it is closed, never pooled.
+
+use std::{cell::RefCell, os::fd::OwnedFd};
+
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+};
+
+/// Bytes asked for in one splice(2), and the size of a pipe: 64 KiB to 1 MiB measured alike, larger only
+/// costs memory.
+pub(super) const PIPE_SIZE: usize = 256 * 1024;
+/// Empty pipes a worker keeps; more are closed.
+const MAX_POOLED: usize = 32;
+
+/// A non-blocking pipe.
+pub(super) struct Pipe {
+    pub(super) reader: OwnedFd,
+    pub(super) writer: OwnedFd,
+    /// Bytes inside.
+    pub(super) held: usize,
+}
+
+/// A worker's empty pipes.
+#[derive(Default)]
+pub(super) struct PipePool(RefCell<Vec<Pipe>>);
+
+impl PipePool {
+    /// An empty pipe, of the usual size where the user's pipe quota allows it.
+    pub(super) fn take(&self) -> Result<Pipe, Errno> {
+        if let Some(pipe) = self.0.borrow_mut().pop() {
+            return Ok(pipe);
+        }
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // EPERM over the quota (fs.pipe-user-pages-soft, unprivileged users): a smaller pipe works as well.
+        let _ = fcntl_setpipe_size(&writer, PIPE_SIZE);
+        Ok(Pipe { reader, writer, held: 0 })
+    }
+
+    /// Takes an emptied pipe back.
+    pub(super) fn give_back(&self, pipe: Pipe) {
+        let mut pool = self.0.borrow_mut();
+        if pipe.held == 0 && pool.len() < MAX_POOLED {
+            pool.push(pipe);
+        }
+    }
+}

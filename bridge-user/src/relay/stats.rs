@@ -1,0 +1,83 @@
+//! Counters of a relay.
+//!
+//! Invariants: each worker has its own [`Counters`] and is their only writer, so counting is a plain load and
+//! store, never a locked instruction; readers see each value late by at most one event, never torn.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A relay's counters since its start, summed over its workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayStats {
+    /// Connections joined to the target.
+    pub accepted: u64,
+    /// Connections reset because their source is not allowed.
+    pub denied: u64,
+    /// Connections reset because the target could not be reached.
+    pub no_listener: u64,
+    /// Connections open now, those still connecting included.
+    pub active: u64,
+    /// Bytes taken from clients, without PROXY headers.
+    pub bytes_up: u64,
+    /// Bytes taken from the target.
+    pub bytes_down: u64,
+    /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
+    pub resets: u64,
+    /// Connections reset because the limit of open ones was reached.
+    pub over_limit: u64,
+    /// Connections reset because nothing moved for the idle timeout.
+    pub idle_closed: u64,
+    /// Times accept(2) or socket(2) failed for lack of descriptors or memory and the worker waited.
+    pub accept_errors: u64,
+}
+
+/// One counter, written by one thread.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub(super) fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One worker's counters, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Counters {
+    pub(super) accepted: Counter,
+    pub(super) denied: Counter,
+    pub(super) no_listener: Counter,
+    pub(super) active: Counter,
+    pub(super) bytes_up: Counter,
+    pub(super) bytes_down: Counter,
+    pub(super) resets: Counter,
+    pub(super) over_limit: Counter,
+    pub(super) idle_closed: Counter,
+    pub(super) accept_errors: Counter,
+}
+
+/// Sums the workers' counters.
+pub(super) fn total<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> RelayStats {
+    let mut sum = RelayStats::default();
+    for one in workers {
+        sum.accepted += one.accepted.get();
+        sum.denied += one.denied.get();
+        sum.no_listener += one.no_listener.get();
+        sum.active += one.active.get();
+        sum.bytes_up += one.bytes_up.get();
+        sum.bytes_down += one.bytes_down.get();
+        sum.resets += one.resets.get();
+        sum.over_limit += one.over_limit.get();
+        sum.idle_closed += one.idle_closed.get();
+        sum.accept_errors += one.accept_errors.get();
+    }
+    sum
+}
