@@ -16,10 +16,17 @@ pub struct RelayStats {
     pub no_listener: u64,
     /// Connections open now, those still connecting included.
     pub active: u64,
-    /// Bytes taken from clients, without PROXY headers.
+    /// Bytes taken from clients, without PROXY headers; those the kernel redirected included.
     pub bytes_up: u64,
-    /// Bytes taken from the target.
+    /// Bytes taken from the target; those the kernel redirected included.
     pub bytes_down: u64,
+    /// Bytes the kernel redirected by itself, both directions.
+    pub redirected: u64,
+    /// Connections handed to the kernel.
+    pub offloaded: u64,
+    /// Connections that were to be handed to the kernel and stayed with userspace: the kernel refused a socket, the
+    /// target is a UNIX socket, or urgent data was sent.
+    pub refused_offload: u64,
     /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
     pub resets: u64,
     /// Connections reset because the limit of open ones was reached.
@@ -58,15 +65,19 @@ pub(super) struct Counters {
     pub(super) active: Counter,
     pub(super) bytes_up: Counter,
     pub(super) bytes_down: Counter,
+    pub(super) offloaded: Counter,
+    pub(super) refused_offload: Counter,
     pub(super) resets: Counter,
     pub(super) over_limit: Counter,
     pub(super) idle_closed: Counter,
     pub(super) accept_errors: Counter,
 }
 
-/// Sums the workers' counters.
-pub(super) fn total<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> RelayStats {
-    let mut sum = RelayStats::default();
+/// Sums the workers' counters and adds the bytes the kernel redirected, from clients and from targets.
+pub(super) fn total<'a>(workers: impl IntoIterator<Item = &'a Counters>, kernel: [u64; 2]) -> RelayStats {
+    let [bytes_up, bytes_down] = kernel;
+    let mut sum =
+        RelayStats { bytes_up, bytes_down, redirected: bytes_up + bytes_down, ..RelayStats::default() };
     for one in workers {
         sum.accepted += one.accepted.get();
         sum.denied += one.denied.get();
@@ -74,6 +85,8 @@ pub(super) fn total<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> Rela
         sum.active += one.active.get();
         sum.bytes_up += one.bytes_up.get();
         sum.bytes_down += one.bytes_down.get();
+        sum.offloaded += one.offloaded.get();
+        sum.refused_offload += one.refused_offload.get();
         sum.resets += one.resets.get();
         sum.over_limit += one.over_limit.get();
         sum.idle_closed += one.idle_closed.get();
