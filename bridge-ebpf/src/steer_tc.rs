@@ -9,8 +9,8 @@ use core::ptr::addr_of;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple},
-    helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple},
+    helpers::{bpf_redirect, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::classifier,
     maps::lpm_trie::Key,
     programs::TcContext,
@@ -54,13 +54,12 @@ impl Segment {
 /// Entry point.
 #[classifier]
 pub(crate) fn steer_tc(ctx: TcContext) -> i32 {
-    // `None`: nothing for this program to do.
-    let _ = try_steer(&ctx);
-    TC_ACT_UNSPEC
+    try_steer(&ctx).unwrap_or(TC_ACT_UNSPEC)
 }
 
+/// `None`: nothing for this program to do.
 #[inline(always)]
-fn try_steer(ctx: &TcContext) -> Option<()> {
+fn try_steer(ctx: &TcContext) -> Option<i32> {
     let segment = read_segment(ctx)?;
     if segment.flags & RST != 0 {
         return None;
@@ -82,6 +81,10 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     if Source::from_entry(maps::ALLOW.get(&source).copied()) != Source::Allowed || is_known(ctx, packet) {
         return None;
     }
+    // SAFETY: the kernel passes a valid context.
+    if unsafe { addr_of!((*ctx.skb.skb).mark).read_volatile() } != ASSIGNED_MARK {
+        return Some(arrive_again(ctx));
+    }
     let stats = maps::STATS.get_ptr_mut(&id)?;
     // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
     let stats: &mut Stats = unsafe { &mut *stats };
@@ -90,7 +93,19 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     if segment.is_syn() {
         record(ctx, stats, outcome, packet);
     }
-    Some(())
+    None
+}
+
+/// Marks the packet and lets it arrive on the bridge once more. That takes what connection tracking has attached to it
+/// off again (`skb_scrub_packet`): with br_netfilter, netfilter's PREROUTING has seen the packet before this program, and
+/// sees it again now, with the mark.
+#[inline(always)]
+fn arrive_again(ctx: &TcContext) -> i32 {
+    // SAFETY: the kernel passes a valid context, and lets tc programs write the mark.
+    unsafe {
+        (*ctx.skb.skb).mark = ASSIGNED_MARK;
+        bpf_redirect((*ctx.skb.skb).ifindex, u64::from(BPF_F_INGRESS)) as i32
+    }
 }
 
 /// IPv4 without fragments, IPv6 without extension headers: what a TCP handshake looks like. Others go their usual way.
@@ -161,9 +176,8 @@ fn assign(ctx: &TcContext, packet: &Packet, service: &Service) -> Outcome {
         return Outcome::NoListener;
     };
     // SAFETY: `sk` is referenced until it is released, on every path.
-    let (state, device) = unsafe {
-        (addr_of!((*sk).state).read_volatile(), addr_of!((*sk).bound_dev_if).read_volatile())
-    };
+    let (state, device) =
+        unsafe { (addr_of!((*sk).state).read_volatile(), addr_of!((*sk).bound_dev_if).read_volatile()) };
     let mut outcome = Outcome::NoListener;
     if state == BPF_TCP_LISTEN && device == 0 {
         // SAFETY: as above.
@@ -171,10 +185,6 @@ fn assign(ctx: &TcContext, packet: &Packet, service: &Service) -> Outcome {
         outcome = if refused { Outcome::AssignFailed } else { Outcome::Accepted };
     }
     release(sk);
-    if outcome == Outcome::Accepted {
-        // SAFETY: the kernel passes a valid context, and lets tc programs write the mark.
-        unsafe { (*ctx.skb.skb).mark = ASSIGNED_MARK };
-    }
     outcome
 }
 

@@ -9,6 +9,7 @@ pub mod links;
 pub mod listeners;
 mod netlink;
 pub mod proc_fd;
+pub mod qdisc;
 
 use thiserror::Error;
 
