@@ -44,8 +44,10 @@ pub struct Choice {
 }
 
 impl Choice {
-    fn new(state: &AttachmentState) -> Self {
-        Self { name: state.name(), datapath: state.datapath, reason: state.reason.to_string() }
+    fn new(prepared: &Prepared, state: &AttachmentState) -> Self {
+        let tc = state.datapath == Datapath::Steer && prepared.is_mptcp(state);
+        let datapath = if tc { Datapath::SteerTc } else { state.datapath };
+        Self { name: state.name(), datapath, reason: state.reason.to_string() }
     }
 }
 
@@ -82,7 +84,7 @@ impl Plan {
             steps.extend(prepared.listeners.iter().filter(new).map(|listener| register_step(listener, &dir)));
         }
         steps.extend(prepared.relayed.iter().flat_map(relay_steps));
-        let choices = prepared.wanted().map(Choice::new).collect();
+        let choices = prepared.wanted().map(|state| Choice::new(prepared, state)).collect();
         Ok(Self { version: JSON_VERSION, dry_run: true, choices, steps })
     }
 

@@ -69,6 +69,17 @@ pub fn require_steering(features: Features) -> anyhow::Result<()> {
     )
 }
 
+/// Requires that steering to MPTCP listeners works, by steering a connection to one in a scratch topology with NAT rules.
+///
+/// # Errors
+/// When it does not; says what was tried.
+pub fn require_mptcp_steering(features: Features) -> anyhow::Result<()> {
+    if !features.mptcp_helper {
+        anyhow::bail!("this kernel cannot tell MPTCP listeners (Linux 5.19 with MPTCP can)");
+    }
+    probe::run_mptcp(features).context("a probe connection in a scratch namespace failed")
+}
+
 impl CheckReport {
     /// True when everything attaching needs works.
     pub fn passed(&self) -> bool {

@@ -3,12 +3,14 @@
 //! Invariants: what is attached to an interface is named by a pin in the instance's directory, made before and removed
 //! after it, so that whoever removes the directory knows what to undo: `link_steer_tc_<ifindex>` is a TCX link (Linux
 //! 6.6), `filter_steer_tc_<ifindex>` stands for a clsact filter, `qdisc_<ifindex>` for a clsact qdisc that was not there
-//! before. Other programs' filters and qdiscs are never touched. Only what is attached to an existing interface is
+//! before; `table_bridge_user` for the nftables table (`net/untrack.rs`). Other programs' filters and qdiscs are never
+//! touched. Only what is attached to an existing interface is
 //! undone; the kernel removes the rest with the interface.
 
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -18,15 +20,15 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::FdLink,
-        tc::{self, NlOptions, TcAttachOptions, TcError, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
 };
 use bridge_common::names;
 
-use super::object;
+use super::{object, sys};
 use crate::net::{
     links::{self, Link},
-    qdisc,
+    qdisc, untrack,
 };
 
 /// Priority and handle of the clsact filter. It decides nothing for others, so it can be first.
@@ -44,6 +46,41 @@ fn filter_mark(dir: &Path, ifindex: u32) -> PathBuf {
 
 fn qdisc_mark(dir: &Path, ifindex: u32) -> PathBuf {
     dir.join(format!("qdisc_{ifindex}"))
+}
+
+/// Stands for the nftables table.
+const TABLE_MARK: &str = "table_bridge_user";
+
+/// Puts the nftables table there that the program needs, unless it is there.
+///
+/// # Errors
+/// When nft(8) is missing or refuses.
+pub fn ensure_table(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let mark = dir.join(TABLE_MARK);
+    if mark.exists() {
+        return Ok(());
+    }
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    program.pin(&mark).with_context(|| format!("failed to pin {}", mark.display()))?;
+    untrack::install().inspect_err(|_| drop(fs::remove_file(&mark)))
+}
+
+/// Takes the program off every interface but those in `keep`, and with the last one the table.
+///
+/// # Errors
+/// When something cannot be undone; the rest still is.
+pub fn sweep(dir: &Path, keep: &BTreeSet<u32>) -> anyhow::Result<()> {
+    let there = attached(dir).with_context(|| format!("failed to read {}", dir.display()))?;
+    let gone: Vec<_> = there.difference(keep).map(|&ifindex| remove(dir, ifindex)).collect();
+    let mark = dir.join(TABLE_MARK);
+    if there.is_subset(keep) && !there.is_empty() || !mark.exists() {
+        return gone.into_iter().collect();
+    }
+    if there.intersection(keep).next().is_none() {
+        untrack::remove()?;
+        fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))?;
+    }
+    gone.into_iter().collect()
 }
 
 /// Attaches the loaded program to the bridge `link`, unless it is there.
@@ -86,6 +123,29 @@ fn attach_filter(dir: &Path, program: &mut SchedClassifier, link: &Link) -> anyh
     let id = program.attach_with_options(&link.name, INGRESS, TcAttachOptions::Netlink(options))?;
     // Without its owner the filter stays until it is removed by priority and handle.
     std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Replaces the attached programs by the loaded one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn upgrade(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    for ifindex in attached(dir)? {
+        let Some(link) = links::link_by_index(ifindex)? else { continue };
+        let failed = || format!("failed to replace program {} on {}", names::PROG_STEER_TC, link.name);
+        let pin = link_pin(dir, ifindex);
+        if pin.exists() {
+            let old = sys::obj_get(&pin).with_context(failed)?;
+            sys::link_update(old.as_fd(), object::program_fd(ebpf, names::PROG_STEER_TC)?.as_fd())
+                .with_context(failed)?;
+        } else if filter_mark(dir, ifindex).exists() {
+            let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+            let old = SchedClassifierLink::attached(&link.name, INGRESS, PRIORITY, HANDLE, None)?;
+            let id = program.attach_to_link(old).with_context(failed)?;
+            std::mem::forget(program.take_link(id)?);
+        }
+    }
     Ok(())
 }
 
@@ -133,6 +193,11 @@ fn remove_qdisc(dir: &Path, link: &Link) -> anyhow::Result<()> {
 /// Whether the program is attached to an interface.
 pub fn is_attached(dir: &Path, ifindex: u32) -> bool {
     link_pin(dir, ifindex).exists() || filter_mark(dir, ifindex).exists()
+}
+
+/// Whether something outside the directory has to be undone with it.
+pub fn has_marks(dir: &Path) -> bool {
+    dir.join(TABLE_MARK).exists() || attached(dir).is_ok_and(|all| !all.is_empty())
 }
 
 /// The interfaces the program is attached to, or was about to be.

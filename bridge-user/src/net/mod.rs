@@ -10,6 +10,7 @@ pub mod listeners;
 mod netlink;
 pub mod proc_fd;
 pub mod qdisc;
+pub mod untrack;
 
 use thiserror::Error;
 
