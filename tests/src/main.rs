@@ -26,6 +26,8 @@ use harness::leftovers::Before;
 use harness::transcript;
 use suites::{Needs, Test};
 
+/// Descriptors for the suite, and for each program it starts: tens of thousands of connections have two ends.
+const OPEN_FILES: u64 = 65_536;
 /// Held by a running suite.
 const LOCK: &str = "/run/bridge-tests.lock";
 
@@ -99,7 +101,8 @@ fn split_group(arguments: Vec<String>) -> Result<(Group, Vec<String>)> {
 fn prepare() -> Result<Flock<File>> {
     ensure!(nix::unistd::geteuid().is_root(), "the suite creates namespaces and must run as root: use sudo");
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("failed to raise the open-file limit")?;
+    let limit = hard.max(OPEN_FILES);
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).context("failed to raise the open-file limit")?;
     let file = File::create(LOCK).with_context(|| format!("failed to create {LOCK}"))?;
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, _)| {
         eprintln!("suite: waiting for another suite on this machine to end");

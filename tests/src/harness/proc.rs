@@ -52,6 +52,11 @@ impl Guarded {
         Ok(self.0.try_wait()?)
     }
 
+    /// Sends `signal` and goes on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        signal_process(self.0.id(), signal);
+    }
+
     /// Sends `signal` and waits for the end; kills at the deadline.
     pub(crate) fn stop(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
         signal_process(self.0.id(), signal);
