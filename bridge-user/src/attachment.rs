@@ -1,13 +1,16 @@
-//! One attachment, as it is wanted or as the kernel holds it. Pure data.
+//! One attachment, as it is wanted, or as the kernel or a relay holds it. Pure data.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
+use clap::ValueEnum;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::{datapath::Reason, naming, spec::Port};
+use crate::{
+    datapath::{Datapath, Reason},
+    naming,
+    spec::{Port, Target},
+};
 
 /// One attachment, wanted or present.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +25,15 @@ pub struct AttachmentState {
     pub ifindex: u32,
     /// Port on the gateway.
     pub port: Port,
-    /// The loopback listener's address.
-    pub target: SocketAddr,
-    /// Gateway addresses the rules match, sorted.
+    /// Where the service listens; a steered attachment's is always TCP.
+    pub target: Target,
+    /// Gateway addresses containers connect to, sorted.
     pub gateways: BTreeSet<IpAddr>,
     /// Allowed sources, sorted.
     pub allow: BTreeSet<IpNet>,
-    /// Why steering was chosen.
+    /// What carries the connections.
+    pub datapath: Datapath,
+    /// Why that datapath.
     pub reason: Reason,
 }
 
@@ -38,8 +43,24 @@ impl AttachmentState {
         naming::attachment_name(&self.network, &self.service, self.port)
     }
 
+    /// Whether a NAME on the command line means it.
+    pub fn is_meant_by(&self, query: &str) -> bool {
+        naming::matches(query, &self.network, &self.service, self.port)
+    }
+
     /// True when `other` is this attachment, perhaps with other settings.
     pub fn is_same(&self, other: &Self) -> bool {
         self.network == other.network && self.service == other.service && self.port == other.port
     }
+}
+
+/// Whom the service sees as its peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// The container's real address.
+    #[default]
+    Container,
+    /// 127.0.0.1, as with any local client.
+    Loopback,
 }

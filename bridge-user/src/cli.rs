@@ -1,22 +1,31 @@
 //! The command line: what can be typed, and how results and errors are printed.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::{
     UsageError,
-    attach::{self, Request},
+    attach::{self, Prepared, Request},
+    attachment::{AttachmentState, Identity},
     check,
-    datapath::{self, Requested},
+    datapath::Requested,
     detach, events,
-    kernel::{Instance, object::EventLevel},
-    plan, presets, report,
+    kernel::object::EventLevel,
+    plan, presets,
+    relay::{Limits, ProxyProtocol},
+    report,
+    runner::{self, Runner, foreground},
     spec::ServiceSpec,
     status,
 };
+
+/// More descriptors than a process can have.
+const MAX_CONNECTIONS: usize = 1 << 20;
+/// A day: nothing waits longer.
+const MAX_SECONDS: f64 = 86400.0;
 
 /// Containers reach services that listen only on the host's 127.0.0.1, in the kernel.
 #[derive(Parser)]
@@ -49,8 +58,8 @@ enum Verb {
 
 #[derive(Args)]
 struct AttachArgs {
-    /// A preset (ollama, postgres, redis, …), or [NAME=]PORT, [NAME=]PORT:TARGET_PORT, [NAME=]PORT:ADDR:TARGET_PORT;
-    /// PORT is the one containers use on the gateway
+    /// A preset (ollama, postgres, redis, …), or [NAME=]PORT, [NAME=]PORT:TARGET_PORT, [NAME=]PORT:ADDR:TARGET_PORT,
+    /// [NAME=]PORT:unix:/PATH; PORT is the one containers use on the gateway
     #[arg(required = true, value_name = "SPEC", long_help = spec_help())]
     specs: Vec<String>,
     /// Docker network to attach to (default: bridge); may repeat
@@ -59,10 +68,13 @@ struct AttachArgs {
     /// Linux bridge to attach to, without Docker; may repeat
     #[arg(long = "bridge", value_name = "IFACE")]
     bridges: Vec<String>,
-    /// How connections are carried; this version has steer
+    /// How connections are carried; this version has steer, sockmap and splice
     #[arg(long, value_enum, default_value_t)]
     datapath: Requested,
-    /// Whom the service sees; this version has container
+    /// Use --datapath sockmap although this kernel has known bugs in what it needs
+    #[arg(long)]
+    force: bool,
+    /// Whom the service sees; steering has container in this version, a relay is always local
     #[arg(long, value_enum, default_value_t)]
     identity: Identity,
     /// Source allowed to connect (default: the bridge's subnets); may repeat
@@ -80,11 +92,61 @@ struct AttachArgs {
     /// Keep the attachment in the daemon's configuration (not in this version)
     #[arg(long)]
     save: bool,
-    /// Relay in the foreground until a signal (not in this version)
+    /// Relay in the foreground until SIGINT or SIGTERM, then drain
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]
+    relay: RelayArgs,
+    #[command(flatten)]
     output: OutputArgs,
+}
+
+/// Options of relays; seconds may have a fraction.
+#[derive(Args)]
+#[command(next_help_heading = "Relays")]
+struct RelayArgs {
+    /// Tell the target who the client is, with a PROXY protocol header of this version
+    #[arg(long, value_enum, value_name = "VERSION")]
+    proxy_protocol: Option<ProxyProtocol>,
+    /// Most open connections per gateway address; more are reset
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_connections, value_parser = connections)]
+    max_connections: usize,
+    /// Reset connections without a byte for this long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    idle_timeout: Duration,
+    /// How long the target may take to accept
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    connect_timeout: Duration,
+    /// Silence after which the kernel probes whether a client still exists; 0: no probes
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    keepalive: Duration,
+    /// How long open connections may take to end after a signal or detach
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    drain_timeout: Duration,
+}
+
+impl RelayArgs {
+    fn options(&self) -> runner::Options {
+        let unless_zero = |time: Duration| (!time.is_zero()).then_some(time);
+        let limits = Limits {
+            max_connections: self.max_connections,
+            idle_timeout: unless_zero(self.idle_timeout),
+            connect_timeout: self.connect_timeout,
+            keepalive: unless_zero(self.keepalive),
+            drain: self.drain_timeout,
+        };
+        runner::Options { proxy_protocol: self.proxy_protocol, limits }
+    }
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| (1..=MAX_CONNECTIONS).contains(number));
+    number.ok_or_else(|| format!("expected a number from 1 to {MAX_CONNECTIONS}"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=MAX_SECONDS).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds, from 0 to {MAX_SECONDS}"))
 }
 
 #[derive(Args)]
@@ -128,15 +190,6 @@ enum Output {
     Json,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Identity {
-    /// The container's real address
-    #[default]
-    Container,
-    /// 127.0.0.1
-    Loopback,
-}
-
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum Firewall {
     #[default]
@@ -151,7 +204,7 @@ fn spec_help() -> String {
         .collect();
     format!(
         "A preset, or [NAME=]PORT, [NAME=]PORT:TARGET_PORT, [NAME=]PORT:ADDR:TARGET_PORT with ADDR in 127.0.0.0/8 or \
-         ::1. PORT is the one containers use on the gateway.\n\nPresets:\n{}",
+         ::1, [NAME=]PORT:unix:/PATH. PORT is the one containers use on the gateway.\n\nPresets:\n{}",
         presets.join("\n")
     )
 }
@@ -220,28 +273,70 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 
 fn run_attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let request = parse_request(&args)?;
-    refuse_missing(&args, &request)?;
+    refuse_missing(&args)?;
     let prepared = attach::prepare(&request)?;
     if args.dry_run {
         let plan = attach::dry_run::Plan::new(&prepared)?;
         return print_as(args.output.output, &plan, attach::dry_run::Plan::to_text);
     }
+    if args.identity == Identity::Loopback && !prepared.steered.is_empty() {
+        bail!(
+            "--identity loopback is not in this version for steered connections, expected container: let the service \
+             trust the container's address, or use a relay (--datapath splice --foreground)"
+        );
+    }
+    if !args.foreground {
+        prepared.require_no_relay()?;
+    }
+    // Relays first: they stop by themselves when steering fails after them.
+    let runner = Runner::start(&prepared.relayed, request.relay)?;
     attach::apply(&prepared)?;
-    let instance = Instance::open()?.context("failed to read back what was attached: it is gone")?;
-    let all = instance.state.list()?;
-    let mine = all.iter().filter(|(_, state)| prepared.wanted.iter().any(|w| w.state.is_same(state)));
-    let report = status::report(&instance.state, mine)?;
-    let with_notes = |report: &report::Report| format!("{}{}", report.to_text(), notes(&request));
+    if runner.is_empty() {
+        return print_attached(&args, &request, &prepared, &runner);
+    }
+    log_to_stderr();
+    foreground::run(runner, |runner| print_attached(&args, &request, &prepared, runner).map(drop))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Warnings of relays: lines on stderr, which a service manager keeps.
+fn log_to_stderr() {
+    let format = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
+        writeln!(out, "bridge-user: {}", record.args())
+    };
+    env_logger::Builder::new().filter_level(log::LevelFilter::Warn).format(format).init();
+}
+
+fn print_attached(
+    args: &AttachArgs,
+    request: &Request,
+    prepared: &Prepared,
+    runner: &Runner,
+) -> anyhow::Result<ExitCode> {
+    let mut report = status::steered()?;
+    report.attachments.retain(|entry| prepared.steered.iter().any(|state| state.name() == entry.name));
+    report.attachments.extend(runner.entries()?);
+    report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
+    let with_notes = |report: &report::Report| format!("{}{}", report.to_text(), notes(request, prepared));
     print_as(args.output.output, &report, with_notes)
 }
 
-/// What the attached services are known to do with clients that are not local.
-fn notes(request: &Request) -> String {
-    let note = |spec: &ServiceSpec| {
+/// What the attached services are known to do with clients that are not local, or with relayed ones, which are.
+fn notes(request: &Request, prepared: &Prepared) -> String {
+    let of_preset = |spec: &ServiceSpec| {
         let preset = presets::find(&spec.service).filter(|preset| !preset.note.is_empty())?;
-        Some(format!("note: {}: {}\n", preset.name, preset.note))
+        let steered = prepared.steered.iter().any(|state| state.service == spec.service);
+        steered.then(|| format!("note: {}: {}\n", preset.name, preset.note))
     };
-    request.specs.iter().filter_map(note).collect()
+    let relayed: Vec<_> = prepared.relayed.iter().map(AttachmentState::name).collect();
+    let local = match relayed.is_empty() {
+        true => String::new(),
+        false => format!(
+            "warning: {}: the service sees a local client, so rules that trust local clients now trust these containers\n",
+            relayed.join(", ")
+        ),
+    };
+    request.specs.iter().filter_map(of_preset).chain([local]).collect()
 }
 
 fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
@@ -258,28 +353,16 @@ fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
         datapath: args.datapath,
         allow: args.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
         event_level: args.event_level,
+        relay: args.relay.options(),
+        force: args.force,
     })
 }
 
 /// Options of the contract that this version does not have yet.
-fn refuse_missing(args: &AttachArgs, request: &Request) -> anyhow::Result<()> {
-    for spec in &request.specs {
-        datapath::choose(request.datapath, &spec.target)
-            .map_err(|text| anyhow!("failed to attach {} ({}): {text}", spec.service, spec.port))?;
-    }
-    if args.identity == Identity::Loopback {
-        bail!(
-            "--identity loopback is not in this version, expected container: let the service trust the container's address"
-        );
-    }
+fn refuse_missing(args: &AttachArgs) -> anyhow::Result<()> {
     if args.save {
         bail!(
             "--save is not in this version, which has no daemon: run attach from a systemd unit after docker.service"
-        );
-    }
-    if args.foreground {
-        bail!(
-            "--foreground is not in this version, which has no relay: a steered service needs no process, leave it out"
         );
     }
     Ok(())

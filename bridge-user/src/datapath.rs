@@ -1,9 +1,13 @@
 //! Which datapath serves an attachment, and why. Pure: facts in, decision out.
+//!
+//! `auto` steers wherever steering can serve. What it cannot serve is relayed with splice(2), which the project's own
+//! benchmark (`cargo xtask bench relay`) shows ahead of the socket map in bulk and in connections per second; see
+//! ARCHITECTURE.md for the numbers.
 
 use std::fmt;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::spec::Target;
 
@@ -23,62 +27,130 @@ pub enum Requested {
     Express,
 }
 
-/// A datapath this version has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What carries the connections of an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Datapath {
     /// `sk_lookup` puts the connection onto the loopback listener.
     Steer,
+    /// A process accepts and connects; a socket map moves the bytes.
+    Sockmap,
+    /// A process accepts and connects, and moves the bytes with splice(2).
+    Splice,
+}
+
+impl Datapath {
+    /// Whether a process of ours has to run for it.
+    pub const fn is_relay(self) -> bool {
+        matches!(self, Self::Sockmap | Self::Splice)
+    }
 }
 
 impl fmt::Display for Datapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Steer => f.write_str("steer"),
-        }
-    }
-}
-
-/// Why a datapath was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// A probe connection was really steered on this kernel.
-    ProbePassed,
-    /// The user asked for it.
-    Requested,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ProbePassed => "probe passed",
-            Self::Requested => "requested with --datapath steer",
+            Self::Steer => "steer",
+            Self::Sockmap => "sockmap",
+            Self::Splice => "splice",
         })
     }
 }
 
-/// Chooses the datapath for one target.
+/// Why a datapath was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A probe connection was really steered on this kernel.
+    ProbePassed,
+    /// The user asked for it.
+    Requested(Datapath),
+    /// The target is a UNIX socket.
+    UnixTarget,
+    /// The user asked for the socket map, and the target is a UNIX socket.
+    UnixTargetNotInSockmap,
+    /// The target's listener uses MPTCP.
+    Mptcp,
+    /// A PROXY header has to be written, which takes a relay.
+    ProxyProtocol,
+    /// Steering does not work on this host; says why.
+    SteeringFailed(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProbePassed => f.write_str("probe passed"),
+            Self::Requested(datapath) => write!(f, "requested with --datapath {datapath}"),
+            Self::UnixTarget => f.write_str("a UNIX socket cannot be steered to"),
+            Self::UnixTargetNotInSockmap => {
+                f.write_str("what was written to a UNIX socket cannot be accounted in a socket map")
+            }
+            Self::Mptcp => f.write_str("the listener uses MPTCP, which a socket map cannot hold"),
+            Self::ProxyProtocol => f.write_str("a PROXY header is written by a relay only"),
+            Self::SteeringFailed(why) => write!(f, "steering does not work here: {why}"),
+        }
+    }
+}
+
+/// What is known about the host, and what was asked for on all attachments of a call.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The datapath asked for.
+    pub requested: Requested,
+    /// Whether steering works, if that was looked at; why not.
+    pub steer: Result<(), String>,
+    /// Whether the sockmap relay may be used, if that was looked at; why not.
+    pub sockmap: Result<(), String>,
+    /// A PROXY header was asked for.
+    pub proxy_protocol: bool,
+}
+
+/// Chooses the datapath for one target; `mptcp`: only an MPTCP listener serves it now.
 ///
 /// # Errors
-/// When what was asked for, or what the target needs, is not in this version; the text says what to do instead.
-pub fn choose(requested: Requested, target: &Target) -> Result<(Datapath, Reason), String> {
+/// When what was asked for cannot serve the target, or is not in this version; the text says what to do instead.
+pub fn choose(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reason), String> {
+    let unix = matches!(target, Target::Unix(_));
+    match facts.requested {
+        Requested::Auto if unix => Ok((Datapath::Splice, Reason::UnixTarget)),
+        Requested::Auto if facts.proxy_protocol => Ok((Datapath::Splice, Reason::ProxyProtocol)),
+        Requested::Auto if mptcp => Ok((Datapath::Splice, Reason::Mptcp)),
+        Requested::Auto => Ok(match &facts.steer {
+            Ok(()) => (Datapath::Steer, Reason::ProbePassed),
+            Err(why) => (Datapath::Splice, Reason::SteeringFailed(why.clone())),
+        }),
+        Requested::Steer => steer(facts, target, mptcp),
+        Requested::Splice => Ok((Datapath::Splice, Reason::Requested(Datapath::Splice))),
+        Requested::Sockmap if unix => Ok((Datapath::Splice, Reason::UnixTargetNotInSockmap)),
+        Requested::Sockmap => {
+            facts.sockmap.clone().map(|()| (Datapath::Sockmap, Reason::Requested(Datapath::Sockmap)))
+        }
+        Requested::Express => {
+            Err("--datapath express is not in this version, expected auto, steer, sockmap or \
+                                   splice: use --datapath auto"
+                .to_owned())
+        }
+    }
+}
+
+fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reason), String> {
     if let Target::Unix(path) = target {
         return Err(format!(
-            "target unix:{} needs a relay, which this version does not have: let the service listen on 127.0.0.1, \
-             then attach its port",
+            "unix:{} cannot be steered to, which takes a TCP listener on 127.0.0.1 or ::1: use --datapath auto",
             path.display()
         ));
     }
-    match requested {
-        Requested::Auto => Ok((Datapath::Steer, Reason::ProbePassed)),
-        Requested::Steer => Ok((Datapath::Steer, Reason::Requested)),
-        Requested::Sockmap | Requested::Splice | Requested::Express => {
-            let name = requested.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
-            Err(format!(
-                "--datapath {name} is not in this version, expected auto or steer: use --datapath auto"
-            ))
-        }
+    if facts.proxy_protocol {
+        return Err("steering hands over the client's own connection, where nobody can write a PROXY header (and the \
+                    service sees the container's address anyway): use --datapath auto, or leave --proxy-protocol out"
+            .to_owned());
     }
+    if mptcp {
+        return Err(format!(
+            "the listener on {target} uses MPTCP, which a socket map cannot hold (EOPNOTSUPP): use --datapath auto with \
+             --foreground, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)"
+        ));
+    }
+    facts.steer.clone().map(|()| (Datapath::Steer, Reason::Requested(Datapath::Steer)))
 }
 
 #[cfg(test)]
@@ -89,21 +161,55 @@ mod tests {
         Target::Tcp("127.0.0.1:6379".parse().unwrap())
     }
 
-    #[test]
-    fn auto_and_steer_steer() {
-        assert_eq!(choose(Requested::Auto, &tcp()), Ok((Datapath::Steer, Reason::ProbePassed)));
-        assert_eq!(choose(Requested::Steer, &tcp()), Ok((Datapath::Steer, Reason::Requested)));
+    fn unix() -> Target {
+        Target::Unix("/run/x.sock".into())
+    }
+
+    fn facts(requested: Requested) -> Facts {
+        Facts { requested, steer: Ok(()), sockmap: Ok(()), proxy_protocol: false }
     }
 
     #[test]
-    fn what_is_missing_is_refused_by_name() {
-        for (requested, name) in
-            [(Requested::Sockmap, "sockmap"), (Requested::Splice, "splice"), (Requested::Express, "express")]
-        {
-            let error = choose(requested, &tcp()).unwrap_err();
-            assert!(error.contains(name) && error.contains("use --datapath auto"), "{error}");
-        }
-        let error = choose(Requested::Auto, &Target::Unix("/run/x.sock".into())).unwrap_err();
+    fn auto_steers_what_it_can_and_splices_the_rest() {
+        let auto = facts(Requested::Auto);
+        assert_eq!(choose(&auto, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
+        assert_eq!(choose(&auto, &tcp(), true), Ok((Datapath::Splice, Reason::Mptcp)));
+        assert_eq!(choose(&auto, &unix(), false), Ok((Datapath::Splice, Reason::UnixTarget)));
+        let proxy = Facts { proxy_protocol: true, ..auto.clone() };
+        assert_eq!(choose(&proxy, &tcp(), false), Ok((Datapath::Splice, Reason::ProxyProtocol)));
+        let broken = Facts { steer: Err("no sk_lookup".into()), ..auto };
+        let (datapath, reason) = choose(&broken, &tcp(), false).unwrap();
+        assert_eq!(datapath, Datapath::Splice);
+        assert!(reason.to_string().contains("no sk_lookup"), "{reason}");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_used_or_refused_never_replaced() {
+        let requested = |datapath| Ok((datapath, Reason::Requested(datapath)));
+        assert_eq!(choose(&facts(Requested::Steer), &tcp(), false), requested(Datapath::Steer));
+        assert_eq!(choose(&facts(Requested::Splice), &tcp(), true), requested(Datapath::Splice));
+        assert_eq!(choose(&facts(Requested::Splice), &unix(), false), requested(Datapath::Splice));
+        assert_eq!(choose(&facts(Requested::Sockmap), &tcp(), true), requested(Datapath::Sockmap));
+        let floor = Facts { sockmap: Err("below the floor".into()), ..facts(Requested::Sockmap) };
+        assert_eq!(choose(&floor, &tcp(), false), Err("below the floor".into()));
+    }
+
+    #[test]
+    fn a_unix_target_is_spliced_also_where_the_socket_map_was_asked_for() {
+        let choice = choose(&facts(Requested::Sockmap), &unix(), false);
+        assert_eq!(choice, Ok((Datapath::Splice, Reason::UnixTargetNotInSockmap)));
+    }
+
+    #[test]
+    fn steer_is_refused_with_the_way_out() {
+        let steer = facts(Requested::Steer);
+        let error = choose(&steer, &unix(), false).unwrap_err();
         assert!(error.contains("/run/x.sock") && error.contains("127.0.0.1"), "{error}");
+        let error = choose(&steer, &tcp(), true).unwrap_err();
+        assert!(error.contains("MPTCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
+        let error = choose(&Facts { proxy_protocol: true, ..steer }, &tcp(), false).unwrap_err();
+        assert!(error.contains("PROXY"), "{error}");
+        let error = choose(&facts(Requested::Express), &tcp(), false).unwrap_err();
+        assert!(error.contains("express") && error.contains("use --datapath auto"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The control plane of bridge-user as a library: parse what the user wants, find out what is there, and make the
 //! kernel's eBPF state match.
 //!
-//! Dependency rule: [`control`] never imports aya and [`kernel`] never imports bollard; [`spec`], [`presets`],
+//! Dependency rule: [`control`] and [`relay`] never import aya and [`kernel`] never imports bollard; [`spec`], [`presets`],
 //! [`naming`], [`datapath`] and [`plan`] do no I/O.
 
 pub mod attach;
@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod presets;
 pub mod relay;
 pub mod report;
+pub mod runner;
 pub mod spec;
 pub mod status;
 

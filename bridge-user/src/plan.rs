@@ -9,10 +9,9 @@ use ipnet::IpNet;
 
 use crate::{
     attachment::AttachmentState,
-    datapath::{self, Datapath, Requested},
-    naming,
+    datapath::{self, Datapath, Facts, Reason},
     net::{links::Bridge, listeners::Listener},
-    spec::{Port, ServiceSpec, Target},
+    spec::{Port, ServiceSpec},
 };
 
 /// One network to attach to.
@@ -26,37 +25,32 @@ pub struct Network {
     pub allow: Vec<IpNet>,
 }
 
-/// One attachment to make.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// What the kernel should hold.
-    pub state: AttachmentState,
-    /// What carries the connections.
-    pub datapath: Datapath,
-}
-
 /// `failed to attach redis (6379) on br-1a2b`, the start of every refusal.
 pub fn failed_to_attach(service: &str, port: Port, bridge: &str) -> String {
     format!("failed to attach {service} ({port}) on {bridge}")
 }
 
-/// Every (service, network) pair as an attachment.
+/// Every (service, network) pair as an attachment. `listeners` are those of this namespace; `match_ifindex`: the kernel
+/// tells steering the interface.
 ///
 /// # Errors
-/// When a pair cannot be steered; the text says why and what to do.
+/// When a pair cannot be served as asked; the text says why and what to do.
 pub fn wanted(
     specs: &[ServiceSpec],
     networks: &[Network],
-    requested: Requested,
+    facts: &Facts,
+    listeners: &[Listener],
     match_ifindex: bool,
-) -> Result<Vec<Wanted>, String> {
+) -> Result<Vec<AttachmentState>, String> {
     let mut all = Vec::new();
     for network in networks {
         for spec in specs {
-            let one = attachment(spec, network, requested, match_ifindex).map_err(|cause| {
+            let mptcp = spec.target.tcp().is_some_and(|target| only_mptcp(listeners, target).is_some());
+            let one = datapath::choose(facts, &spec.target, mptcp)
+                .and_then(|choice| attachment(spec, network, choice, match_ifindex));
+            all.push(one.map_err(|cause| {
                 format!("{}: {cause}", failed_to_attach(&spec.service, spec.port, &network.bridge.name))
-            })?;
-            all.push(one);
+            })?);
         }
     }
     no_two_on_one_bridge_port(&all)?;
@@ -66,13 +60,44 @@ pub fn wanted(
 fn attachment(
     spec: &ServiceSpec,
     network: &Network,
-    requested: Requested,
+    (datapath, reason): (Datapath, Reason),
     match_ifindex: bool,
-) -> Result<Wanted, String> {
-    let (datapath, reason) = datapath::choose(requested, &spec.target)?;
-    let Target::Tcp(target) = spec.target else {
-        return Err("a UNIX socket cannot be steered to".to_owned());
+) -> Result<AttachmentState, String> {
+    let bridge = &network.bridge;
+    // A relay joins any family to any target.
+    let (own, allow) = match spec.target.tcp().filter(|_| !datapath.is_relay()) {
+        Some(target) => steered(network, target, match_ifindex)?,
+        None => (bridge.addrs.clone(), allowed_to_relay(network)),
     };
+    let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
+    if let Some(host) =
+        allow.iter().find(|net| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr()))
+    {
+        return Err(format!(
+            "--allow {} is the gateway itself, which no container connects from: allow the containers' addresses",
+            host.addr()
+        ));
+    }
+    Ok(AttachmentState {
+        service: spec.service.clone(),
+        network: network.name.clone(),
+        bridge: bridge.name.clone(),
+        ifindex: bridge.index,
+        port: spec.port,
+        target: spec.target.clone(),
+        gateways,
+        allow,
+        datapath,
+        reason,
+    })
+}
+
+/// The bridge's addresses of the target's family, and the allow-list for them.
+fn steered(
+    network: &Network,
+    target: SocketAddr,
+    match_ifindex: bool,
+) -> Result<(Vec<IpNet>, BTreeSet<IpNet>), String> {
     let bridge = &network.bridge;
     let own: Vec<IpNet> =
         bridge.addrs.iter().copied().filter(|a| a.addr().is_ipv4() == target.is_ipv4()).collect();
@@ -85,28 +110,13 @@ fn attachment(
         ));
     }
     let subnets: Vec<IpNet> = own.iter().map(IpNet::trunc).collect();
-    let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
     let allow = allowed(&network.allow, &subnets, target, match_ifindex)?;
-    if let Some(host) =
-        allow.iter().find(|net| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr()))
-    {
-        return Err(format!(
-            "--allow {} is the gateway itself, which no container connects from: allow the containers' addresses",
-            host.addr()
-        ));
-    }
-    let state = AttachmentState {
-        service: spec.service.clone(),
-        network: network.name.clone(),
-        bridge: bridge.name.clone(),
-        ifindex: bridge.index,
-        port: spec.port,
-        target,
-        gateways,
-        allow,
-        reason,
-    };
-    Ok(Wanted { state, datapath })
+    Ok((own, allow))
+}
+
+fn allowed_to_relay(network: &Network) -> BTreeSet<IpNet> {
+    let asked = if network.allow.is_empty() { &network.bridge.addrs } else { &network.allow };
+    asked.iter().map(IpNet::trunc).collect()
 }
 
 /// The allow-list for one family. Without `ingress_ifindex` the source subnet is the only proof that a connection came
@@ -145,9 +155,9 @@ fn allowed(
 }
 
 /// Two networks may turn out to be the same bridge.
-fn no_two_on_one_bridge_port(all: &[Wanted]) -> Result<(), String> {
+fn no_two_on_one_bridge_port(all: &[AttachmentState]) -> Result<(), String> {
     let mut seen: BTreeMap<(u32, Port), &AttachmentState> = BTreeMap::new();
-    for Wanted { state, .. } in all {
+    for state in all {
         if let Some(first) = seen.insert((state.ifindex, state.port), state) {
             return Err(format!(
                 "{}: networks {} and {} are both on this bridge: name one of them",
@@ -194,6 +204,17 @@ pub fn taken_by_attachment(wanted: &AttachmentState, present: &[AttachmentState]
             other.network
         ));
     }
+    let other_carrier = |other: &&AttachmentState| other.is_same(wanted) && other.datapath != wanted.datapath;
+    if let Some(other) = present.iter().find(other_carrier) {
+        return Err(format!(
+            "{} is already attached with datapath {}, which would take every connection before {}: detach it first \
+             (bridge-user detach {})",
+            other.name(),
+            other.datapath,
+            wanted.datapath,
+            other.name()
+        ));
+    }
     match present.iter().find(|other| same_port(other) && other.name() != wanted.name()) {
         None => Ok(()),
         Some(other) => Err(format!(
@@ -229,15 +250,12 @@ pub fn only_mptcp(listeners: &[Listener], target: SocketAddr) -> Option<&Listene
     mptcp
 }
 
-/// The attachments that NAME means: by full name, service, or port.
-pub fn select<'a, T>(
-    query: &str,
-    all: impl IntoIterator<Item = &'a (T, AttachmentState)>,
-) -> Vec<&'a (T, AttachmentState)>
-where
-    T: 'a,
-{
-    all.into_iter().filter(|(_, s)| naming::matches(query, &s.network, &s.service, s.port)).collect()
+/// `attached: a, b`, the end of a refusal of an unknown name.
+pub fn known<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    match list(names) {
+        names if names.is_empty() => "nothing is attached in this network namespace".to_owned(),
+        names => format!("attached: {names}"),
+    }
 }
 
 /// Comma-separated.
@@ -248,6 +266,7 @@ pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::Requested;
 
     fn network(addrs: &[&str], allow: &[&str]) -> Network {
         let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
@@ -259,19 +278,42 @@ mod tests {
         texts.iter().map(|t| t.parse().unwrap()).collect()
     }
 
-    fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<Wanted>, String> {
-        wanted(&specs(texts), &[network], Requested::Auto, match_ifindex)
+    fn facts(requested: Requested) -> Facts {
+        Facts { requested, steer: Ok(()), sockmap: Ok(()), proxy_protocol: false }
+    }
+
+    fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<AttachmentState>, String> {
+        wanted(&specs(texts), &[network], &facts(Requested::Auto), &[], match_ifindex)
     }
 
     #[test]
     fn gateways_and_default_allow_come_from_the_targets_family() {
         let network = network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
         let all = plan(&["redis", "web=8080:::1:80"], network, true).unwrap();
-        assert_eq!(list(&all[0].state.gateways), "172.30.1.1");
-        assert_eq!(list(&all[0].state.allow), "172.30.1.0/24");
-        assert_eq!(list(&all[1].state.gateways), "fd00:30:1::1");
-        assert_eq!(list(&all[1].state.allow), "fd00:30:1::/64");
-        assert_eq!(all[0].state.name(), "appnet-redis-6379");
+        assert_eq!(list(&all[0].gateways), "172.30.1.1");
+        assert_eq!(list(&all[0].allow), "172.30.1.0/24");
+        assert_eq!(list(&all[1].gateways), "fd00:30:1::1");
+        assert_eq!(list(&all[1].allow), "fd00:30:1::/64");
+        assert_eq!(all[0].name(), "appnet-redis-6379");
+    }
+
+    #[test]
+    fn a_relay_serves_both_families_whatever_the_target() {
+        let network = network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
+        let all = plan(&["db=5432:unix:/run/db"], network, false).unwrap();
+        assert_eq!(list(&all[0].gateways), "172.30.1.1, fd00:30:1::1");
+        assert_eq!(list(&all[0].allow), "172.30.1.0/24, fd00:30:1::/64");
+    }
+
+    #[test]
+    fn another_datapath_of_the_same_attachment_is_in_the_way() {
+        let spliced = |requested| {
+            let network = network(&["172.30.1.1/24"], &[]);
+            wanted(&specs(&["redis"]), &[network], &facts(requested), &[], true).unwrap().remove(0)
+        };
+        let (steered, spliced) = (spliced(Requested::Auto), spliced(Requested::Splice));
+        let error = taken_by_attachment(&spliced, std::slice::from_ref(&steered)).unwrap_err();
+        assert!(error.contains("bridge-user detach appnet-redis-6379"), "{error}");
     }
 
     #[test]
@@ -290,7 +332,7 @@ mod tests {
     #[test]
     fn two_networks_on_one_bridge_are_refused() {
         let networks = [network(&["172.30.1.1/24"], &[]), network(&["172.30.1.1/24"], &[])];
-        let error = wanted(&specs(&["redis"]), &networks, Requested::Auto, true).unwrap_err();
+        let error = wanted(&specs(&["redis"]), &networks, &facts(Requested::Auto), &[], true).unwrap_err();
         assert!(error.contains("both on this bridge"), "{error}");
     }
 
@@ -309,7 +351,7 @@ mod tests {
     #[test]
     fn allow_is_normalised_and_limited_to_the_subnet_on_old_kernels() {
         let all = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), true).unwrap();
-        assert_eq!(list(&all[0].state.allow), "10.0.0.0/8");
+        assert_eq!(list(&all[0].allow), "10.0.0.0/8");
         let error = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), false).unwrap_err();
         assert!(error.contains("10.0.0.0/8") && error.contains("172.30.1.0/24"), "{error}");
         assert!(plan(&["redis"], network(&["172.30.1.1/24"], &["172.30.1.7/32"]), false).is_ok());
@@ -317,7 +359,7 @@ mod tests {
 
     #[test]
     fn another_attachment_on_the_port_is_named() {
-        let present = plan(&["redis"], network(&["172.30.1.1/24"], &[]), true).unwrap().remove(0).state;
+        let present = plan(&["redis"], network(&["172.30.1.1/24"], &[]), true).unwrap().remove(0);
         let same = present.clone();
         assert_eq!(taken_by_attachment(&same, std::slice::from_ref(&present)), Ok(()));
         let other = AttachmentState { service: "cache".into(), ..present.clone() };

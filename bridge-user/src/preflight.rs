@@ -21,13 +21,14 @@ const PROBE: [(Capability, &str); 3] = [
     (Capability::CAP_NET_ADMIN, "to attach them to a network namespace"),
 ];
 
-/// Requires what attach needs. CAP_SYS_ADMIN is needed only for the probe, which `--datapath steer` leaves out, and to
-/// mount bpffs when it is not mounted.
+/// Requires what attach needs; `steering`: the datapath asked for, if steering is possible with it. CAP_SYS_ADMIN is
+/// needed only for the probe, which `--datapath steer` leaves out, and to mount bpffs when it is not mounted.
 ///
 /// # Errors
 /// Names each missing capability.
-pub fn may_attach(datapath: Requested) -> anyhow::Result<()> {
+pub fn may_attach(steering: Option<Requested>) -> anyhow::Result<()> {
     let mut needed = DETACH.to_vec();
+    let Some(datapath) = steering else { return require(&needed) };
     needed.push((Capability::CAP_PERFMON, "for the verifier to accept the programs"));
     needed.push((Capability::CAP_SYS_PTRACE, "to register listeners of running services"));
     if datapath == Requested::Auto {
@@ -97,8 +98,8 @@ pub fn steering_features() -> anyhow::Result<Features> {
     let features = Features::detect().context("failed to probe the kernel's eBPF features")?;
     if !features.sk_lookup {
         bail!(
-            "this kernel has no sk_lookup programs (they came with Linux 5.9): use a newer kernel, or forward the port \
-             with socat or a DNAT rule until this project's relay datapath is released"
+            "this kernel has no sk_lookup programs (they came with Linux 5.9): use a newer kernel, or a relay \
+             (--datapath splice --foreground)"
         );
     }
     host::cgroup_root()?;

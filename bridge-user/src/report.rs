@@ -1,11 +1,19 @@
 //! How attachments are shown: the JSON of `cli.md`, and a table of the same.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, os::unix::fs::FileTypeExt as _};
 
 use bridge_common::maps::{Stats, TrackStats};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{attachment::AttachmentState, datapath::Datapath, net::listeners::Listener, plan};
+use crate::{
+    attachment::{AttachmentState, Identity},
+    datapath::Datapath,
+    naming,
+    net::listeners::Listener,
+    plan,
+    relay::RelayStats,
+    spec::{Port, Target},
+};
 
 /// Version of the JSON documents.
 pub const JSON_VERSION: u32 = 1;
@@ -45,7 +53,7 @@ impl From<TrackStats> for ListenerTracking {
 }
 
 /// One attachment as shown.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// `<network>-<service>-<port>`.
     pub name: String,
@@ -53,7 +61,7 @@ pub struct Entry {
     pub service: String,
     /// Port on the gateway.
     pub port: u16,
-    /// The listener's address.
+    /// Where the service listens.
     pub target: String,
     /// Docker network, or interface name where a bridge was given.
     pub network: String,
@@ -65,12 +73,12 @@ pub struct Entry {
     pub datapath: Datapath,
     /// Why that datapath.
     pub reason: String,
-    /// Whom the service sees: always `container` in this version.
-    pub identity: &'static str,
+    /// Whom the service sees.
+    pub identity: Identity,
     /// Whether connections can be served now.
     pub state: Readiness,
     /// Why not, where not ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Allowed sources.
     pub allow: Vec<String>,
@@ -79,20 +87,23 @@ pub struct Entry {
 }
 
 /// Connections so far.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Counters {
-    /// Steered onto a listener.
+    /// Steered onto a listener, or joined to the target by a relay.
     pub accepted: u64,
     /// Refused because of their source.
     pub denied: u64,
-    /// Refused because nothing listened, or the kernel would not take the listener.
+    /// Refused because nothing listened, the kernel would not take the listener, or a relay could not connect to it.
     pub no_listener: u64,
     /// Bytes moved; unknown (`null`) for steered connections, which no code of ours carries.
     pub bytes: Option<u64>,
+    /// What only a relay counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayStats>,
 }
 
 /// Whether an attachment can serve connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Readiness {
     /// A listener is registered.
@@ -115,16 +126,14 @@ pub struct Facts {
     pub registered: BTreeSet<u64>,
 }
 
-/// Judges one attachment. `bridge_there`: the interface index still belongs to the bridge, with its gateway addresses.
-pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Readiness, Option<String>) {
+/// Readiness, and why not.
+pub type Judgement = (Readiness, Option<String>);
+
+/// Judges one steered attachment. `bridge_there`: the interface index still belongs to the bridge, with its gateway
+/// addresses.
+pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judgement {
     if !bridge_there {
-        let text = format!(
-            "bridge {} (index {}) with address {} is gone: attach again once the network is back",
-            state.bridge,
-            state.ifindex,
-            plan::list(&state.gateways)
-        );
-        return (Readiness::WaitingForBridge, Some(text));
+        return bridge_gone(state);
     }
     if let Some(other) = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port) {
         let text = format!(
@@ -133,14 +142,17 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Rea
         );
         return (Readiness::Conflict, Some(text));
     }
-    let serving: Vec<_> = facts.listeners.iter().filter(|l| l.can_serve(state.target)).collect();
+    let Some(target) = state.target.tcp() else {
+        return (Readiness::Failed, Some(format!("{} cannot be steered to", state.target)));
+    };
+    let serving: Vec<_> = facts.listeners.iter().filter(|l| l.can_serve(target)).collect();
     if serving.iter().any(|l| facts.registered.contains(&l.cookie)) {
         return (Readiness::Ready, None);
     }
-    if let Some(listener) = plan::only_mptcp(&facts.listeners, state.target) {
+    if let Some(listener) = plan::only_mptcp(&facts.listeners, target) {
         let text = format!(
-            "{} is an MPTCP listener, which this version cannot steer to: start the service with MPTCP off \
-             (Go programs: GODEBUG=multipathtcp=0)",
+            "{} is an MPTCP listener, which cannot be steered to: detach and attach again with --foreground, which relays, \
+             or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
             listener.addr
         );
         return (Readiness::Failed, Some(text));
@@ -151,7 +163,7 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Rea
             Some(format!("the listener on {} is not registered: attach again", listener.addr)),
         );
     }
-    if let Some(listener) = facts.listeners.iter().find(|l| l.serves(state.target)) {
+    if let Some(listener) = facts.listeners.iter().find(|l| l.serves(target)) {
         let text = format!(
             "the listener on {} is bound to an interface (SO_BINDTODEVICE), so connections from a bridge cannot reach \
              it: bind it to the address alone",
@@ -159,16 +171,71 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> (Rea
         );
         return (Readiness::Failed, Some(text));
     }
+    waiting_for_listener(state)
+}
+
+/// Judges one relayed attachment; `listeners`: those of this namespace.
+pub fn judge_relay(state: &AttachmentState, bridge_there: bool, listeners: &[Listener]) -> Judgement {
+    if !bridge_there {
+        return bridge_gone(state);
+    }
+    let there = match &state.target {
+        // The relay itself connects over loopback, so a listener bound to `lo` serves it.
+        Target::Tcp(target) => listeners.iter().any(|listener| listener.serves(*target)),
+        Target::Unix(path) => path.metadata().is_ok_and(|meta| meta.file_type().is_socket()),
+    };
+    if there { (Readiness::Ready, None) } else { waiting_for_listener(state) }
+}
+
+fn bridge_gone(state: &AttachmentState) -> Judgement {
+    let text = format!(
+        "bridge {} (index {}) with address {} is gone: attach again once the network is back",
+        state.bridge,
+        state.ifindex,
+        plan::list(&state.gateways)
+    );
+    (Readiness::WaitingForBridge, Some(text))
+}
+
+fn waiting_for_listener(state: &AttachmentState) -> Judgement {
     (Readiness::WaitingForListener, Some(format!("nothing listens on {}", state.target)))
 }
 
 impl Entry {
-    /// Puts an entry together.
-    pub fn new(
+    /// Whether a NAME on the command line means it.
+    pub fn is_meant_by(&self, query: &str) -> bool {
+        Port::new(self.port).is_some_and(|port| naming::matches(query, &self.network, &self.service, port))
+    }
+
+    /// A steered attachment's.
+    pub fn of_steered(state: &AttachmentState, stats: &Stats, judgement: Judgement) -> Self {
+        let counters = Counters {
+            accepted: stats.accepted,
+            denied: stats.denied,
+            no_listener: stats.no_listener + stats.assign_failed,
+            bytes: None,
+            relay: None,
+        };
+        Self::new(state, Identity::Container, judgement, counters)
+    }
+
+    /// A relayed attachment's. The relay is the target's peer, and a local one.
+    pub fn of_relay(state: &AttachmentState, stats: RelayStats, judgement: Judgement) -> Self {
+        let counters = Counters {
+            accepted: stats.accepted,
+            denied: stats.denied,
+            no_listener: stats.no_listener,
+            bytes: Some(stats.bytes_up + stats.bytes_down),
+            relay: Some(stats),
+        };
+        Self::new(state, Identity::Loopback, judgement, counters)
+    }
+
+    fn new(
         state: &AttachmentState,
-        datapath: Datapath,
-        stats: &Stats,
-        (readiness, detail): (Readiness, Option<String>),
+        identity: Identity,
+        (readiness, detail): Judgement,
+        counters: Counters,
     ) -> Self {
         Self {
             name: state.name(),
@@ -178,18 +245,13 @@ impl Entry {
             network: state.network.clone(),
             bridge: state.bridge.clone(),
             gateways: state.gateways.iter().map(ToString::to_string).collect(),
-            datapath,
+            datapath: state.datapath,
             reason: state.reason.to_string(),
-            identity: "container",
+            identity,
             state: readiness,
             detail,
             allow: state.allow.iter().map(ToString::to_string).collect(),
-            counters: Counters {
-                accepted: stats.accepted,
-                denied: stats.denied,
-                no_listener: stats.no_listener + stats.assign_failed,
-                bytes: None,
-            },
+            counters,
         }
     }
 }
@@ -218,6 +280,9 @@ impl Report {
         rows.extend(self.attachments.iter().map(Entry::row));
         let mut text = table(&rows);
         for entry in &self.attachments {
+            if entry.datapath.is_relay() {
+                let _ = writeln!(text, "{}: relayed with {}: {}", entry.name, entry.datapath, entry.reason);
+            }
             if let Some(detail) = &entry.detail {
                 let _ = writeln!(text, "{}: {detail}", entry.name);
             }
@@ -259,7 +324,7 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{datapath::Reason, spec::Port};
+    use crate::datapath::Reason;
 
     fn state() -> AttachmentState {
         AttachmentState {
@@ -268,9 +333,10 @@ mod tests {
             bridge: "docker0".into(),
             ifindex: 3,
             port: Port::new(6379).unwrap(),
-            target: "127.0.0.1:6379".parse().unwrap(),
+            target: Target::Tcp("127.0.0.1:6379".parse().unwrap()),
             gateways: BTreeSet::from(["172.17.0.1".parse().unwrap()]),
             allow: BTreeSet::from(["172.17.0.0/16".parse().unwrap()]),
+            datapath: Datapath::Steer,
             reason: Reason::ProbePassed,
         }
     }
@@ -298,7 +364,7 @@ mod tests {
     #[test]
     fn json_has_the_contracts_shape() {
         let stats = Stats { accepted: 12, ..Stats::default() };
-        let entry = Entry::new(&state(), Datapath::Steer, &stats, (Readiness::Ready, None));
+        let entry = Entry::of_steered(&state(), &stats, (Readiness::Ready, None));
         let json = serde_json::to_string(&Report {
             version: JSON_VERSION,
             attachments: vec![entry],
@@ -312,6 +378,18 @@ mod tests {
             r#""allow":["172.17.0.0/16"],"counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null}}]}"#
         );
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_relays_entry_survives_its_way_through_json() {
+        let state = AttachmentState { datapath: Datapath::Splice, ..state() };
+        let stats = RelayStats { accepted: 3, bytes_up: 5, bytes_down: 7, ..RelayStats::default() };
+        let entry = Entry::of_relay(&state, stats, judge_relay(&state, true, &[]));
+        let json = serde_json::to_string(&entry).unwrap();
+        assert!(json.contains(r#""datapath":"splice""#) && json.contains(r#""bytes":12"#), "{json}");
+        assert!(json.contains(r#""identity":"loopback","state":"waiting-for-listener""#), "{json}");
+        let back: Entry = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), json);
     }
 
     #[test]

@@ -51,6 +51,14 @@ impl Target {
     pub fn loopback(port: Port) -> Target {
         Target::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port.get())))
     }
+
+    /// The address of a TCP target.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Target::Tcp(address) => Some(*address),
+            Target::Unix(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Target {

@@ -1,19 +1,13 @@
 //! The `status` verb: what is attached and whether it can serve. Changes nothing.
 
-use std::collections::BTreeSet;
-
 use anyhow::bail;
 
 use crate::{
-    attachment::AttachmentState,
-    datapath::Datapath,
-    kernel::{Instance, state::State},
-    net::{
-        links::{addresses, link_by_index},
-        listeners::tcp_listeners,
-    },
+    kernel::Instance,
+    net::{links, listeners::tcp_listeners},
     plan,
     report::{self, Entry, Facts, JSON_VERSION, Report},
+    runner::control::{self, Ask},
 };
 
 /// Reports the attachments that `names` mean, or all.
@@ -21,48 +15,43 @@ use crate::{
 /// # Errors
 /// When a name means nothing, or the state cannot be read (root is needed where bpffs is closed to others).
 pub fn run(names: &[String]) -> anyhow::Result<Report> {
-    let Some(instance) = Instance::open()? else {
-        if let Some(name) = names.first() {
-            bail!("failed to show {name}: nothing is attached in this network namespace");
-        }
-        return Ok(Report { version: JSON_VERSION, attachments: Vec::new(), listener_tracking: None });
-    };
-    let all = instance.state.list()?;
-    let mut chosen = BTreeSet::new();
+    let Report { attachments: mut all, listener_tracking, .. } = steered()?;
+    all.extend(relayed()?);
+    all.sort_by(|one, other| one.name.cmp(&other.name));
     for name in names {
-        let matching = plan::select(name, &all);
-        if matching.is_empty() {
-            let known = plan::list(all.iter().map(|(_, state)| state.name()));
-            bail!("failed to show {name}: no attachment or service has this name: attached: {known}");
+        if !all.iter().any(|entry| entry.is_meant_by(name)) {
+            let known = plan::known(all.iter().map(|entry| &entry.name));
+            bail!("failed to show {name}: no attachment or service has this name: {known}");
         }
-        chosen.extend(matching.into_iter().map(|(id, _)| *id));
     }
-    let shown = all.iter().filter(|(id, _)| names.is_empty() || chosen.contains(id));
-    report(&instance.state, shown)
+    all.retain(|entry| names.is_empty() || names.iter().any(|name| entry.is_meant_by(name)));
+    Ok(Report { version: JSON_VERSION, attachments: all, listener_tracking })
 }
 
-/// Reports these attachments of an instance.
+/// The attachments the kernel holds, and what became of listeners.
 ///
 /// # Errors
 /// When the state cannot be read.
-pub fn report<'a>(
-    state: &State,
-    shown: impl IntoIterator<Item = &'a (u32, AttachmentState)>,
-) -> anyhow::Result<Report> {
+pub fn steered() -> anyhow::Result<Report> {
+    let mut report = Report { version: JSON_VERSION, attachments: Vec::new(), listener_tracking: None };
+    let Some(Instance { state, .. }) = Instance::open()? else { return Ok(report) };
     let facts = Facts {
         listeners: tcp_listeners()?,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
     };
-    let mut attachments = Vec::new();
-    for (id, attachment) in shown {
-        let judgement = report::judge(attachment, bridge_is_there(attachment)?, &facts);
-        attachments.push(Entry::new(attachment, Datapath::Steer, &state.stats(*id)?, judgement));
+    for (id, attachment) in state.list()? {
+        let judgement = report::judge(&attachment, links::is_there(&attachment)?, &facts);
+        report.attachments.push(Entry::of_steered(&attachment, &state.stats(id)?, judgement));
     }
-    Ok(Report { version: JSON_VERSION, attachments, listener_tracking: Some(state.track_stats()?.into()) })
+    report.listener_tracking = Some(state.track_stats()?.into());
+    Ok(report)
 }
 
-fn bridge_is_there(attachment: &AttachmentState) -> anyhow::Result<bool> {
-    let Some(link) = link_by_index(attachment.ifindex)? else { return Ok(false) };
-    let present: BTreeSet<_> = addresses(link.index)?.into_iter().map(|net| net.addr()).collect();
-    Ok(link.name == attachment.bridge && attachment.gateways.is_subset(&present))
+/// The attachments of the relay processes in this network namespace.
+fn relayed() -> anyhow::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for peer in control::peers()? {
+        entries.extend(peer.ask(&Ask::Status)?.map(|answer| answer.entries).unwrap_or_default());
+    }
+    Ok(entries)
 }

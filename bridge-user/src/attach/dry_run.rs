@@ -1,6 +1,10 @@
 //! `attach --dry-run`: what would change, as commands a person can read. Changes nothing.
 
-use std::{collections::HashSet, net::IpAddr, path::Path};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use bridge_common::names;
 use serde::Serialize;
@@ -8,9 +12,10 @@ use serde::Serialize;
 use super::{Prepared, owner_name};
 use crate::{
     attachment::AttachmentState,
+    datapath::Datapath,
     kernel::{Instance, host, object, pins},
     net::listeners::Listener,
-    plan::{self, Wanted},
+    plan,
     report::JSON_VERSION,
 };
 
@@ -21,8 +26,27 @@ pub struct Plan {
     pub version: u32,
     /// Always true: tells this document from a report.
     pub dry_run: bool,
+    /// What would carry each attachment.
+    pub choices: Vec<Choice>,
     /// One command per line, in order; empty when everything is as wanted.
     pub steps: Vec<String>,
+}
+
+/// What would carry an attachment, and why.
+#[derive(Debug, Serialize)]
+pub struct Choice {
+    /// The attachment's name.
+    pub name: String,
+    /// The datapath.
+    pub datapath: Datapath,
+    /// Why that one.
+    pub reason: String,
+}
+
+impl Choice {
+    fn new(state: &AttachmentState) -> Self {
+        Self { name: state.name(), datapath: state.datapath, reason: state.reason.to_string() }
+    }
 }
 
 impl Plan {
@@ -36,6 +60,7 @@ impl Plan {
         let mut present = Vec::new();
         let mut registered = HashSet::new();
         match Instance::open()? {
+            None if prepared.steered.is_empty() => {}
             None => steps.extend(create_steps(prepared, &dir)),
             Some(instance) => {
                 if instance.state.is_outdated(prepared.event_level)? {
@@ -45,24 +70,30 @@ impl Plan {
                 registered = instance.state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
             }
         }
-        for Wanted { state, .. } in &prepared.wanted {
+        for state in &prepared.steered {
             let now = present.iter().find(|other| other.is_same(state));
             if now != Some(state) {
                 steps.extend(attachment_steps(state, now, &dir));
             }
-            let new =
-                |l: &&Listener| l.can_serve(state.target) && !l.mptcp && !registered.contains(&l.cookie);
+            let new = |l: &&Listener| {
+                let serves = state.target.tcp().is_some_and(|target| l.can_serve(target));
+                serves && !l.mptcp && !registered.contains(&l.cookie)
+            };
             steps.extend(prepared.listeners.iter().filter(new).map(|listener| register_step(listener, &dir)));
         }
-        Ok(Self { version: JSON_VERSION, dry_run: true, steps })
+        steps.extend(prepared.relayed.iter().flat_map(relay_steps));
+        let choices = prepared.wanted().map(Choice::new).collect();
+        Ok(Self { version: JSON_VERSION, dry_run: true, choices, steps })
     }
 
     /// As a script for people.
     pub fn to_text(&self) -> String {
+        let choice = |c: &Choice| format!("# {}: {}: {}\n", c.name, c.datapath, c.reason);
+        let choices: String = self.choices.iter().map(choice).collect();
         if self.steps.is_empty() {
-            return "# nothing would change: everything is attached as asked\n".to_owned();
+            return format!("{choices}# nothing would change: everything is attached as asked\n");
         }
-        format!("# nothing was changed; attach would do this:\n{}\n", self.steps.join("\n"))
+        format!("{choices}# nothing was changed; attach would do this:\n{}\n", self.steps.join("\n"))
     }
 }
 
@@ -94,7 +125,21 @@ fn upgrade_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
 }
 
 fn programs(prepared: &Prepared) -> impl Iterator<Item = &'static str> {
-    object::tracking_programs(prepared.features).iter().copied().chain([names::PROG_STEER])
+    let tracking = prepared.features.map_or(&[][..], object::tracking_programs);
+    tracking.iter().copied().chain([names::PROG_STEER])
+}
+
+fn relay_steps(state: &AttachmentState) -> impl Iterator<Item = String> {
+    state.gateways.iter().map(|&gateway| {
+        format!(
+            "bridge-user relays {} on dev {} -> {} with {}, allow {}, in this process until a signal",
+            SocketAddr::new(gateway, state.port.get()),
+            state.bridge,
+            state.target,
+            state.datapath,
+            plan::list(&state.allow)
+        )
+    })
 }
 
 fn register_step(listener: &Listener, dir: &Path) -> String {

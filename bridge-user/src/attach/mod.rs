@@ -12,10 +12,10 @@ use crate::{
     attachment::AttachmentState,
     check,
     control::docker::{Docker, DockerNetwork},
-    datapath::{Reason, Requested},
+    datapath::{Facts, Reason, Requested},
     kernel::{
         features::Features,
-        instance::{Instance, Probe, Session, Writer},
+        instance::{Instance, Session, Writer},
         object::EventLevel,
         state::State,
     },
@@ -24,8 +24,8 @@ use crate::{
         listeners::{Listener, tcp_listeners},
         proc_fd,
     },
-    plan::{self, Network, Wanted},
-    preflight,
+    plan::{self, Network},
+    preflight, runner,
     spec::ServiceSpec,
 };
 
@@ -44,6 +44,18 @@ pub struct Request {
     pub allow: Vec<Source>,
     /// Level of the event channel; `None` keeps what is there.
     pub event_level: Option<EventLevel>,
+    /// How relays work.
+    pub relay: runner::Options,
+    /// Use the sockmap relay although this kernel is known for bugs in what it uses.
+    pub force: bool,
+}
+
+impl Request {
+    /// Whether steering is among the possible datapaths.
+    fn may_steer(&self) -> bool {
+        let asked = matches!(self.datapath, Requested::Auto | Requested::Steer);
+        asked && self.specs.iter().any(|spec| spec.target.tcp().is_some())
+    }
 }
 
 /// An allowed source.
@@ -80,13 +92,37 @@ impl std::str::FromStr for Source {
 
 /// An attach that passed every check, ready to be carried out or shown.
 pub struct Prepared {
-    /// What the kernel can do.
-    pub features: Features,
-    /// What to make.
-    pub wanted: Vec<Wanted>,
+    /// What the kernel can do, where something is to be steered.
+    pub features: Option<Features>,
+    /// What to steer.
+    pub steered: Vec<AttachmentState>,
+    /// What to relay.
+    pub relayed: Vec<AttachmentState>,
     /// The listeners there are now.
     pub listeners: Vec<Listener>,
     event_level: Option<EventLevel>,
+}
+
+impl Prepared {
+    /// Everything that is wanted.
+    pub fn wanted(&self) -> impl Iterator<Item = &AttachmentState> {
+        self.steered.iter().chain(&self.relayed)
+    }
+
+    /// Requires that no process is needed.
+    ///
+    /// # Errors
+    /// Names what needs one, why, and the way out.
+    pub fn require_no_relay(&self) -> anyhow::Result<()> {
+        let Some(first) = self.relayed.first() else { return Ok(()) };
+        bail!(
+            "{}: it needs a relay ({}: {}), which lives in a process, and this version has no daemon: add --foreground \
+             and keep it running, for example in a systemd unit",
+            plan::failed_to_attach(&first.service, first.port, &first.bridge),
+            first.datapath,
+            first.reason
+        )
+    }
 }
 
 /// Resolves and checks a request; changes nothing.
@@ -94,49 +130,81 @@ pub struct Prepared {
 /// # Errors
 /// When something is missing or in the way; each message names the value, the cause and the next step.
 pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
-    preflight::may_attach(request.datapath)?;
-    let features = preflight::steering_features()?;
+    preflight::may_attach(request.may_steer().then_some(request.datapath))?;
     let docker = NetworkResolver::new(request)?;
     let networks = docker.networks(request)?;
-    let wanted = plan::wanted(&request.specs, &networks, request.datapath, features.ingress_ifindex)
-        .map_err(|text| anyhow!(text))?;
+    let instance = Instance::open()?;
+    let (features, steer) = steering(request, instance.as_ref())?;
+    let facts = Facts {
+        requested: request.datapath,
+        steer,
+        sockmap: Err("--datapath sockmap is not in this version: use --datapath splice".to_owned()),
+        proxy_protocol: request.relay.proxy_protocol.is_some(),
+    };
     let listeners = tcp_listeners()?;
-    let present: Vec<_> = match Instance::open()? {
+    let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
+    let wanted = plan::wanted(&request.specs, &networks, &facts, &listeners, match_ifindex)
+        .map_err(|text| anyhow!(text))?;
+    let present: Vec<_> = match instance {
         Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
         None => Vec::new(),
     };
-    for Wanted { state, .. } in &wanted {
+    for state in &wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
         docker.refuse_published(state).with_context(failed)?;
         refuse_bound(state, &listeners).with_context(failed)?;
-        refuse_mptcp(state, &listeners).with_context(failed)?;
     }
-    Ok(Prepared { features, wanted, listeners, event_level: request.event_level })
+    let (relayed, steered) = wanted.into_iter().partition(|state| state.datapath.is_relay());
+    Ok(Prepared { features, steered, relayed, listeners, event_level: request.event_level })
 }
 
-/// Makes the prepared attachments; a failure undoes those made before it.
+/// What steering can use here, and whether it works, as far as the request needs to know.
+fn steering(
+    request: &Request,
+    instance: Option<&Instance>,
+) -> anyhow::Result<(Option<Features>, Result<(), String>)> {
+    if !request.may_steer() {
+        return Ok((None, Ok(())));
+    }
+    if request.datapath == Requested::Steer {
+        return Ok((Some(preflight::steering_features()?), Ok(())));
+    }
+    let probed = instance.map_or(Ok(false), |instance| instance.state.meta().map(|meta| meta.probed != 0))?;
+    let tried = preflight::steering_features().and_then(|features| {
+        if !probed {
+            check::require_steering(features)?;
+        }
+        Ok(features)
+    });
+    Ok(match tried {
+        Ok(features) => (Some(features), Ok(())),
+        Err(error) => (None, Err(format!("{error:#}"))),
+    })
+}
+
+/// Makes the prepared attachments that are steered; a failure undoes those made before it.
 ///
 /// # Errors
 /// When the kernel refuses; nothing of this call is left then.
 pub fn apply(prepared: &Prepared) -> anyhow::Result<()> {
+    let Some(features) = prepared.features.filter(|_| !prepared.steered.is_empty()) else { return Ok(()) };
     let writer = Writer::begin()?;
-    let probed = prepared.wanted.iter().any(|w| w.state.reason == Reason::ProbePassed);
-    let probe = probed.then_some(check::require_steering as Probe);
-    let mut session = writer.open_or_create(prepared.features, prepared.event_level, probe)?;
+    let probed = prepared.steered.iter().any(|state| state.reason == Reason::ProbePassed);
+    let mut session = writer.open_or_create(features, prepared.event_level, probed)?;
     let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
-    match put_all(&mut session, &prepared.wanted) {
+    match put_all(&mut session, &prepared.steered) {
         Ok(()) => session.commit(),
         Err(error) => {
-            undo(&mut session.state, &before, &prepared.wanted)
+            undo(&mut session.state, &before, &prepared.steered)
                 .with_context(|| format!("failed to undo after: {error:#}"))?;
             Err(error)
         }
     }
 }
 
-fn put_all(session: &mut Session, wanted: &[Wanted]) -> anyhow::Result<()> {
-    for Wanted { state, .. } in wanted {
+fn put_all(session: &mut Session, wanted: &[AttachmentState]) -> anyhow::Result<()> {
+    for state in wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         // Checked again under the lock: another attach may have come in between.
         let present: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
@@ -146,8 +214,8 @@ fn put_all(session: &mut Session, wanted: &[Wanted]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn undo(state: &mut State, before: &[AttachmentState], wanted: &[Wanted]) -> anyhow::Result<()> {
-    for Wanted { state: added, .. } in wanted {
+fn undo(state: &mut State, before: &[AttachmentState], wanted: &[AttachmentState]) -> anyhow::Result<()> {
+    for added in wanted {
         if let Some(old) = before.iter().find(|old| old.is_same(added)) {
             state.put(old)?;
         } else if let Some((id, _)) = state.list()?.iter().find(|(_, s)| s.is_same(added)) {
@@ -162,28 +230,20 @@ fn refuse_bound(state: &AttachmentState, listeners: &[Listener]) -> anyhow::Resu
         return Ok(());
     };
     let owner = owner_name(listener);
-    if listener.addr.ip().is_unspecified() && listener.serves(state.target) {
+    let reached =
+        state.target.tcp().filter(|&target| listener.addr.ip().is_unspecified() && listener.serves(target));
+    if let Some(target) = reached {
         bail!(
             "{owner} listens on {}, every address including the gateway, so containers and everybody else reach it \
              already: bind it to {} first, then attach",
             listener.addr,
-            state.target.ip()
+            target.ip()
         );
     }
     bail!(
         "port {} is already bound on the gateway by {owner} ({}): choose another port (NAME=PORT:TARGET_PORT), or \
          stop it",
         state.port,
-        listener.addr
-    );
-}
-
-fn refuse_mptcp(state: &AttachmentState, listeners: &[Listener]) -> anyhow::Result<()> {
-    let Some(listener) = plan::only_mptcp(listeners, state.target) else { return Ok(()) };
-    bail!(
-        "{} listens on {} with MPTCP, which a socket map cannot hold (EOPNOTSUPP), so this version cannot steer to it: \
-         start it with MPTCP off (Go programs: GODEBUG=multipathtcp=0), then attach again",
-        owner_name(listener),
         listener.addr
     );
 }

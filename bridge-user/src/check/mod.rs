@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
-    kernel::{Ebpf, features::Features, host, state::State},
+    kernel::{features::Features, host},
     preflight,
     report::{self, JSON_VERSION},
 };
@@ -59,14 +59,13 @@ pub fn run() -> anyhow::Result<CheckReport> {
     })
 }
 
-/// Requires that these programs really steer, by steering a connection with them before they are published.
+/// Requires that steering works, by steering a connection in a scratch topology.
 ///
 /// # Errors
-/// When they do not; says what was tried and where to look.
-pub fn require_steering(ebpf: &mut Ebpf, state: &mut State) -> anyhow::Result<()> {
-    probe::run_steer(ebpf, state).context(
-        "steering does not work on this host: a probe connection in a scratch namespace failed (see `bridge-user check`; \
-         --datapath steer skips this probe)",
+/// When it does not; says what was tried and where to look.
+pub fn require_steering(features: Features) -> anyhow::Result<()> {
+    probe::run_steer(features).context(
+        "a probe connection in a scratch namespace failed (see `bridge-user check`; --datapath steer skips this probe)",
     )
 }
 

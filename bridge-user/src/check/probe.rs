@@ -16,9 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::scratch::{CONTAINER, GATEWAY, Scratch};
 use crate::{
     attachment::AttachmentState,
-    datapath::Reason,
+    datapath::{Datapath, Reason},
     kernel::{
-        Ebpf,
         events::Events,
         features::Features,
         host,
@@ -27,7 +26,7 @@ use crate::{
         object::{self, EventLevel},
         state::State,
     },
-    spec::Port,
+    spec::{Port, Target},
 };
 
 /// How long a probe connection may take. Generous: an emulated kernel is slow, and a wrong answer comes at once.
@@ -51,10 +50,11 @@ impl Probe<'_> {
             bridge: bridge.name.clone(),
             ifindex: bridge.index,
             port: Port::new(port).context("a listener cannot have port 0")?,
-            target: loopback(port),
+            target: Target::Tcp(loopback(port)),
             gateways: BTreeSet::from([GATEWAY.into()]),
             allow: BTreeSet::from([allow.parse()?]),
-            reason: Reason::Requested,
+            datapath: Datapath::Steer,
+            reason: Reason::Requested(Datapath::Steer),
         };
         self.state.put(&attachment)?;
         let all = self.state.list()?;
@@ -154,19 +154,17 @@ pub(super) fn run(features: Features) -> anyhow::Result<Findings> {
     })
 }
 
-/// Steers one connection with programs that are about to be published, in the scratch topology; leaves their maps as
-/// they were.
+/// Steers one connection, with an object loaded for it and nothing pinned.
 ///
 /// # Errors
 /// When the connection does not arrive.
-pub(super) fn run_steer(ebpf: &mut Ebpf, state: &mut State) -> anyhow::Result<()> {
+pub(super) fn run_steer(features: Features) -> anyhow::Result<()> {
     Scratch::run(|scratch| {
-        let _link = object::attach_steer(ebpf, &host::netns()?)?;
-        let outcome = existing_listener(&mut Probe { scratch, state });
-        for (id, _) in state.list()? {
-            state.remove(id)?;
-        }
-        outcome
+        let mut ebpf = object::load(features, EventLevel::Off, None)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let _link = object::attach_steer(&mut ebpf, &host::netns()?)?;
+        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        existing_listener(&mut Probe { scratch, state: &mut state })
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::{Ebpf, programs::links::FdLink};
+use aya::programs::links::FdLink;
 use bridge_common::{ABI_VERSION, maps::Meta, names};
 
 use super::{
@@ -31,9 +31,6 @@ pub struct Writer {
     dir: PinDir,
     lock: Lock,
 }
-
-/// Tries the programs of a new instance, and leaves its maps empty.
-pub type Probe = fn(&mut Ebpf, &mut State) -> anyhow::Result<()>;
 
 /// An instance being changed.
 pub struct Session {
@@ -108,27 +105,26 @@ impl Writer {
         Ok(Self { dir, lock })
     }
 
-    /// Opens the instance, creating it or replacing the programs of another build as needed. `probe` tries the programs
-    /// of a new instance before anything else.
+    /// Opens the instance, creating it or replacing the programs of another build as needed. `probed`: steering was
+    /// tried on this host, which is remembered.
     ///
     /// # Errors
-    /// When the pinned objects have another map layout, or the kernel refuses the programs, or the probe fails.
-    /// Nothing is left behind.
+    /// When the pinned objects have another map layout, or the kernel refuses the programs. Nothing is left behind.
     pub fn open_or_create(
         &self,
         features: Features,
         level: Option<EventLevel>,
-        probe: Option<Probe>,
+        probed: bool,
     ) -> anyhow::Result<Session> {
         let Some(mut instance) = self.open_existing()? else {
-            return self.create(features, level.unwrap_or_default(), probe);
+            return self.create(features, level.unwrap_or_default(), probed);
         };
-        if let Some(probe) = probe {
-            probe_late(&mut instance.state, features, probe)?;
-        }
         self.upgrade(&mut instance, features, level)?;
         instance.state.match_ifindex = features.ingress_ifindex;
         instance.state.sweep()?;
+        if probed {
+            remember_probe(&mut instance.state)?;
+        }
         Ok(Session { state: instance.state, unpublished: None })
     }
 
@@ -151,16 +147,13 @@ impl Writer {
         self.dir.remove(&self.lock)
     }
 
-    fn create(&self, features: Features, level: EventLevel, probe: Option<Probe>) -> anyhow::Result<Session> {
+    fn create(&self, features: Features, level: EventLevel, probed: bool) -> anyhow::Result<Session> {
         let building = self.dir.build(&self.lock)?;
         let mut ebpf = object::load(features, level, Some(building.path()))?;
         let maps = Maps::open(building.path())?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
-        if let Some(probe) = probe {
-            probe(&mut ebpf, &mut state)?;
-        }
         let links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
-        write_meta(&mut state.maps, level, probe.is_some())?;
+        write_meta(&mut state.maps, level, probed)?;
         for (program, link) in links.tracking {
             let path = building.path().join(pins::link_name(program));
             link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
@@ -231,15 +224,11 @@ pub fn write_meta(maps: &mut Maps, level: EventLevel, probed: bool) -> anyhow::R
     maps.meta.set(0, meta, 0).context("failed to write map META")
 }
 
-/// Probes an instance that was made without (`--datapath steer`), with programs loaded for it.
-fn probe_late(state: &mut State, features: Features, probe: Probe) -> anyhow::Result<()> {
+fn remember_probe(state: &mut State) -> anyhow::Result<()> {
     let meta = state.meta()?;
     if meta.probed != 0 {
         return Ok(());
     }
-    let mut ebpf = object::load(features, EventLevel::Off, None)?;
-    let maps = Maps::take(&mut ebpf)?;
-    probe(&mut ebpf, &mut State { maps, match_ifindex: features.ingress_ifindex })?;
     state.maps.meta.set(0, Meta { probed: 1, ..meta }, 0).context("failed to write map META")
 }
 

@@ -28,7 +28,11 @@ use super::{
     register::register_existing,
     sys,
 };
-use crate::{attachment::AttachmentState, datapath::Reason, spec::Port};
+use crate::{
+    attachment::AttachmentState,
+    datapath::{Datapath, Reason},
+    spec::{Port, Target},
+};
 
 /// The maps of one instance plus what is needed to interpret them.
 pub struct State {
@@ -170,7 +174,8 @@ impl State {
             let key = encode_allow(allow_set, &net);
             self.maps.allow.insert(&key, source, 0).context("failed to write map ALLOW")?;
         }
-        for key in target_keys(wanted) {
+        let target = steered_target(wanted)?;
+        for key in steer::candidates(target.ip().into(), target.port()) {
             self.maps.targets.insert(key, 1, 0).context("failed to write map TARGETS")?;
         }
         register_existing(self)?;
@@ -192,7 +197,7 @@ impl State {
             );
             self.maps.rules.insert(key, id, 0).context("failed to write map RULES")?;
         }
-        let value = encode(wanted, allow_set)?;
+        let value = encode(wanted, target, allow_set)?;
         self.maps.attachments.insert(id, value, 0).context("failed to write map ATTACHMENTS")
     }
 
@@ -283,9 +288,9 @@ impl State {
     }
 }
 
-/// The addresses and ports whose listeners can serve this attachment, most specific first.
-pub fn target_keys(state: &AttachmentState) -> [TargetKey; 3] {
-    steer::candidates(state.target.ip().into(), state.target.port())
+/// The listener's address; the choice of the datapath leaves no other target to steering.
+fn steered_target(state: &AttachmentState) -> anyhow::Result<SocketAddr> {
+    state.target.tcp().with_context(|| format!("{} cannot be steered to: use a relay", state.target))
 }
 
 fn rule_keys(state: &AttachmentState, match_ifindex: bool) -> Vec<RuleKey> {
@@ -312,17 +317,14 @@ fn decode_allow(key: &lpm_trie::Key<AllowKey>) -> (u32, IpNet) {
     (data.set, net)
 }
 
-fn encode(state: &AttachmentState, allow_set: u32) -> anyhow::Result<Attachment> {
+fn encode(state: &AttachmentState, target: SocketAddr, allow_set: u32) -> anyhow::Result<Attachment> {
     Ok(Attachment {
-        target: state.target.ip().into(),
+        target: target.ip().into(),
         allow_set,
         ifindex: state.ifindex,
-        target_port: state.target.port(),
+        target_port: target.port(),
         port: state.port.get(),
-        reason: match state.reason {
-            Reason::ProbePassed => REASON_PROBED,
-            Reason::Requested => REASON_REQUESTED,
-        },
+        reason: if state.reason == Reason::ProbePassed { REASON_PROBED } else { REASON_REQUESTED },
         service: padded::<SERVICE_LEN>("service", &state.service)?,
         network: padded::<NETWORK_LEN>("network", &state.network)?,
         bridge: padded::<IFNAME_LEN>("bridge", &state.bridge)?,
@@ -336,10 +338,15 @@ fn decode(value: &Attachment, gateways: BTreeSet<IpAddr>, allow: BTreeSet<IpNet>
         bridge: unpadded(&value.bridge),
         ifindex: value.ifindex,
         port: Port::new(value.port)?,
-        target: SocketAddr::new(value.target.into(), value.target_port),
+        target: Target::Tcp(SocketAddr::new(value.target.into(), value.target_port)),
         gateways,
         allow,
-        reason: if value.reason == REASON_REQUESTED { Reason::Requested } else { Reason::ProbePassed },
+        datapath: Datapath::Steer,
+        reason: if value.reason == REASON_REQUESTED {
+            Reason::Requested(Datapath::Steer)
+        } else {
+            Reason::ProbePassed
+        },
     })
 }
 

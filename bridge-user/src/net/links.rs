@@ -3,6 +3,7 @@
 //! Invariants: a [`Bridge`] returned by [`bridge_by_name`] is a Linux bridge with at least one address that
 //! is not link-local; addresses keep the kernel's order, so the first IPv4 address is the primary one.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 
 use super::NetError;
 use super::netlink::{attribute, dump, get, push_attribute, u32_at};
+use crate::attachment::AttachmentState;
 
 /// Length of `struct ifinfomsg` and of `struct ifaddrmsg`, in bytes.
 const IFINFO_LEN: usize = 16;
@@ -43,6 +45,16 @@ pub struct Link {
     pub kind: String,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
+}
+
+/// Whether the interface an attachment was made for is still there, with the gateway addresses.
+///
+/// # Errors
+/// [`NetError::Netlink`] when the interfaces cannot be read.
+pub fn is_there(attachment: &AttachmentState) -> Result<bool, NetError> {
+    let Some(link) = link_by_index(attachment.ifindex)? else { return Ok(false) };
+    let present: BTreeSet<IpAddr> = addresses(link.index)?.into_iter().map(|net| net.addr()).collect();
+    Ok(link.name == attachment.bridge && attachment.gateways.is_subset(&present))
 }
 
 /// The bridge called `name`, with its addresses.

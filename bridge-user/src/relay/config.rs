@@ -57,7 +57,7 @@ impl RelayConfig {
 }
 
 /// Versions of HAProxy's PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProxyProtocol {
     /// One line of text.
     V1,

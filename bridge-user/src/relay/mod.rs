@@ -110,7 +110,7 @@ impl Relay {
 
     /// The counters now.
     pub fn stats(&self) -> RelayStats {
-        stats::total(self.counters.iter().map(AsRef::as_ref))
+        self.counters.iter().map(|counters| counters.read()).sum()
     }
 
     /// Stops accepting, waits for open connections up to the configured time, resets the rest, and says how

@@ -3,10 +3,15 @@
 //! Invariants: each worker has its own [`Counters`] and is their only writer, so counting is a plain load and
 //! store, never a locked instruction; readers see each value late by at most one event, never torn.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    iter::Sum,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use serde::{Deserialize, Serialize};
 
 /// A relay's counters since its start, summed over its workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayStats {
     /// Connections joined to the target.
     pub accepted: u64,
@@ -28,6 +33,23 @@ pub struct RelayStats {
     pub idle_closed: u64,
     /// Times accept(2) or socket(2) failed for lack of descriptors or memory and the worker waited.
     pub accept_errors: u64,
+}
+
+impl Sum for RelayStats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            accepted: sum.accepted + one.accepted,
+            denied: sum.denied + one.denied,
+            no_listener: sum.no_listener + one.no_listener,
+            active: sum.active + one.active,
+            bytes_up: sum.bytes_up + one.bytes_up,
+            bytes_down: sum.bytes_down + one.bytes_down,
+            resets: sum.resets + one.resets,
+            over_limit: sum.over_limit + one.over_limit,
+            idle_closed: sum.idle_closed + one.idle_closed,
+            accept_errors: sum.accept_errors + one.accept_errors,
+        })
+    }
 }
 
 /// One counter, written by one thread.
@@ -64,20 +86,20 @@ pub(super) struct Counters {
     pub(super) accept_errors: Counter,
 }
 
-/// Sums the workers' counters.
-pub(super) fn total<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> RelayStats {
-    let mut sum = RelayStats::default();
-    for one in workers {
-        sum.accepted += one.accepted.get();
-        sum.denied += one.denied.get();
-        sum.no_listener += one.no_listener.get();
-        sum.active += one.active.get();
-        sum.bytes_up += one.bytes_up.get();
-        sum.bytes_down += one.bytes_down.get();
-        sum.resets += one.resets.get();
-        sum.over_limit += one.over_limit.get();
-        sum.idle_closed += one.idle_closed.get();
-        sum.accept_errors += one.accept_errors.get();
+impl Counters {
+    /// What they show now.
+    pub(super) fn read(&self) -> RelayStats {
+        RelayStats {
+            accepted: self.accepted.get(),
+            denied: self.denied.get(),
+            no_listener: self.no_listener.get(),
+            active: self.active.get(),
+            bytes_up: self.bytes_up.get(),
+            bytes_down: self.bytes_down.get(),
+            resets: self.resets.get(),
+            over_limit: self.over_limit.get(),
+            idle_closed: self.idle_closed.get(),
+            accept_errors: self.accept_errors.get(),
+        }
     }
-    sum
 }

@@ -39,12 +39,13 @@ pub(super) const TESTS: &[Test] = &[
     }),
     Test::on_host("host::not_yet_identity_loopback", || not_yet(&["--identity", "loopback"], "loopback")),
     Test::on_host("host::not_yet_datapath_sockmap", || not_yet(&["--datapath", "sockmap"], "sockmap")),
-    Test::on_host("host::not_yet_datapath_splice", || not_yet(&["--datapath", "splice"], "splice")),
     Test::on_host("host::not_yet_datapath_express", || not_yet(&["--datapath", "express"], "express")),
     Test::on_host("host::not_yet_save", || not_yet(&["--save"], "--save")),
-    Test::on_host("host::not_yet_foreground", || not_yet(&["--foreground"], "--foreground")),
-    Test::on_host("host::not_yet_unix_target", || {
-        cannot(&["7001:unix:/run/x.sock", "--bridge", "br-a"], &["unix"])
+    Test::on_host("host::unix_target_without_a_process", || {
+        cannot(&["7001:unix:/run/x.sock", "--bridge", "br-a"], &["UNIX", "splice", "--foreground"])
+    }),
+    Test::on_host("host::splice_without_a_process", || {
+        cannot(&["7001", "--bridge", "br-a", "--datapath", "splice"], &["--datapath splice", "--foreground"])
     }),
     Test::on_host("host::detach_without_a_name", detach_without_name),
     Test::on_host("host::help_and_version_never_fail", help_and_version),

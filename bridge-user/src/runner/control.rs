@@ -1,0 +1,181 @@
+//! How other processes find and ask the relays of this network namespace: a UNIX socket with an abstract name.
+//!
+//! Invariants: abstract names belong to a network namespace and vanish with their process, so a killed relay leaves
+//! nothing; one request and one answer per connection, each a line of JSON; both sides accept only root and their own
+//! user on the other side (SO_PEERCRED), because anybody in the namespace may bind or connect to an abstract name.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::{
+        fd::AsFd,
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::{Deserialize, Serialize};
+
+use crate::report::Entry;
+
+/// Every relay process listens on this plus its pid.
+const PREFIX: &str = "bridge-user/relay/";
+/// How long a relay process may take to answer a question.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// Longest request, in bytes.
+const MAX_REQUEST: u64 = 1024 * 1024;
+
+/// What can be asked of a relay process.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// All of its attachments.
+    Status,
+    /// Drain and stop the attachments with these names; answered when that is done.
+    Stop(Vec<String>),
+}
+
+/// The attachments it was about.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// One entry each.
+    pub entries: Vec<Entry>,
+}
+
+/// A relay process of this network namespace.
+pub struct Peer {
+    address: SocketAddr,
+}
+
+/// Binds this process's socket.
+///
+/// # Errors
+/// When the name is taken, which another process must have done on purpose.
+pub fn listen() -> anyhow::Result<UnixListener> {
+    let name = format!("{PREFIX}{}", std::process::id());
+    let failed = || format!("failed to listen on the abstract UNIX socket @{name}");
+    let address = SocketAddr::from_abstract_name(&name).with_context(failed)?;
+    UnixListener::bind_addr(&address).with_context(failed)
+}
+
+/// Reads the request of a connection, if it may make one.
+///
+/// # Errors
+/// When the process on the other side is another user's, or sends no request.
+pub fn read_request(stream: &UnixStream) -> anyhow::Result<Ask> {
+    ensure!(trusted(stream)?, "the request comes from another user's process");
+    stream.set_read_timeout(Some(ANSWER_TIME))?;
+    let mut line = String::new();
+    io::Read::take(BufReader::new(stream), MAX_REQUEST).read_line(&mut line)?;
+    serde_json::from_str(&line).context("the request is not understood")
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// When the asker has gone.
+pub fn write_answer(mut stream: &UnixStream, entries: Vec<Entry>) -> anyhow::Result<()> {
+    stream.write_all(format!("{}\n", serde_json::to_string(&Answer { entries })?).as_bytes())?;
+    Ok(())
+}
+
+/// Every relay process of the calling thread's network namespace.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn peers() -> anyhow::Result<Vec<Peer>> {
+    let table = fs::read_to_string("/proc/thread-self/net/unix")
+        .context("failed to read /proc/thread-self/net/unix: is /proc mounted?")?;
+    let address = |name| SocketAddr::from_abstract_name(name).ok().map(|address| Peer { address });
+    Ok(listening_names(&table).filter_map(address).collect())
+}
+
+/// The abstract names of relay processes in the text of /proc/net/unix. Connections to them show the same name, without
+/// the flag of a listener (`__SO_ACCEPTCON`).
+fn listening_names(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let name = fields.get(7)?.strip_prefix('@')?;
+        (fields[3] == "00010000" && name.starts_with(PREFIX)).then_some(name)
+    })
+}
+
+impl Peer {
+    /// Asks, and waits for the answer; `None` if the process ended meanwhile or is not to be trusted.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or not in a way this version understands.
+    pub fn ask(&self, question: &Ask) -> anyhow::Result<Option<Answer>> {
+        let Some(mut stream) = self.connect()? else { return Ok(None) };
+        // Draining takes as long as the relay was told to wait.
+        let patience = (*question == Ask::Status).then_some(ANSWER_TIME);
+        stream.set_read_timeout(patience)?;
+        let mut line = String::new();
+        let exchanged = stream
+            .write_all(format!("{}\n", serde_json::to_string(question)?).as_bytes())
+            .and_then(|()| BufReader::new(&stream).read_line(&mut line));
+        match exchanged {
+            Ok(0) => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
+            result => {
+                result.with_context(|| format!("failed to ask relay process {}", self.name()))?;
+                let answer = serde_json::from_str(&line);
+                Ok(Some(answer.with_context(|| {
+                    format!("failed to understand relay process {}: is it another version?", self.name())
+                })?))
+            }
+        }
+    }
+
+    fn connect(&self) -> anyhow::Result<Option<UnixStream>> {
+        match UnixStream::connect_addr(&self.address) {
+            Ok(stream) => Ok(trusted(&stream)?.then_some(stream)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => {
+                Err(error).with_context(|| format!("failed to reach relay process {}", self.name()))
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("@{}", String::from_utf8_lossy(self.address.as_abstract_name().unwrap_or_default()))
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe)
+}
+
+fn trusted(stream: impl AsFd) -> anyhow::Result<bool> {
+    let peer = getsockopt(&stream, PeerCredentials).context("failed to read SO_PEERCRED")?;
+    Ok(peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_listening_relays_only() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+                     0000: 00000002 00000000 00010000 0001 01 17 @bridge-user/relay/7\n\
+                     0000: 00000003 00000000 00000000 0001 03 18 @bridge-user/relay/7\n\
+                     0000: 00000002 00000000 00010000 0001 01 19 /run/bridge-user/relay/8\n\
+                     0000: 00000002 00000000 00010000 0001 01 20 @other\n\
+                     0000: 00000002 00000000 00010000 0001 01 21\n";
+        assert_eq!(listening_names(table).collect::<Vec<_>>(), ["bridge-user/relay/7"]);
+    }
+
+    #[test]
+    fn requests_and_answers_cross_the_socket() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&ours).write_all(b"{\"stop\":[\"a\"]}\n").unwrap();
+        assert_eq!(read_request(&theirs).unwrap(), Ask::Stop(vec!["a".into()]));
+        (&ours).write_all(b"nonsense\n").unwrap();
+        assert!(read_request(&theirs).is_err());
+    }
+}
