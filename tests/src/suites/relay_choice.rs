@@ -29,7 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("relay::dry_run_shows_the_datapath_and_changes_nothing", dry_run),
 ];
 
-/// The only attachment of a dry run, which must leave everything as it was.
+/// The only choice of a dry run, which must leave everything as it was.
 fn planned(host: &Netns, arguments: &[&str]) -> Result<Value> {
     let (ids, listening) = (KernelIds::take()?, host.listening()?);
     let all = [&["attach"], arguments, &["--bridge", "br-a", "--dry-run"]].concat();
@@ -37,7 +37,7 @@ fn planned(host: &Netns, arguments: &[&str]) -> Result<Value> {
     ids.wait_equal().context("a dry run changed the kernel")?;
     host.nothing_pinned()?;
     ensure!(host.listening()? == listening, "a dry run changed who listens: {:?}", host.listening()?);
-    let plan = document["attachments"].get(0).with_context(|| format!("no attachment in {document}"))?;
+    let plan = document["choices"].get(0).with_context(|| format!("no choice in {document}"))?;
     ensure!(plan["reason"].as_str().is_some_and(|text| !text.is_empty()), "no reason: {plan}");
     Ok(plan.clone())
 }

@@ -59,7 +59,7 @@ fn stalled(datapath: Datapath, reader: Reader) -> Result<()> {
             Ok(writer.shutdown(Shutdown::Write)?)
         });
         // Whatever happens next, the writer must get to its end.
-        let outcome = until_still(&stage)
+        let outcome = until_still(&stage, moved.bytes_up + moved.bytes_down)
             .and_then(|()| before.expect_growth_below(LIMIT, stage.relay.pid()))
             .and_then(|growth| {
                 ensure!(!writing.is_finished(), "{LENGTH} bytes disappeared in buffers, which took {growth}");
@@ -83,10 +83,9 @@ fn stalled(datapath: Datapath, reader: Reader) -> Result<()> {
     stage.all_ended_well(1).map(drop)
 }
 
-/// Waits until the relay moved bytes and then none for half a second.
-fn until_still(stage: &Stage) -> Result<()> {
+/// Waits until the relay has moved more than `first` bytes and then none for half a second.
+fn until_still(stage: &Stage, first: u64) -> Result<()> {
     let total = || stage.counters().map(|now| now.bytes_up + now.bytes_down);
-    let first = total()?;
     let last = AtomicU64::new(first);
     until("the relay stands still", patience(20), || {
         std::thread::sleep(Duration::from_millis(500));
@@ -102,10 +101,10 @@ fn single_bytes(datapath: Datapath) -> Result<()> {
     const SINGLE_BYTES: usize = 300_000;
     let stage = Stage::new(datapath)?;
     let (writer, reader) = ends(&stage, Reader::Target)?;
-    let room = stage.counters()?.bytes_up;
+    let before = stage.counters()?;
     fill(&writer, 256 << 20)?;
-    until_still(&stage)?;
-    let room = stage.counters()?.bytes_up - room;
+    until_still(&stage, before.bytes_up + before.bytes_down)?;
+    let room = stage.counters()?.bytes_up - before.bytes_up;
     drop((writer, reader));
     stage.counters_become("the first one is gone", |now| now.active == 0)?;
     for left in [0, 256 << 10, 1 << 20] {
