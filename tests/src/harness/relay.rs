@@ -165,10 +165,16 @@ impl Stage {
     /// A connection that has carried bytes both ways and, where the datapath is the kernel's, is
     /// carried by the kernel by now.
     pub(crate) fn warm_pair(&self) -> Result<(TcpStream, TcpStream)> {
-        let before = self.counters()?;
         let (client, server) = self.pair()?;
+        self.warm_up(&client, &server)?;
+        Ok((client, server))
+    }
+
+    /// Exchanges small messages until the datapath carries the connection.
+    pub(crate) fn warm_up(&self, client: &TcpStream, server: &TcpStream) -> Result<()> {
+        let before = self.counters()?;
         for round in 0..WARM_UP {
-            for (mut from, to) in [(&client, &server), (&server, &client)] {
+            for (mut from, to) in [(client, server), (server, client)] {
                 let text = [u8::try_from(round % 251)?; 1000];
                 from.write_all(&text)?;
                 expect_bytes(to, &text)?;
@@ -177,7 +183,7 @@ impl Stage {
             ensure!(now.refused_offload == before.refused_offload, "the kernel refused a socket: {now:?}");
             let taken = now.offloaded > before.offloaded && now.redirected > before.redirected;
             if self.datapath == Datapath::Splice || taken {
-                return Ok((client, server));
+                return Ok(());
             }
         }
         bail!("after {WARM_UP} exchanges the kernel does not carry the connection: {:?}", self.counters()?)

@@ -52,7 +52,7 @@ fn eight_at_once(datapath: Datapath) -> Result<()> {
     let stage = Stage::new(datapath)?;
     let mut pairs = Vec::new();
     for _ in 0..8 {
-        pairs.push(stage.pair()?);
+        pairs.push(stage.warm_pair()?);
     }
     std::thread::scope(|scope| {
         let threads: Vec<_> = pairs

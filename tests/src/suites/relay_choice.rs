@@ -110,7 +110,7 @@ fn sockmap_floor() -> Result<()> {
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let branch: String = release.split('.').take(2).collect::<Vec<_>>().join(".");
     let all = [&["attach"], &attach[..], &["--bridge", "br-a"]].concat();
-    refuse(&host, &all, 1, &["sockmap", &branch, "--force"])
+    refuse(&host, &all, 1, &["socket-map", &branch, "--force"])
 }
 
 fn dry_run() -> Result<()> {

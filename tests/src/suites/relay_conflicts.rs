@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 
 use super::Test;
-use crate::harness::client::answers;
+use crate::harness::client::{answers, many_rounds};
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::relay::{Datapath, NAME, Stage, counters, gateway, start};
 use crate::harness::rig::{Moved, Rig};
@@ -81,7 +81,7 @@ fn two_relays(datapath: Datapath) -> Result<()> {
     let _second = start(&rig.cli(), "7002", datapath, &[])?;
     for (port, count) in [(7001, 30), (7002, 50)] {
         for _ in 0..count {
-            answers(&rig.net.a1, at(GATEWAY_A, port))?;
+            rig.net.a1.run(|| many_rounds(at(GATEWAY_A, port)))?;
         }
     }
     for (name, service, count) in [(NAME, &services[0], 30), ("br-a-tcp-7002", &services[1], 50)] {

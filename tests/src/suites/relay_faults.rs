@@ -142,7 +142,10 @@ fn out_of_descriptors(datapath: Datapath) -> Result<()> {
 fn vanished_client(datapath: Datapath) -> Result<()> {
     let stage = Stage::with(datapath, &["--keepalive", "1"])?;
     stage.rig.net.host.sysctl("net/ipv4/tcp_keepalive_probes", "1")?;
-    let (client, server) = stage.warm_pair()?;
+    let (mut client, server) = stage.warm_pair()?;
+    // Acknowledges what the client got: for bytes on their way the kernel sends them again instead of probes.
+    client.write_all(b"x")?;
+    expect_bytes(&server, b"x")?;
     stage.rig.net.a1.ip("link set eth0 down")?;
     server.set_read_timeout(Some(patience(40)))?;
     ensure!(expect_reset(&server)? == 0, "bytes came from a client without a link");

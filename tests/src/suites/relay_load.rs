@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Test;
-use crate::harness::client::{dial, round};
+use crate::harness::client::{dial, many_rounds, round};
 use crate::harness::endings::expect_bytes;
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::noise;
@@ -33,7 +33,8 @@ pub(super) const ON_HOST: &[Test] = both_relays![on_host:
 /// What one idle connection may take of the relay's own memory.
 const USER_MEMORY: u64 = 16 * 1024;
 
-/// Whole connections from two clients at once, with an exchange and an orderly end each.
+/// Whole connections from two clients at once, each with an orderly end; one client's are short, the other's are long
+/// enough for the kernel to take them over.
 fn churn(datapath: Datapath, count: usize) -> Result<()> {
     let rig = Rig::new()?;
     let service = Service::start(&rig.net.host, local(7001))?;
@@ -55,16 +56,22 @@ fn churn(datapath: Datapath, count: usize) -> Result<()> {
     .with_context(|| format!("{:?} and {:?} are left", relay.open_files(), relay.map_entries()))?;
     ids.wait_equal()?;
     if count > 10_000 {
-        eprintln!("\n  {}: {rate:.0} connections/s, {count} with one exchange each", datapath.name());
+        eprintln!(
+            "\n  {}: {rate:.0} connections/s, {count} of them, every other with 30 exchanges",
+            datapath.name()
+        );
     }
     Ok(())
 }
 
 fn connect_and_finish(rig: &Rig, count: usize) -> Result<()> {
     std::thread::scope(|scope| {
-        let threads = [&rig.net.a1, &rig.net.a2].map(|netns| {
-            scope.spawn(move || netns.run(|| (0..count / 2).try_for_each(|_| round(gateway()).map(drop))))
-        });
+        let short = |_| round(gateway()).map(drop);
+        let long = |_| many_rounds(gateway());
+        let threads = [
+            scope.spawn(move || rig.net.a1.run(|| (0..count / 2).try_for_each(short))),
+            scope.spawn(move || rig.net.a2.run(|| (0..count / 2).try_for_each(long))),
+        ];
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })
 }
