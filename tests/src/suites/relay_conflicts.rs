@@ -14,7 +14,7 @@ use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
 use crate::harness::topology::{GATEWAY_A, at, local};
 
-pub(super) const TESTS: &[Test] = both_relays![
+pub(super) const TESTS: &[Test] = both_relays![on_host:
     "port_bound_on_the_gateway_names_its_owner" => |datapath| bound(datapath, GATEWAY_A),
     "port_bound_on_every_address_names_its_owner" => |datapath| bound(datapath, Ipv4Addr::UNSPECIFIED),
     "second_relay_on_the_same_port_is_refused" => second_relay,

@@ -19,6 +19,10 @@ use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = both_relays![
     "sigterm_lets_one_finish_and_cuts_the_one_that_stalls" => drain,
+];
+
+/// Nothing here depends on the kernel.
+pub(super) const ON_HOST: &[Test] = both_relays![on_host:
     "sigint_ends_an_idle_relay_at_once" => interrupt,
     "detach_by_name_drains_and_ends_it" => |datapath| detach(datapath, NAME),
     "detach_by_service_ends_it" => |datapath| detach(datapath, "tcp"),
