@@ -27,6 +27,8 @@ pub struct RelayStats {
     /// Connections that were to be handed to the kernel and stayed with userspace: the kernel refused a socket, the
     /// target is a UNIX socket, or urgent data was sent.
     pub refused_offload: u64,
+    /// Of the resets, those of connections in which the kernel repeated bytes.
+    pub repeated: u64,
     /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
     pub resets: u64,
     /// Connections reset because the limit of open ones was reached.
@@ -67,6 +69,7 @@ pub(super) struct Counters {
     pub(super) bytes_down: Counter,
     pub(super) offloaded: Counter,
     pub(super) refused_offload: Counter,
+    pub(super) repeated: Counter,
     pub(super) resets: Counter,
     pub(super) over_limit: Counter,
     pub(super) idle_closed: Counter,
@@ -87,6 +90,7 @@ pub(super) fn total<'a>(workers: impl IntoIterator<Item = &'a Counters>, kernel:
         sum.bytes_down += one.bytes_down.get();
         sum.offloaded += one.offloaded.get();
         sum.refused_offload += one.refused_offload.get();
+        sum.repeated += one.repeated.get();
         sum.resets += one.resets.get();
         sum.over_limit += one.over_limit.get();
         sum.idle_closed += one.idle_closed.get();
