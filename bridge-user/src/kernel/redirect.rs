@@ -73,6 +73,13 @@ pub struct Sent {
     pub unacknowledged: u64,
 }
 
+impl EnrolledFlow {
+    /// A credit that allows nothing.
+    pub fn closed(&self) -> Credit {
+        Credit { cookie: self.cookie, direction: self.direction, ..Credit::default() }
+    }
+}
+
 impl Redirect {
     /// Loads the object, for `max_connections` connections at a time, and attaches the program to its map.
     ///
@@ -135,7 +142,7 @@ impl Redirect {
 
     fn prepare(&self, flow: EnrolledFlow, sink: BorrowedFd<'_>) -> io::Result<()> {
         sys::map_insert(self.progress.fd().as_fd(), &flow.cookie, &Progress::default(), 0)?;
-        self.credit(flow.cookie, &Credit { direction: flow.direction, ..Credit::default() })?;
+        self.credit(&flow.closed())?;
         sys::sockhash_insert(self.sinks.fd().as_fd(), &flow.cookie, sink, 0)
     }
 
@@ -184,8 +191,8 @@ impl Redirect {
     ///
     /// # Errors
     /// When the kernel has no memory for it.
-    pub fn credit(&self, cookie: u64, credit: &Credit) -> io::Result<()> {
-        sys::map_insert(self.credit.fd().as_fd(), &cookie, credit, 0)
+    pub fn credit(&self, credit: &Credit) -> io::Result<()> {
+        sys::map_insert(self.credit.fd().as_fd(), &credit.cookie, credit, 0)
     }
 
     /// Removes what is known of a flow whose sockets are closed; the kernel has removed those from the socket maps.

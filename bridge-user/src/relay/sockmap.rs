@@ -113,7 +113,7 @@ impl Half {
             unacknowledged: 0,
             checked: 0,
             watched,
-            credit: Credit { direction: flow.direction, ..Credit::default() },
+            credit: flow.closed(),
             closed: !whole,
             eof: false,
             pause: Pause::default(),
@@ -168,6 +168,7 @@ impl Half {
         if !self.is_checked(source)? || !self.is_clear(sink)? {
             return Ok(Waiting::Worker);
         }
+        self.pause = Pause::default();
         let sent = send(sink, &self.rest[self.written..])?;
         self.given += sent as u64;
         self.written += sent;
@@ -223,9 +224,6 @@ impl Half {
         let sent = redirect::sent(sink).map_err(errno)?;
         self.clear = sent.total >= self.flow.base + redirected + self.given;
         self.unacknowledged = sent.unacknowledged;
-        if self.clear {
-            self.pause = Pause::default();
-        }
         Ok(self.clear)
     }
 
@@ -252,7 +250,7 @@ impl Half {
             ..self.credit
         };
         self.clear = false;
-        self.redirect.credit(self.flow.cookie, &self.credit).map_err(errno)
+        self.redirect.credit(&self.credit).map_err(errno)
     }
 
     /// Bytes were read that the program never saw. The kernels this was read for do not do that (recv(2) runs the
