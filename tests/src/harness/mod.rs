@@ -6,9 +6,12 @@
 pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod docker;
+pub(crate) mod foreground;
+pub(crate) mod group;
 pub(crate) mod kernel_ids;
 pub(crate) mod leftovers;
 pub(crate) mod netns;
+pub(crate) mod peers;
 pub(crate) mod postgres;
 pub(crate) mod proc;
 pub(crate) mod redis;
