@@ -1,4 +1,5 @@
-//! Embeds the eBPF object that `cargo xtask build` made, and its hash.
+//! Embeds the eBPF objects that `cargo xtask build` made: the steering object with its hash, and the relay's, which lies
+//! beside it.
 
 use std::{
     env, fs,
@@ -10,14 +11,20 @@ use sha2::{Digest as _, Sha256};
 fn main() {
     println!("cargo::rerun-if-env-changed=BRIDGE_EBPF_OBJECT");
     let object = env::var_os("BRIDGE_EBPF_OBJECT").map_or_else(default_object, PathBuf::from);
-    println!("cargo::rerun-if-changed={}", object.display());
-    let bytes = fs::read(&object).unwrap_or_else(|error| {
-        panic!("failed to read the eBPF object {}: {error}: run `cargo xtask build` first", object.display())
-    });
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    fs::write(out.join("bridge-ebpf"), &bytes).expect("OUT_DIR is writable");
-    let hash = Sha256::digest(&bytes);
+    let steering = read(&object);
+    fs::write(out.join("bridge-ebpf"), &steering).expect("OUT_DIR is writable");
+    let hash = Sha256::digest(&steering);
     fs::write(out.join("build-id"), &hash[..16]).expect("OUT_DIR is writable");
+    let relay = read(&object.with_file_name("bridge-ebpf-relay"));
+    fs::write(out.join("bridge-ebpf-relay"), relay).expect("OUT_DIR is writable");
+}
+
+fn read(object: &Path) -> Vec<u8> {
+    println!("cargo::rerun-if-changed={}", object.display());
+    fs::read(object).unwrap_or_else(|error| {
+        panic!("failed to read the eBPF object {}: {error}: run `cargo xtask build` first", object.display())
+    })
 }
 
 fn default_object() -> PathBuf {

@@ -10,6 +10,7 @@
 pub mod addr;
 pub mod maps;
 pub mod names;
+pub mod relay;
 pub mod steer;
 
 pub use addr::Ip;

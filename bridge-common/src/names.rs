@@ -1,4 +1,4 @@
-//! Names of every map and program in the eBPF object; pins in bpffs carry the same names.
+//! Names of every map and program in the eBPF objects; pins in bpffs carry the same names.
 
 /// The rules map: [`RuleKey`](crate::maps::RuleKey) → attachment id (`u32`).
 pub const RULES: &str = "RULES";
@@ -41,3 +41,22 @@ pub const HAVE_INGRESS_IFINDEX: &str = "HAVE_INGRESS_IFINDEX";
 pub const HAVE_NETNS_COOKIE: &str = "HAVE_NETNS_COOKIE";
 /// Load-time switch (`u8`): `sock_ops` has `bpf_skc_to_mptcp_sock` (Linux 5.19).
 pub const HAVE_MPTCP_HELPER: &str = "HAVE_MPTCP_HELPER";
+
+/// Names in the relay's own object, of which nothing is ever pinned.
+pub mod relay {
+    /// Where a flow's bytes go: cookie of the source (`u64`) → sink socket. No program is attached to it.
+    pub const SINKS: &str = "SINKS";
+    /// The sockets whose segments the program sees: cookie (`u64`) → that socket.
+    pub const SOURCES: &str = "SOURCES";
+    /// What the program did: cookie of the source (`u64`) → [`Progress`](crate::relay::Progress).
+    pub const PROGRESS: &str = "PROGRESS";
+    /// What it may do: cookie of the source (`u64`) → [`Credit`](crate::relay::Credit).
+    pub const CREDIT: &str = "CREDIT";
+    /// Index [`UP`](crate::relay::UP) or [`DOWN`](crate::relay::DOWN) → [`Totals`](crate::relay::Totals), per CPU.
+    pub const TOTALS: &str = "TOTALS";
+    /// Every map.
+    pub const ALL_MAPS: [&str; 5] = [SINKS, SOURCES, PROGRESS, CREDIT, TOTALS];
+
+    /// The `sk_skb/stream_verdict` program.
+    pub const PROG_REDIRECT: &str = "redirect";
+}

@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the eBPF object, then `bridge-user` with the object inside.
+//! `cargo xtask build`: the eBPF objects, then `bridge-user` with the objects inside.
 
 use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -17,7 +17,7 @@ const BPF_CPU: &str = "v3";
 /// Options of the command.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Leave target/debug/bridge-user, quick to build and slow to run; the eBPF object is the same
+    /// Leave target/debug/bridge-user, quick to build and slow to run; the eBPF objects are the same
     #[arg(long)]
     debug: bool,
 }
@@ -33,15 +33,15 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     exec::run(&mut cargo, "build bridge-user")
 }
 
-/// Builds the eBPF object and returns what the compiler said.
+/// Builds the eBPF objects and returns what the compiler said.
 ///
-/// Cargo replaces the object whenever anything below it changed, even if the result is the same; the previous file is
+/// Cargo replaces an object whenever anything below it changed, even if the result is the same; the previous file is
 /// then put back, so that its time stamp does not make cargo rebuild `bridge-user`.
 pub(crate) fn ebpf(ws: &Workspace) -> Result<String> {
     setup::programs(ws, &[Need::Build], Detail::OnlyWork)?;
     let tools = setup::ebpf(ws, Detail::OnlyWork)?;
-    let object = ws.ebpf_object();
-    let before = Stamped::read(&object);
+    let objects = [ws.ebpf_object(), ws.ebpf_relay_object()];
+    let before = objects.each_ref().map(|object| Stamped::read(object));
     let mut cargo = tools.toolchain.cargo();
     cargo
         .current_dir(ws.root())
@@ -49,12 +49,14 @@ pub(crate) fn ebpf(ws: &Workspace) -> Result<String> {
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(ws.target("bpf"))
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&tools.linker));
-    let said = exec::run_teeing_errors(&mut cargo, "build the eBPF object")?;
-    if !object.exists() {
-        bail!("failed to find {}: the build succeeded but left no object there", object.display());
-    }
-    if let Some(before) = before {
-        before.restore_if_same(&object)?;
+    let said = exec::run_teeing_errors(&mut cargo, "build the eBPF objects")?;
+    for (object, before) in objects.iter().zip(before) {
+        if !object.exists() {
+            bail!("failed to find {}: the build succeeded but left no object there", object.display());
+        }
+        if let Some(before) = before {
+            before.restore_if_same(object)?;
+        }
     }
     Ok(said)
 }

@@ -8,7 +8,7 @@ use crate::{build, exec, ui, workspace::Workspace};
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     ui::heading("formatting");
     exec::run(ws.cargo("fmt").args(["--all", "--check"]), "check the formatting (cure: cargo fmt --all)")?;
-    ui::heading("the eBPF object, without warnings");
+    ui::heading("the eBPF objects, without warnings");
     ebpf_warnings(&build::ebpf(ws)?)?;
     ui::heading("clippy");
     let mut clippy = ws.cargo("clippy");

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The variable that tells `bridge-user`'s build script which eBPF object to embed.
+/// The variable that tells `bridge-user`'s build script which eBPF object to embed. The relay's object is the file
+/// `bridge-ebpf-relay` beside it.
 pub(crate) const OBJECT_VARIABLE: &str = "BRIDGE_EBPF_OBJECT";
 
 /// The workspace on disk. All paths are absolute.
@@ -45,6 +46,11 @@ impl Workspace {
     /// The eBPF object that `build` leaves and `bridge-user` embeds.
     pub(crate) fn ebpf_object(&self) -> PathBuf {
         self.target("bpf/bpfel-unknown-none/release/bridge-ebpf")
+    }
+
+    /// The relay's eBPF object, beside the other.
+    pub(crate) fn ebpf_relay_object(&self) -> PathBuf {
+        self.ebpf_object().with_file_name("bridge-ebpf-relay")
     }
 
     /// The release binary of the given name.

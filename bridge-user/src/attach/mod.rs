@@ -15,6 +15,7 @@ use crate::{
     datapath::{Facts, Reason, Requested},
     kernel::{
         features::Features,
+        floor,
         instance::{Instance, Session, Writer},
         object::EventLevel,
         state::State,
@@ -138,7 +139,11 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
     let facts = Facts {
         requested: request.datapath,
         steer,
-        sockmap: Err("--datapath sockmap is not in this version: use --datapath splice".to_owned()),
+        sockmap: if request.force {
+            Ok(())
+        } else {
+            floor::require().map(drop).map_err(|error| error.to_string())
+        },
         proxy_protocol: request.relay.proxy_protocol.is_some(),
     };
     let listeners = tcp_listeners()?;

@@ -4,11 +4,13 @@
 
 pub mod events;
 pub mod features;
+pub mod floor;
 pub mod host;
 pub mod instance;
 pub mod maps;
 pub mod object;
 pub mod pins;
+pub mod redirect;
 pub mod register;
 pub mod state;
 mod sys;

@@ -80,7 +80,7 @@ fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
 }
 
 /// The kernel's reason, with the last words of the verifier: its whole log can be megabytes.
-fn refusal(name: &str, error: ProgramError) -> anyhow::Error {
+pub(super) fn refusal(name: &str, error: ProgramError) -> anyhow::Error {
     const LAST_WORDS: usize = 400;
     let ProgramError::LoadError { io_error, verifier_log } = &error else {
         return anyhow::Error::new(error).context(format!("failed to load program {name}"));

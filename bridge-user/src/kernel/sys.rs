@@ -110,6 +110,31 @@ pub(crate) fn sockhash_cookie<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Resul
     Ok(value)
 }
 
+/// Writes `value` under `key`. `flags` as for `BPF_MAP_UPDATE_ELEM`. The sizes are the map's, see its definition.
+pub(crate) fn map_insert<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+    flags: u64,
+) -> io::Result<()> {
+    let mut attr = element(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    attr.__bindgen_anon_2.flags = flags;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The value under `key`.
+pub(crate) fn map_lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<V> {
+    // SAFETY: `V` is plain old data, for which all zeroes is valid.
+    let mut value: V = unsafe { mem::zeroed() };
+    let mut attr = element(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw mut value) as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+    Ok(value)
+}
+
 /// Removes the entry under `key`.
 pub(crate) fn map_delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     let mut attr = element(map);
@@ -155,6 +180,43 @@ pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
 /// The cookie of a socket.
 pub(crate) fn socket_cookie(socket: impl AsFd) -> io::Result<u64> {
     u64_sockopt(socket, SO_COOKIE)
+}
+
+/// Sets an integer option of a socket.
+pub(crate) fn set_int_option(
+    socket: impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads `len` bytes from `value`.
+    let ret = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many bytes the peer of a TCP socket has acknowledged: `tcpi_bytes_acked` of `TCP_INFO` (Linux 4.1). The SYN
+/// counts as one.
+pub(crate) fn tcp_bytes_acked(socket: impl AsFd) -> io::Result<u64> {
+    /// `offsetof(struct tcp_info, tcpi_bytes_acked)`, in words.
+    const BYTES_ACKED: usize = 120 / 8;
+    let mut info = [0u64; BYTES_ACKED + 1];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to `info`.
+    let ret = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    if ret == 0 { Ok(info[BYTES_ACKED]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many bytes of a TCP socket's send queue are not acknowledged (`SIOCOUTQ`).
+pub(crate) fn tcp_unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    let ret = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if ret == 0 { Ok(u64::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether the verifier lets an sk_lookup program read `ingress_ifindex`.

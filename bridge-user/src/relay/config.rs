@@ -2,15 +2,18 @@
 //!
 //! Invariants: plain data, no I/O; every default is written here and nowhere else.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::spec::Target;
+use crate::{kernel::redirect::Redirect, spec::Target};
 
 /// Most workers a relay starts by itself: a host has many relays, and one worker moves more than one service
 /// asks for.
 const MAX_DEFAULT_WORKERS: usize = 4;
+
+/// Handing over costs about as much as this many steps, so shorter connections are better off without.
+const DEFAULT_OFFLOAD_AFTER: u64 = 8;
 
 /// One relay: one gateway port in front of one target.
 #[derive(Clone, Debug)]
@@ -31,6 +34,11 @@ pub struct RelayConfig {
     pub limits: Limits,
     /// Worker threads; `None`: one per two cores, at most four.
     pub workers: Option<usize>,
+    /// Lets the kernel move the bytes of connections it takes; `None`: all are moved by userspace. One for each relay,
+    /// since it counts the relay's bytes and has room for the relay's connections.
+    pub redirect: Option<Arc<Redirect>>,
+    /// Steps (reads and writes) in each direction before a connection is offered to the kernel.
+    pub offload_after: u64,
 }
 
 impl RelayConfig {
@@ -45,6 +53,8 @@ impl RelayConfig {
             proxy_protocol: None,
             limits: Limits::default(),
             workers: None,
+            redirect: None,
+            offload_after: DEFAULT_OFFLOAD_AFTER,
         }
     }
 

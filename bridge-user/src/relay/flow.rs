@@ -7,8 +7,8 @@
 //!
 //! Small exchanges are copied through the worker's shared buffer: recv and send, nothing else. A read that
 //! fills the buffer switches the flow to splice(2) until a wake-up brings little. [`Flow::step`] is the one
-//! place that knows how bytes move: another mover belongs beside [`Flow::splice_in`], and everything around
-//! it stays.
+//! place that knows how bytes move. A flow that was handed to the kernel ([`Flow::offload`]) moves what the
+//! kernel leaves to it by [`super::sockmap`]'s rules.
 
 use std::{
     pin::pin,
@@ -24,6 +24,7 @@ use tokio::task::yield_now;
 
 use super::{
     pipe::{PIPE_SIZE, Pipe, PipePool},
+    sockmap::{Half, Step},
     stats::Counter,
     stream::Stream,
 };
@@ -57,6 +58,8 @@ pub(super) enum Waiting {
     Read,
     /// Room at its destination.
     Write,
+    /// The kernel's worker, which has bytes for the same destination that came earlier.
+    Worker,
     /// Nothing any more: FIN is through.
     Done,
 }
@@ -72,6 +75,8 @@ pub(super) struct Flow {
     eof: bool,
     bulk: bool,
     splice_refused: bool,
+    /// The kernel's part of it, once it has one.
+    half: Option<Box<Half>>,
     /// Bytes taken since the flow last had nothing to read.
     burst: usize,
     /// Steps that moved something: differs after a poll that did.
@@ -89,6 +94,7 @@ impl Flow {
             eof: false,
             bulk: false,
             splice_refused: false,
+            half: None,
             burst: 0,
             moves: 0,
         }
@@ -106,7 +112,23 @@ impl Flow {
 
     /// Counts what it moves: the same twice means that nothing happened in between.
     pub(super) fn moves(&self) -> u64 {
-        self.moves
+        self.moves + self.half.as_ref().map_or(0, |half| half.moved())
+    }
+
+    /// Bytes the kernel moved by itself.
+    pub(super) fn redirected(&self) -> u64 {
+        self.half.as_ref().map_or(0, |half| half.redirected())
+    }
+
+    /// Whether nothing is under way here, and what there was came in small pieces: the kernel could take over.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.waiting == Waiting::Read && !self.bulk && !self.eof && self.half.is_none()
+    }
+
+    /// Leaves the flow to the kernel. It was at rest, and moves what the kernel leaves to it when it is polled next.
+    pub(super) fn offload(&mut self, half: Half) {
+        self.half = Some(Box::new(half));
+        self.waiting = Waiting::No;
     }
 
     /// Moves what can be moved. Ready when FIN is passed on, or with the error of the socket that broke.
@@ -122,6 +144,9 @@ impl Flow {
         match self.waiting {
             Waiting::Read => ready!(ends.0.poll_read_event(cx)).map_err(broken)?,
             Waiting::Write => ready!(ends.1.poll_write_event(cx)).map_err(broken)?,
+            Waiting::Worker => {
+                ready!(self.half.as_mut().map_or(Poll::Ready(()), |half| half.poll_worker(cx)))
+            }
             Waiting::No | Waiting::Done => {}
         }
         // Bounded, so that one busy connection does not starve the worker's others.
@@ -134,6 +159,9 @@ impl Flow {
                     ready!(ends.0.poll_readable(cx)).map_err(broken)?;
                 }
                 Waiting::Write => ready!(ends.1.poll_writable(cx)).map_err(broken)?,
+                Waiting::Worker => {
+                    ready!(self.half.as_mut().map_or(Poll::Ready(()), |half| half.poll_pause(cx)));
+                }
                 Waiting::Done => return Poll::Ready(Ok(())),
             }
         }
@@ -145,6 +173,10 @@ impl Flow {
         let (source, sink) = ends;
         if self.waiting == Waiting::Done {
             return Ok(Waiting::Done);
+        }
+        if let Some(half) = &mut self.half {
+            let mut buffer = tools.buffer.borrow_mut();
+            return half.step(Step { source, sink, buffer: &mut buffer, taken });
         }
         if self.written < self.rest.len() {
             return self.flush_rest(sink);

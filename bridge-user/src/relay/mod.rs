@@ -9,11 +9,11 @@
 //! - Memory per connection is bounded: an idle one holds no buffer and no pipe, a stalled one at most one of
 //!   either besides the kernel's socket buffers.
 //! - No lock and no shared counter on the byte path.
-//! - Never imports aya or bollard.
+//! - Never imports aya or bollard; of the kernel module it uses `redirect` only.
 //!
 //! [`config`] what to do · [`listener`] the gateway port · [`worker`] threads, admission, drain · [`target`]
 //! the other side · [`transport`] socket options · [`pump`] one connection · [`flow`] one direction ·
-//! [`stream`] one socket.
+//! [`sockmap`] the same with the kernel's help · [`stream`] one socket.
 //!
 //! Urgent data (MSG_OOB): the byte is passed on inline, at its place in the stream, without the urgent mark.
 
@@ -24,6 +24,7 @@ mod listener;
 mod pipe;
 mod proxy_header;
 mod pump;
+mod sockmap;
 mod stats;
 mod stream;
 mod sys;
@@ -54,6 +55,7 @@ pub use config::{Limits, ProxyProtocol, RelayConfig};
 pub use descriptors::raise_descriptor_limit;
 pub use stats::RelayStats;
 
+use crate::kernel::redirect::Redirect;
 use stats::Counters;
 use worker::Shared;
 
@@ -65,6 +67,7 @@ pub struct Relay {
     local_addr: SocketAddr,
     drain: Duration,
     counters: Vec<Arc<Counters>>,
+    redirect: Option<Arc<Redirect>>,
     stop: watch::Sender<Option<Instant>>,
     threads: Vec<JoinHandle<u64>>,
 }
@@ -84,8 +87,14 @@ impl Relay {
         let options = listener::Options { keepalive: config.limits.keepalive, transport };
         let (listeners, local_addr) = listener::listen_group(config.listen, &config.bridge, options, count)?;
         let (stop, stopped) = watch::channel(None);
-        let mut relay =
-            Relay { local_addr, drain: config.limits.drain, counters: Vec::new(), stop, threads: Vec::new() };
+        let mut relay = Relay {
+            local_addr,
+            drain: config.limits.drain,
+            counters: Vec::new(),
+            redirect: config.redirect.clone(),
+            stop,
+            threads: Vec::new(),
+        };
         let warnings = warn::Warnings::new(&config.name);
         let shared =
             Arc::new(Shared { config, gateway: local_addr, transport, open: AtomicUsize::new(0), warnings });
@@ -110,7 +119,9 @@ impl Relay {
 
     /// The counters now.
     pub fn stats(&self) -> RelayStats {
-        self.counters.iter().map(|counters| counters.read()).sum()
+        // The counters of a loaded program can always be read.
+        let kernel = self.redirect.as_ref().and_then(|redirect| redirect.totals().ok()).unwrap_or_default();
+        self.counters.iter().map(|counters| counters.read()).sum::<RelayStats>().with_redirected(kernel)
     }
 
     /// Stops accepting, waits for open connections up to the configured time, resets the rest, and says how

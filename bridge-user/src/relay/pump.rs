@@ -3,10 +3,14 @@
 //! Invariants: a FIN ends one direction only; an error on either socket ends both, after what the broken peer
 //! had already sent was passed on as far as the other takes it; a peer's reset is noticed even while nobody
 //! reads from it.
+//!
+//! A connection that has shown some exchanges, and is quiet, is offered to the kernel ([`super::sockmap`]), once.
 
 use std::{
     future::poll_fn,
+    os::fd::AsFd as _,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,9 +20,11 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     flow::{Flow, Tools, Waiting},
+    sockmap::Half,
     stats::Counters,
     stream::Stream,
 };
+use crate::kernel::redirect::{EnrolledFlow, Enrolment, Redirect};
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,29 @@ pub(super) struct Pump {
     idle: Option<Idle>,
     /// Sockets known to be closed in both directions without an error.
     gone: [bool; 2],
+    /// The kernel's offer, until it was taken or refused.
+    offer: Option<Offer>,
+    /// Dropped after the sockets above: forgets the flows.
+    enrolled: Option<Enrolled>,
+}
+
+/// The kernel is ready to take connections.
+pub(super) struct Offer {
+    pub(super) redirect: Arc<Redirect>,
+    /// Steps in each direction before a connection is handed over.
+    pub(super) after: u64,
+}
+
+/// The flows the kernel knows.
+struct Enrolled {
+    redirect: Arc<Redirect>,
+    flows: [EnrolledFlow; 2],
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        self.flows.iter().for_each(|flow| self.redirect.forget(flow.cookie));
+    }
 }
 
 struct Idle {
@@ -47,18 +76,28 @@ struct Idle {
     alarm: Pin<Box<Sleep>>,
     last_activity: Instant,
     moves: u64,
+    /// Bytes the kernel had redirected when it was last asked.
+    redirected: u64,
 }
 
 impl Pump {
     /// Joins the two; `head` goes to the target before the client's first byte.
-    pub(super) fn new(client: Stream, target: Stream, head: Vec<u8>, idle: Option<Duration>) -> Self {
+    pub(super) fn new(
+        client: Stream,
+        target: Stream,
+        head: Vec<u8>,
+        idle: Option<Duration>,
+        offer: Option<Offer>,
+    ) -> Self {
         let idle = idle.map(|timeout| Idle {
             timeout,
             alarm: Box::pin(sleep(timeout)),
             last_activity: Instant::now(),
             moves: 0,
+            redirected: 0,
         });
-        Self { client, target, up: Flow::new(head), down: Flow::listening(), idle, gone: [false; 2] }
+        let (up, down) = (Flow::new(head), Flow::listening());
+        Self { client, target, up, down, idle, gone: [false; 2], offer, enrolled: None }
     }
 
     /// Runs to the end. Dropped midway, both sockets are reset.
@@ -88,8 +127,41 @@ impl Pump {
         if let Some(error) = self.watch(cx) {
             return Poll::Ready(End::Broken(error));
         }
+        self.offload(cx, counters);
         let moves = self.up.moves() + self.down.moves();
-        self.idle.as_mut().map_or(Poll::Pending, |idle| idle.poll(cx, moves))
+        let redirected = || self.up.redirected() + self.down.redirected();
+        self.idle.as_mut().map_or(Poll::Pending, |idle| idle.poll(cx, moves, redirected))
+    }
+
+    /// Hands the connection to the kernel when it is time. Both flows wait to read and hold nothing, so both receive
+    /// queues are empty, or hold what came since, of which nothing was read.
+    fn offload(&mut self, cx: &mut Context<'_>, counters: &Counters) {
+        let is_ready = |flow: &Flow, offer: &Offer| flow.is_at_rest() && flow.moves() >= offer.after;
+        let Some(Offer { redirect, .. }) =
+            self.offer.take_if(|offer| is_ready(&self.up, offer) && is_ready(&self.down, offer))
+        else {
+            return;
+        };
+        // Reads stop short at urgent data: an empty receive queue is not certain then.
+        if self.client.saw_urgent() || self.target.saw_urgent() {
+            return counters.refused_offload.add(1);
+        }
+        let Ok(enrolment) = redirect.enroll(self.client.as_fd(), self.target.as_fd()) else {
+            return counters.refused_offload.add(1);
+        };
+        let (up, down, whole) = match enrolment {
+            Enrolment::Whole(up, down) => (up, down, true),
+            Enrolment::Half(up, down, _) => (up, down, false),
+        };
+        if whole {
+            counters.offloaded.add(1)
+        } else {
+            counters.refused_offload.add(1)
+        }
+        self.up.offload(Half::new(Arc::clone(&redirect), up, !whole));
+        self.down.offload(Half::new(Arc::clone(&redirect), down, !whole));
+        self.enrolled = Some(Enrolled { redirect, flows: [up, down] });
+        cx.waker().wake_by_ref();
     }
 
     /// A socket whose flow is not waiting to read from it (because the other side is slow, or it said FIN)
@@ -112,16 +184,23 @@ impl Pump {
 }
 
 impl Idle {
-    fn poll(&mut self, cx: &mut Context<'_>, moves: u64) -> Poll<End> {
+    /// `redirected` is asked only when it is time to end the connection: such bytes count as if they had moved just now.
+    fn poll(&mut self, cx: &mut Context<'_>, moves: u64, redirected: impl Fn() -> u64) -> Poll<End> {
         if moves != self.moves {
             self.moves = moves;
             self.last_activity = Instant::now();
         }
         // The alarm is not moved for every byte: when it goes off it is set again for what is left.
         while self.alarm.as_mut().poll(cx).is_ready() {
-            let due = self.last_activity + self.timeout;
+            let mut due = self.last_activity + self.timeout;
             if due <= Instant::now() {
-                return Poll::Ready(End::Idle);
+                let redirected = redirected();
+                if redirected == self.redirected {
+                    return Poll::Ready(End::Idle);
+                }
+                self.redirected = redirected;
+                self.last_activity = Instant::now();
+                due = self.last_activity + self.timeout;
             }
             self.alarm.as_mut().reset(due);
         }

@@ -21,10 +21,17 @@ pub struct RelayStats {
     pub no_listener: u64,
     /// Connections open now, those still connecting included.
     pub active: u64,
-    /// Bytes taken from clients, without PROXY headers.
+    /// Bytes taken from clients, without PROXY headers; those the kernel redirected included.
     pub bytes_up: u64,
-    /// Bytes taken from the target.
+    /// Bytes taken from the target; those the kernel redirected included.
     pub bytes_down: u64,
+    /// Bytes the kernel redirected by itself, both directions.
+    pub redirected: u64,
+    /// Connections handed to the kernel.
+    pub offloaded: u64,
+    /// Connections that were to be handed to the kernel and stayed with userspace: the kernel refused a socket, the
+    /// target is a UNIX socket, or urgent data was sent.
+    pub refused_offload: u64,
     /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
     pub resets: u64,
     /// Connections reset because the limit of open ones was reached.
@@ -44,11 +51,26 @@ impl Sum for RelayStats {
             active: sum.active + one.active,
             bytes_up: sum.bytes_up + one.bytes_up,
             bytes_down: sum.bytes_down + one.bytes_down,
+            offloaded: sum.offloaded + one.offloaded,
+            refused_offload: sum.refused_offload + one.refused_offload,
+            redirected: sum.redirected + one.redirected,
             resets: sum.resets + one.resets,
             over_limit: sum.over_limit + one.over_limit,
             idle_closed: sum.idle_closed + one.idle_closed,
             accept_errors: sum.accept_errors + one.accept_errors,
         })
+    }
+}
+
+impl RelayStats {
+    /// Adds the bytes that the kernel redirected, from clients and from targets.
+    pub(super) fn with_redirected(self, [up, down]: [u64; 2]) -> Self {
+        Self {
+            bytes_up: self.bytes_up + up,
+            bytes_down: self.bytes_down + down,
+            redirected: self.redirected + up + down,
+            ..self
+        }
     }
 }
 
@@ -80,6 +102,8 @@ pub(super) struct Counters {
     pub(super) active: Counter,
     pub(super) bytes_up: Counter,
     pub(super) bytes_down: Counter,
+    pub(super) offloaded: Counter,
+    pub(super) refused_offload: Counter,
     pub(super) resets: Counter,
     pub(super) over_limit: Counter,
     pub(super) idle_closed: Counter,
@@ -96,6 +120,9 @@ impl Counters {
             active: self.active.get(),
             bytes_up: self.bytes_up.get(),
             bytes_down: self.bytes_down.get(),
+            offloaded: self.offloaded.get(),
+            refused_offload: self.refused_offload.get(),
+            redirected: 0,
             resets: self.resets.get(),
             over_limit: self.over_limit.get(),
             idle_closed: self.idle_closed.get(),

@@ -32,13 +32,14 @@ use super::{
     config::RelayConfig,
     flow::Tools,
     proxy_header,
-    pump::{End, Pump},
+    pump::{End, Offer, Pump},
     stats::Counters,
     stream::Stream,
     target::{ConnectError, connect_to},
     transport::Transport,
     warn::Warnings,
 };
+use crate::spec::Target;
 
 /// How long accepting pauses when descriptors or memory are short.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -175,6 +176,21 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// What the kernel offers a connection; UNIX sockets cannot take it.
+    fn offer(&self) -> Option<Offer> {
+        let RelayConfig { redirect, offload_after, target, .. } = &self.shared.config;
+        let redirect = redirect.as_ref()?;
+        match target {
+            Target::Tcp(_) => Some(Offer { redirect: Arc::clone(redirect), after: *offload_after }),
+            Target::Unix(_) => {
+                self.counters.refused_offload.add(1);
+                None
+            }
+        }
+    }
+}
+
 /// A connection's place among those that may be open; dropped with it.
 struct Place {
     worker: Rc<Worker>,
@@ -210,7 +226,8 @@ impl Place {
         let version = shared.config.proxy_protocol;
         let head =
             version.map(|version| proxy_header::encode(version, from, shared.gateway)).unwrap_or_default();
-        match Pump::new(client, target, head, limits.idle_timeout).run(tools, counters).await {
+        let offer = self.worker.offer();
+        match Pump::new(client, target, head, limits.idle_timeout, offer).run(tools, counters).await {
             End::Complete => {}
             End::Broken(_) => counters.resets.add(1),
             End::Idle => counters.idle_closed.add(1),

@@ -6,12 +6,14 @@
 pub mod control;
 pub mod foreground;
 
-use std::{net::SocketAddr, thread};
+use std::{net::SocketAddr, sync::Arc, thread};
 
 use anyhow::Context as _;
 
 use crate::{
     attachment::AttachmentState,
+    datapath::Datapath,
+    kernel::redirect::Redirect,
     net::{links, listeners::tcp_listeners},
     plan,
     relay::{Limits, ProxyProtocol, Relay, RelayConfig, RelayStats, raise_descriptor_limit},
@@ -92,6 +94,10 @@ impl Running {
             let mut config =
                 RelayConfig::new(&state.name(), listen, &state.bridge, state.target.clone(), allow);
             (config.proxy_protocol, config.limits) = (options.proxy_protocol, options.limits);
+            if state.datapath == Datapath::Sockmap {
+                let redirect = Redirect::load(options.limits.max_connections).with_context(failed)?;
+                config.redirect = Some(Arc::new(redirect));
+            }
             Relay::start(config).with_context(failed)
         };
         let relays = state.gateways.iter().map(start).collect::<Result<_, _>>()?;

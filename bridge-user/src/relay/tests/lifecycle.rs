@@ -1,11 +1,6 @@
 //! Starting and stopping: who has the port, which interface counts, what drain cuts.
 
-use std::{
-    fs,
-    io::Write,
-    sync::{Arc, atomic::AtomicUsize},
-    thread,
-};
+use std::{fs, io::Write, sync::atomic::AtomicUsize, thread};
 
 use tokio::sync::watch;
 

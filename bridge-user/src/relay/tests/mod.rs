@@ -12,13 +12,14 @@ use std::{
     io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::net::sockopt;
 
 use super::{Relay, RelayConfig};
-use crate::spec::Target;
+use crate::{kernel::redirect::Redirect, spec::Target};
 
 /// Longer than anything here takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,7 +35,19 @@ fn listener() -> TcpListener {
 fn config(target: Target) -> RelayConfig {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let allow = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-    RelayConfig { workers: Some(1), ..RelayConfig::new("test", listen, "lo", target, allow) }
+    RelayConfig {
+        workers: Some(1),
+        redirect: redirect(),
+        offload_after: 0,
+        ..RelayConfig::new("test", listen, "lo", target, allow)
+    }
+}
+
+/// Set: the relays of these tests let the kernel redirect, which needs its privileges.
+const REDIRECT: &str = "BRIDGE_USER_RELAY_TEST_REDIRECT";
+
+fn redirect() -> Option<Arc<Redirect>> {
+    std::env::var_os(REDIRECT).map(|_| Arc::new(Redirect::load(1024).unwrap()))
 }
 
 fn config_to(target: &TcpListener) -> RelayConfig {
