@@ -23,22 +23,24 @@ pub(crate) struct Foreground {
 }
 
 impl Foreground {
-    /// Starts `bridge-user` with these arguments inside `netns` and waits until it listens on `from`.
+    /// Starts `bridge-user` with these arguments inside `netns` and waits for its report,
+    /// which comes once it accepts, on `from`, and `status` knows it.
     pub(crate) fn start(netns: &Netns, arguments: &[&str], from: SocketAddr) -> Result<Self> {
         let log = tempfile::tempdir()?;
-        let output = std::fs::File::create(log.path().join("output"))?;
+        let [report, errors] = ["report", "errors"].map(|name| std::fs::File::create(log.path().join(name)));
         let mut command = Cli::new(netns).command(arguments)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command.stdin(Stdio::null()).stdout(report?).stderr(errors?);
         let processes = Group::spawn(netns, &mut command).context("failed to start bridge-user")?;
         let mut relay = Self { processes, log };
-        let listens = until(&format!("bridge-user listens on {from}"), patience(10), || {
+        let reports = until("bridge-user reports", patience(10), || {
             if let Some(status) = relay.processes.ended()? {
                 bail!("bridge-user ended with {status}");
             }
-            Ok(netns.listening()?.contains(&from).then_some(()))
+            Ok(relay.report().ends_with('\n').then_some(()))
         });
         note(format!("$ bridge-user {} &\n{}", arguments.join(" "), relay.output()));
-        listens.with_context(|| format!("bridge-user {}: {}", arguments.join(" "), relay.output()))?;
+        reports.with_context(|| format!("bridge-user {}: {}", arguments.join(" "), relay.output()))?;
+        ensure!(netns.listening()?.contains(&from), "nobody listens on {from} after: {}", relay.output());
         Ok(relay)
     }
 
@@ -47,9 +49,18 @@ impl Foreground {
         &self.processes
     }
 
+    /// What it printed so far on stdout.
+    fn report(&self) -> String {
+        self.said("report")
+    }
+
     /// What it printed so far, on both streams.
     pub(crate) fn output(&self) -> String {
-        std::fs::read_to_string(self.log.path().join("output")).unwrap_or_default().trim_end().to_owned()
+        format!("{}{}", self.report(), self.said("errors"))
+    }
+
+    fn said(&self, stream: &str) -> String {
+        std::fs::read_to_string(self.log.path().join(stream)).unwrap_or_default()
     }
 
     /// Asks it to end, which must succeed.
