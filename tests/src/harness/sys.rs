@@ -1,15 +1,18 @@
 //! The only `unsafe` of the suite: system calls that no safe wrapper offers.
 //!
 //! Covers bpf(2) object listing and the keys of a map, other processes' limits, the capability bounding set, traced
-//! calls and MPTCP sockets. Invariant: every function is a thin shim over one kind of call and returns owned,
-//! checked values.
+//! calls, MPTCP sockets and signals of children. Invariant: every function is a thin shim over one kind of call and
+//! returns owned, checked values.
 
 use std::io;
 use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::sys::ptrace;
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{Backlog, SockaddrIn, bind, listen};
 use nix::unistd::Pid;
 
@@ -167,6 +170,13 @@ pub(crate) fn drop_from_bounding_set(capability: u32) -> io::Result<()> {
     // SAFETY: PR_CAPBSET_DROP takes one integer and changes only the calling thread.
     let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets every signal reach the process `command` starts, which otherwise begins with the caller's blocked ones.
+pub(crate) fn unblock_signals_in(command: &mut Command) {
+    // SAFETY: between fork and exec the closure only calls pthread_sigmask(3), which is async-signal-safe, with a set
+    // on its own stack.
+    unsafe { command.pre_exec(|| Ok(SigSet::all().thread_unblock()?)) };
 }
 
 /// The system call a traced process is about to make: its number and first argument. `None` at any
