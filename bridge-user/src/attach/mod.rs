@@ -146,11 +146,7 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
         requested: request.datapath,
         steer,
         mptcp: mptcp_steering(request, features, instance.as_ref(), &listeners)?,
-        sockmap: if request.force {
-            Ok(())
-        } else {
-            floor::require().map(drop).map_err(|error| error.to_string())
-        },
+        sockmap: sockmap(request).map_err(|error| format!("{error:#}")),
         proxy_protocol: request.relay.proxy_protocol.is_some(),
     };
     let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
@@ -168,6 +164,17 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
     }
     let (relayed, steered) = wanted.into_iter().partition(|state| state.datapath.is_relay());
     Ok(Prepared { features, steered, relayed, listeners, event_level: request.event_level })
+}
+
+/// Whether the socket-map relay may be used, if it was asked for.
+fn sockmap(request: &Request) -> anyhow::Result<()> {
+    if request.datapath != Requested::Sockmap {
+        return Ok(());
+    }
+    if !request.force {
+        floor::require()?;
+    }
+    check::require_sockmap()
 }
 
 /// What steering can use here, and whether it works, as far as the request needs to know.

@@ -1,16 +1,17 @@
 //! The `check` verb: what this kernel and host can do, by trying it.
 //!
-//! Nothing is judged by kernel version, and nothing of the machine's own network is touched: connections run in a
-//! scratch topology.
+//! Nothing is judged by kernel version, except the socket-map relay (`kernel::floor` says why), and nothing of the
+//! machine's own network is touched: connections run in a scratch topology.
 
 mod probe;
 mod scratch;
+mod sockmap_probe;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
-    kernel::{features::Features, host},
+    kernel::{features::Features, floor, host},
     preflight,
     report::{self, JSON_VERSION},
 };
@@ -52,6 +53,7 @@ pub fn run() -> anyhow::Result<CheckReport> {
     let mut capabilities = Vec::from(host_capabilities());
     capabilities.extend(kernel_capabilities(features));
     capabilities.extend(probed_capabilities(features));
+    capabilities.extend(relay_capabilities());
     Ok(CheckReport {
         version: JSON_VERSION,
         kernel: release.release().to_string_lossy().into_owned(),
@@ -78,6 +80,18 @@ pub fn require_mptcp_steering(features: Features) -> anyhow::Result<()> {
         anyhow::bail!("this kernel cannot tell MPTCP listeners (Linux 5.19 with MPTCP can)");
     }
     probe::run_mptcp(features).context("a probe connection in a scratch namespace failed")
+}
+
+/// Requires that the socket-map relay works, by relaying connections through one. It does not ask
+/// [`floor::require`]: a kernel may pass here and still have the bugs that table is about.
+///
+/// # Errors
+/// When it does not; says what was tried and where to look.
+pub fn require_sockmap() -> anyhow::Result<()> {
+    sockmap_probe::run_sockmap().context(
+        "failed to relay through the kernel's socket map in a scratch namespace: this kernel cannot: use the splice relay \
+         (see `bridge-user check`)",
+    )
 }
 
 impl CheckReport {
@@ -188,6 +202,46 @@ fn probed_capabilities(features: Features) -> Vec<Capability> {
     match probe::run(features) {
         Ok(found) => all([found.steer, found.tracking, found.guard, found.scope, found.events]),
         Err(error) => all(std::array::from_fn(|_| Err(anyhow::anyhow!("not tried: {error:#}")))),
+    }
+}
+
+fn relay_capabilities() -> [Capability; 2] {
+    let (splice, sockmap) = match sockmap_probe::run() {
+        Ok(found) => (found.splice, found.sockmap),
+        Err(error) => {
+            (Err(anyhow::anyhow!("not tried: {error:#}")), Err(anyhow::anyhow!("not tried: {error:#}")))
+        }
+    };
+    [
+        from_result(
+            "splice_relay",
+            false,
+            splice,
+            "tried: it works",
+            ["services that steering cannot reach can be relayed", "only steering is possible"],
+        ),
+        sockmap_capability(sockmap),
+    ]
+}
+
+/// Works only if both the probe and the table of known bugs say so; the detail tells what each said.
+fn sockmap_capability(probed: anyhow::Result<()>) -> Capability {
+    let judged = floor::require();
+    let ok = probed.is_ok() && judged.is_ok();
+    let tried = probed.map_or_else(|error| format!("{error:#}"), |()| "tried: it works".to_owned());
+    let known =
+        judged.map_or_else(|error| error.to_string(), |version| format!("{version} has no known bugs in it"));
+    let consequence = if ok {
+        "relays can let the kernel move the bytes of exchanges"
+    } else {
+        "relays move all bytes themselves, unless --force"
+    };
+    Capability {
+        name: "sockmap_relay",
+        ok,
+        required: false,
+        detail: format!("{tried}; {known}"),
+        consequence,
     }
 }
 

@@ -30,6 +30,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/br
 /// worker never has to wait for room.
 const SEND_BUFFER: libc::c_int = 1024 * 1024;
 
+/// Receive buffer of an enrolled socket, in bytes (the kernel doubles it), and most that its peer may send ahead. What is
+/// passed waits for userspace segment by segment, and is charged with each segment's overhead, which the window does not
+/// know of. A buffer that overflows drops segments, and their repetitions may overlap what is there already, see
+/// [`Redirect::seen_once`].
+const RECEIVE_BUFFER: libc::c_int = 4 * 1024 * 1024;
+const WINDOW: libc::c_int = 256 * 1024;
+
+/// How often two numbers are read again that belong together, before it is left for later.
+const TRIES: usize = 16;
+
 /// The loaded program and its maps. One for each relay.
 pub struct Redirect {
     sinks: SockHash<MapData, u64>,
@@ -48,6 +58,8 @@ pub struct EnrolledFlow {
     pub cookie: u64,
     /// What [`Sent::total`] of the sink said at the start.
     pub base: u64,
+    /// Bytes that had come to the source and were read at the start.
+    pub read: u64,
     /// [`UP`] or [`DOWN`].
     pub direction: u32,
 }
@@ -59,6 +71,13 @@ pub struct Sent {
     pub total: u64,
     /// Those the peer has not acknowledged.
     pub unacknowledged: u64,
+}
+
+impl EnrolledFlow {
+    /// A credit that allows nothing.
+    pub fn closed(&self) -> Credit {
+        Credit { cookie: self.cookie, direction: self.direction, ..Credit::default() }
+    }
 }
 
 impl Redirect {
@@ -104,9 +123,11 @@ impl Redirect {
         for socket in [client, target] {
             make_room(socket)?;
         }
-        let up = EnrolledFlow { cookie: sys::socket_cookie(client)?, base: baseline(target)?, direction: UP };
-        let down =
-            EnrolledFlow { cookie: sys::socket_cookie(target)?, base: baseline(client)?, direction: DOWN };
+        let flow = |source, sink, direction| -> io::Result<_> {
+            let (cookie, base, read) = (sys::socket_cookie(source)?, written(sink)?, read_so_far(source)?);
+            Ok(EnrolledFlow { cookie, base, read, direction })
+        };
+        let (up, down) = (flow(client, target, UP)?, flow(target, client, DOWN)?);
         let prepared = self.prepare(up, target).and_then(|()| self.prepare(down, client));
         if let Err(error) = prepared.and_then(|()| self.watch(up, client)) {
             self.withdraw(up);
@@ -121,7 +142,7 @@ impl Redirect {
 
     fn prepare(&self, flow: EnrolledFlow, sink: BorrowedFd<'_>) -> io::Result<()> {
         sys::map_insert(self.progress.fd().as_fd(), &flow.cookie, &Progress::default(), 0)?;
-        self.credit(flow.cookie, &Credit { direction: flow.direction, ..Credit::default() })?;
+        self.credit(&flow.closed())?;
         sys::sockhash_insert(self.sinks.fd().as_fd(), &flow.cookie, sink, 0)
     }
 
@@ -143,12 +164,35 @@ impl Redirect {
         sys::map_lookup(self.progress.fd().as_fd(), &cookie)
     }
 
+    /// Whether the program has seen every byte that came to the source exactly once; `None` while it cannot be told,
+    /// because more came just now. With the state of the flow at that moment.
+    ///
+    /// It may see a byte twice. TCP accepts a segment of which the beginning came before, as a repetition may that was
+    /// packed differently, and counts only what is new. The receive path of a socket map takes every segment whole
+    /// (`tcp_read_skb`, up to 6.18 at least; on loopback under load, seen once in some GB). So what was passed must be
+    /// checked before it is passed on, and what was redirected before the end of the stream is.
+    ///
+    /// # Errors
+    /// When the flow is not known, or the socket is no TCP socket.
+    pub fn seen_once(&self, flow: EnrolledFlow, source: impl AsFd) -> io::Result<Option<(bool, Progress)>> {
+        for _ in 0..TRIES {
+            let before = sys::tcp_facts(&source)?;
+            let progress = self.progress(flow.cookie)?;
+            if sys::tcp_facts(&source)?.received == before.received {
+                let came = before.received - u64::from(before.fin);
+                let intact = flow.read + progress.passed + progress.redirected == came;
+                return Ok(Some((intact, progress)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Tells the program what it may do with a flow.
     ///
     /// # Errors
     /// When the kernel has no memory for it.
-    pub fn credit(&self, cookie: u64, credit: &Credit) -> io::Result<()> {
-        sys::map_insert(self.credit.fd().as_fd(), &cookie, credit, 0)
+    pub fn credit(&self, credit: &Credit) -> io::Result<()> {
+        sys::map_insert(self.credit.fd().as_fd(), &credit.cookie, credit, 0)
     }
 
     /// Removes what is known of a flow whose sockets are closed; the kernel has removed those from the socket maps.
@@ -204,19 +248,34 @@ pub fn kick(source: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// When it is no TCP socket.
 pub fn sent(socket: impl AsFd) -> io::Result<Sent> {
-    let acknowledged = sys::tcp_bytes_acked(&socket)?;
+    let acknowledged = sys::tcp_facts(&socket)?.acknowledged;
     let unacknowledged = sys::tcp_unacknowledged(&socket)?;
     Ok(Sent { total: acknowledged + unacknowledged, unacknowledged })
 }
 
 /// [`Sent::total`], exactly: nothing was acknowledged while it was read. Nobody may write meanwhile.
-fn baseline(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    const TRIES: usize = 16;
+fn written(socket: BorrowedFd<'_>) -> io::Result<u64> {
     for _ in 0..TRIES {
-        let before = sys::tcp_bytes_acked(socket)?;
+        let before = sys::tcp_facts(socket)?.acknowledged;
         let unacknowledged = sys::tcp_unacknowledged(socket)?;
-        if sys::tcp_bytes_acked(socket)? == before {
+        if sys::tcp_facts(socket)?.acknowledged == before {
             return Ok(before + unacknowledged);
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// How many of the bytes that came were read, exactly. The socket may not be in a socket map yet.
+fn read_so_far(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    for _ in 0..TRIES {
+        let before = sys::tcp_facts(socket)?;
+        let unread = sys::tcp_unread(socket)?;
+        if before.fin {
+            // The kernel takes no such socket into the map either.
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        if sys::tcp_facts(socket)? == before {
+            return Ok(before.received - unread);
         }
     }
     Err(io::ErrorKind::WouldBlock.into())
@@ -226,7 +285,9 @@ fn baseline(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// (net.ipv4.tcp_notsent_lowat).
 fn make_room(socket: BorrowedFd<'_>) -> io::Result<()> {
     sys::set_int_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
-    sys::set_int_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, -1)
+    sys::set_int_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, -1)?;
+    sys::set_int_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
+    sys::set_int_option(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, WINDOW)
 }
 
 fn hash(map: Map) -> anyhow::Result<MapData> {

@@ -196,27 +196,57 @@ pub(crate) fn set_int_option(
     if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many bytes the peer of a TCP socket has acknowledged: `tcpi_bytes_acked` of `TCP_INFO` (Linux 4.1). The SYN
-/// counts as one.
-pub(crate) fn tcp_bytes_acked(socket: impl AsFd) -> io::Result<u64> {
-    /// `offsetof(struct tcp_info, tcpi_bytes_acked)`, in words.
+/// What `TCP_INFO` says of a socket (the counters: Linux 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpFacts {
+    /// `tcpi_bytes_acked`: bytes the peer has acknowledged; the SYN counts as one.
+    pub(crate) acknowledged: u64,
+    /// `tcpi_bytes_received`: bytes that came from the peer, each once; the FIN counts as one.
+    pub(crate) received: u64,
+    /// The peer's FIN has come.
+    pub(crate) fin: bool,
+}
+
+/// Reads what TCP knows of a socket, under its lock.
+pub(crate) fn tcp_facts(socket: impl AsFd) -> io::Result<TcpFacts> {
+    /// Offsets in `struct tcp_info`, in words.
     const BYTES_ACKED: usize = 120 / 8;
-    let mut info = [0u64; BYTES_ACKED + 1];
+    const BYTES_RECEIVED: usize = 128 / 8;
+    /// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`.
+    const AFTER_FIN: [u8; 5] = [6, 7, 8, 9, 11];
+    let mut info = [0u64; BYTES_RECEIVED + 1];
     let mut len = size_of_val(&info) as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel writes at most `len` bytes to `info`.
     let ret = unsafe {
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
     };
-    if ret == 0 { Ok(info[BYTES_ACKED]) } else { Err(io::Error::last_os_error()) }
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [state, ..] = info[0].to_ne_bytes();
+    Ok(TcpFacts {
+        acknowledged: info[BYTES_ACKED],
+        received: info[BYTES_RECEIVED],
+        fin: AFTER_FIN.contains(&state),
+    })
+}
+
+fn int_ioctl(socket: impl AsFd, request: libc::Ioctl) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests below write one int.
+    let ret = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut bytes) };
+    if ret == 0 { Ok(u64::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many bytes wait to be read from a TCP socket that is in no socket map (`SIOCINQ`).
+pub(crate) fn tcp_unread(socket: impl AsFd) -> io::Result<u64> {
+    int_ioctl(socket, libc::FIONREAD)
 }
 
 /// How many bytes of a TCP socket's send queue are not acknowledged (`SIOCOUTQ`).
 pub(crate) fn tcp_unacknowledged(socket: impl AsFd) -> io::Result<u64> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the kernel writes one int.
-    let ret = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if ret == 0 { Ok(u64::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+    int_ioctl(socket, libc::TIOCOUTQ)
 }
 
 /// Whether the verifier lets an sk_lookup program read `ingress_ifindex`.

@@ -2,7 +2,8 @@
 //! UNIX socket, a listener in another namespace, an unwilling kernel).
 //!
 //! Invariants
-//! - Packets that arrive on another interface than the bridge never reach it, nor do the host's own.
+//! - Packets that arrive on another interface than the bridge never reach it. The host's own to the gateway address
+//!   count as the bridge's: the kernel accounts traffic to a local address to the interface that has it.
 //! - No byte is lost, reordered or repeated; FIN and RST of either peer reach the other as what they are.
 //! - A connection that does not end with FIN in both directions ends with a reset of both, also when the
 //!   relay is killed.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     flow::{Flow, Tools, Waiting},
-    sockmap::Half,
+    sockmap::{Half, Seen},
     stats::Counters,
     stream::Stream,
 };
@@ -158,8 +158,8 @@ impl Pump {
         } else {
             counters.refused_offload.add(1)
         }
-        self.up.offload(Half::new(Arc::clone(&redirect), up, !whole));
-        self.down.offload(Half::new(Arc::clone(&redirect), down, !whole));
+        self.up.offload(Half::new(Arc::clone(&redirect), up, Seen { whole, watched: true }));
+        self.down.offload(Half::new(Arc::clone(&redirect), down, Seen { whole, watched: whole }));
         self.enrolled = Some(Enrolled { redirect, flows: [up, down] });
         cx.waker().wake_by_ref();
     }

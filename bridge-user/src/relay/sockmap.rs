@@ -10,6 +10,9 @@
 //!   kernel. Nothing is written to the sink before TCP has all of them: [`Half::is_clear`].
 //! - End. recv(2) says 0 also while bytes wait in front of the end: with the worker, or on their way to the receive
 //!   queue. FIN is passed on only after everything the program counted has come and TCP has all of it.
+//! - Once. The kernel may show a byte twice (`kernel::redirect::Redirect::seen_once`). What it passed is checked before it
+//!   is written, and all there was before FIN is passed on; a flow that saw a byte twice ends with a reset. So a stream
+//!   that ends with FIN is what was sent.
 //! - Bound. The queue a socket's redirected bytes wait in is also the one its own passed segments go through, and the
 //!   kernel charges nothing in it to anybody. So nothing may stay in it: the flow is opened only while the sink's send
 //!   buffer has room for the whole budget, and credit is given for what the peer has acknowledged, not for what was
@@ -56,6 +59,10 @@ pub(super) struct Half {
     clear: bool,
     /// Bytes the sink's peer had not acknowledged when the flow became clear.
     unacknowledged: u64,
+    /// So many of the passed bytes are checked.
+    checked: u64,
+    /// The program sees the source.
+    watched: bool,
     /// What was told to the program last.
     credit: Credit,
     /// The flow stays closed: the program does not see its source, or was passed by.
@@ -71,6 +78,18 @@ struct Pause {
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
+/// How much of a connection the program sees.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// Both sources.
+    pub(super) whole: bool,
+    /// This flow's source.
+    pub(super) watched: bool,
+}
+
+/// What ends a connection whose bytes the kernel repeated.
+pub(super) const REPEATED: Errno = Errno::BADMSG;
+
 /// What a step moves bytes with.
 pub(super) struct Step<'a> {
     pub(super) source: &'a Stream,
@@ -80,8 +99,9 @@ pub(super) struct Step<'a> {
 }
 
 impl Half {
-    /// The flow is enrolled and closed; `forever` if it may never be opened.
-    pub(super) fn new(redirect: Arc<Redirect>, flow: EnrolledFlow, forever: bool) -> Self {
+    /// The flow is enrolled and closed; for ever if the connection is not `whole`, and the program does not see the source
+    /// if it is not `watched`.
+    pub(super) fn new(redirect: Arc<Redirect>, flow: EnrolledFlow, Seen { whole, watched }: Seen) -> Self {
         Self {
             redirect,
             flow,
@@ -91,8 +111,10 @@ impl Half {
             given: 0,
             clear: false,
             unacknowledged: 0,
-            credit: Credit { direction: flow.direction, ..Credit::default() },
-            closed: forever,
+            checked: 0,
+            watched,
+            credit: flow.closed(),
+            closed: !whole,
             eof: false,
             pause: Pause::default(),
         }
@@ -111,7 +133,7 @@ impl Half {
     /// Moves what can be moved at once.
     pub(super) fn step(&mut self, step: Step<'_>) -> Result<Waiting, Errno> {
         if !self.rest.is_empty() {
-            return self.flush(step.sink);
+            return self.flush(step.source, step.sink);
         }
         if self.eof {
             return self.finish(step.source, step.sink);
@@ -132,19 +154,21 @@ impl Half {
         step.taken.add(read as u64);
         self.taken += read as u64;
         let bytes = &step.buffer[..read];
-        let sent = if self.is_clear(step.sink)? { send(step.sink, bytes)? } else { 0 };
+        let may_send = self.is_checked(step.source)? && self.is_clear(step.sink)?;
+        let sent = if may_send { send(step.sink, bytes)? } else { 0 };
         self.given += sent as u64;
         if sent < read {
             self.rest = bytes[sent..].to_vec();
-            return Ok(if self.clear { Waiting::Write } else { Waiting::Worker });
+            return Ok(if may_send { Waiting::Write } else { Waiting::Worker });
         }
         Ok(Waiting::No)
     }
 
-    fn flush(&mut self, sink: &Stream) -> Result<Waiting, Errno> {
-        if !self.is_clear(sink)? {
+    fn flush(&mut self, source: &Stream, sink: &Stream) -> Result<Waiting, Errno> {
+        if !self.is_checked(source)? || !self.is_clear(sink)? {
             return Ok(Waiting::Worker);
         }
+        self.pause = Pause::default();
         let sent = send(sink, &self.rest[self.written..])?;
         self.given += sent as u64;
         self.written += sent;
@@ -163,11 +187,31 @@ impl Half {
             redirect::kick(source).map_err(errno)?;
             return Ok(Waiting::Worker);
         }
-        if !self.is_clear(sink)? {
+        // Also what was redirected, and was never looked at.
+        if !self.check(source)? || !self.is_clear(sink)? {
             return Ok(Waiting::Worker);
         }
         sink.shutdown_write()?;
         Ok(Waiting::Done)
+    }
+
+    /// Whether all that was taken is known to have been seen once; an error if a byte was seen twice.
+    fn is_checked(&mut self, source: &Stream) -> Result<bool, Errno> {
+        Ok(self.checked >= self.taken || self.check(source)?)
+    }
+
+    fn check(&mut self, source: &Stream) -> Result<bool, Errno> {
+        if !self.watched {
+            return Ok(true);
+        }
+        match self.redirect.seen_once(self.flow, source).map_err(errno)? {
+            Some((true, progress)) => {
+                self.checked = progress.passed;
+                Ok(self.checked >= self.taken)
+            }
+            Some((false, _)) => Err(REPEATED),
+            None => Ok(false),
+        }
     }
 
     /// Whether TCP has all that was redirected. Meaningful only while the program redirects nothing: userspace holds
@@ -180,9 +224,6 @@ impl Half {
         let sent = redirect::sent(sink).map_err(errno)?;
         self.clear = sent.total >= self.flow.base + redirected + self.given;
         self.unacknowledged = sent.unacknowledged;
-        if self.clear {
-            self.pause = Pause::default();
-        }
         Ok(self.clear)
     }
 
@@ -209,7 +250,7 @@ impl Half {
             ..self.credit
         };
         self.clear = false;
-        self.redirect.credit(self.flow.cookie, &self.credit).map_err(errno)
+        self.redirect.credit(&self.credit).map_err(errno)
     }
 
     /// Bytes were read that the program never saw. The kernels this was read for do not do that (recv(2) runs the

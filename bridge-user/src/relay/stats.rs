@@ -32,6 +32,8 @@ pub struct RelayStats {
     /// Connections that were to be handed to the kernel and stayed with userspace: the kernel refused a socket, the
     /// target is a UNIX socket, or urgent data was sent.
     pub refused_offload: u64,
+    /// Of the resets, those of connections in which the kernel repeated bytes.
+    pub repeated: u64,
     /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
     pub resets: u64,
     /// Connections reset because the limit of open ones was reached.
@@ -53,6 +55,7 @@ impl Sum for RelayStats {
             bytes_down: sum.bytes_down + one.bytes_down,
             offloaded: sum.offloaded + one.offloaded,
             refused_offload: sum.refused_offload + one.refused_offload,
+            repeated: sum.repeated + one.repeated,
             redirected: sum.redirected + one.redirected,
             resets: sum.resets + one.resets,
             over_limit: sum.over_limit + one.over_limit,
@@ -104,6 +107,7 @@ pub(super) struct Counters {
     pub(super) bytes_down: Counter,
     pub(super) offloaded: Counter,
     pub(super) refused_offload: Counter,
+    pub(super) repeated: Counter,
     pub(super) resets: Counter,
     pub(super) over_limit: Counter,
     pub(super) idle_closed: Counter,
@@ -122,6 +126,7 @@ impl Counters {
             bytes_down: self.bytes_down.get(),
             offloaded: self.offloaded.get(),
             refused_offload: self.refused_offload.get(),
+            repeated: self.repeated.get(),
             redirected: 0,
             resets: self.resets.get(),
             over_limit: self.over_limit.get(),

@@ -33,6 +33,7 @@ use super::{
     flow::Tools,
     proxy_header,
     pump::{End, Offer, Pump},
+    sockmap::REPEATED,
     stats::Counters,
     stream::Stream,
     target::{ConnectError, connect_to},
@@ -229,7 +230,10 @@ impl Place {
         let offer = self.worker.offer();
         match Pump::new(client, target, head, limits.idle_timeout, offer).run(tools, counters).await {
             End::Complete => {}
-            End::Broken(_) => counters.resets.add(1),
+            End::Broken(error) => {
+                counters.resets.add(1);
+                counters.repeated.add(u64::from(error == REPEATED));
+            }
             End::Idle => counters.idle_closed.add(1),
         }
     }

@@ -4,7 +4,7 @@
 //! the contract's field names, and a missing field is an error, never a default.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::netns::Netns;
 use super::proc::{Output, run_in};
+use super::sys::unblock_signals_in;
 use super::transcript::note;
 
 /// The binary under test: `BRIDGE_USER`, else beside this binary, else `/bin/bridge-user`.
@@ -54,6 +55,15 @@ impl<'a> Cli<'a> {
         command.args(arguments).env_remove("RUST_LOG");
         command.env("DOCKER_HOST", self.docker.as_deref().unwrap_or("unix:///nonexistent/docker.sock"));
         Ok(command)
+    }
+
+    /// Starts it with both output pipes, for runs that go on.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        note(format!("$ bridge-user {} &", arguments.join(" ")));
+        let mut command = self.command(arguments)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        unblock_signals_in(&mut command);
+        self.netns.spawn(&mut command).context("failed to start bridge-user")
     }
 
     /// Runs to the end, whatever the exit code.

@@ -14,6 +14,9 @@ use super::service::TRAILER;
 use super::transcript::note;
 use super::wait::patience;
 
+/// Exchanges of a connection that is not a short one.
+const MANY: usize = 30;
+
 /// Opens one connection from inside `netns`.
 pub(crate) fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream> {
     let to = to.into();
@@ -58,6 +61,15 @@ pub(crate) fn round(to: SocketAddr) -> Result<SocketAddr> {
     exchange(&mut stream, b"ping through the bridge")?;
     finish(stream)?;
     Ok(from)
+}
+
+/// One whole connection with as many exchanges as it takes for a relay by sockmap to leave it to the kernel.
+pub(crate) fn many_rounds(to: SocketAddr) -> Result<()> {
+    let mut stream = dial(to).with_context(|| format!("failed to connect to {to}"))?;
+    for _ in 0..MANY {
+        exchange(&mut stream, b"ping through the bridge")?;
+    }
+    finish(stream)
 }
 
 /// Half-closes and expects the service's trailer and then the end of the stream.

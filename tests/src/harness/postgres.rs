@@ -26,8 +26,27 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Creates a cluster that trusts `host_rules` (lines of pg_hba.conf) and starts it.
     pub(crate) fn start(netns: &Netns, port: u16, host_rules: &str) -> Result<Self> {
-        let user = User::from_name("postgres")?.context("no user postgres: install PostgreSQL")?;
         let directory = tempfile::tempdir()?;
+        Self::start_in(netns, port, host_rules, directory, "")
+    }
+
+    /// The same with a UNIX socket, whose path it returns; whoever uses it is trusted.
+    pub(crate) fn start_with_socket(netns: &Netns, port: u16) -> Result<(Self, PathBuf)> {
+        let directory = tempfile::tempdir()?;
+        let sockets = directory.path().join("data");
+        let socket = sockets.join(format!(".s.PGSQL.{port}"));
+        let listed = sockets.to_str().context("an odd temporary directory")?.to_owned();
+        Ok((Self::start_in(netns, port, "", directory, &listed)?, socket))
+    }
+
+    fn start_in(
+        netns: &Netns,
+        port: u16,
+        host_rules: &str,
+        directory: TempDir,
+        sockets: &str,
+    ) -> Result<Self> {
+        let user = User::from_name("postgres")?.context("no user postgres: install PostgreSQL")?;
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
         let data = directory.path().join("data");
         std::fs::create_dir(&data)?;
@@ -48,7 +67,7 @@ impl Postgres {
         let log = std::fs::File::create(directory.path().join("log"))?;
         let mut server = program("postgres")?;
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
-        server.args(["-c", "fsync=off", "-c", "unix_socket_directories="]);
+        server.args(["-c", "fsync=off", "-c", &format!("unix_socket_directories={sockets}")]);
         server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = netns.spawn(&mut server).context("failed to start postgres")?;
         let postgres = Self { server: Guarded::new(child), directory };

@@ -52,11 +52,25 @@ impl Guarded {
         Ok(self.0.try_wait()?)
     }
 
+    /// Sends `signal` and goes on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        signal_process(self.0.id(), signal);
+    }
+
     /// Sends `signal` and waits for the end; kills at the deadline.
     pub(crate) fn stop(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
         signal_process(self.0.id(), signal);
         let child = &mut self.0;
         until(&format!("process {} ends after {signal}", child.id()), patience(20), || Ok(child.try_wait()?))
+    }
+
+    /// Sends SIGTERM and gives the child this long to end; whether it does is left to the guard.
+    pub(crate) fn ask_to_end(&mut self, limit: Duration) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            signal_process(self.0.id(), Signal::SIGTERM);
+            let child = &mut self.0;
+            drop(until("a child ends", limit, || Ok(child.try_wait()?)));
+        }
     }
 
     /// A line-by-line reader of the child's stdout; the child must have been started with a pipe.

@@ -1,14 +1,18 @@
 //! The only `unsafe` of the suite: system calls that no safe wrapper offers.
 //!
-//! Covers bpf(2) object listing, the capability bounding set, traced calls and MPTCP sockets. Invariant: every
-//! function is a thin shim over one kind of call and returns owned, checked values.
+//! Covers bpf(2) object listing and the keys of a map, other processes' limits, the capability bounding set, traced
+//! calls, MPTCP sockets and signals of children. Invariant: every function is a thin shim over one kind of call and
+//! returns owned, checked values.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::sys::ptrace;
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{Backlog, SockaddrStorage, bind, listen, setsockopt, sockopt};
 use nix::unistd::Pid;
 
@@ -112,11 +116,67 @@ fn bpf_info(kind: BpfKind, id: u32) -> Option<[u8; INFO_SIZE]> {
     Some(info)
 }
 
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+/// Offset of `key_size` in `struct bpf_map_info`.
+const KEY_SIZE_OFFSET: usize = 8;
+
+/// How many keys a map has, or `None` if it is gone. Keys that come or go meanwhile may be missed.
+pub(crate) fn map_keys(map: u32) -> io::Result<Option<usize>> {
+    let Some(info) = bpf_info(BpfKind::Map, map) else { return Ok(None) };
+    let size: [u8; 4] = std::array::from_fn(|at| info[KEY_SIZE_OFFSET + at]);
+    let mut attr: Attr = [0; 28];
+    attr[0] = map;
+    let fd = bpf(BpfKind::Map.fd_by_id_command(), &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) };
+    let mut key = vec![0u8; u32::from_ne_bytes(size) as usize];
+    let (mut count, mut started) = (0, false);
+    loop {
+        let mut attr: Attr = [0; 28];
+        attr[0] = u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?;
+        let mut next = key.clone();
+        let pointer = |bytes: &mut Vec<u8>| (bytes.as_mut_ptr() as u64).to_ne_bytes();
+        let words = |bytes: [u8; 8]| {
+            [&bytes[..4], &bytes[4..]].map(|half| u32::from_ne_bytes(std::array::from_fn(|at| half[at])))
+        };
+        // Without a key the kernel gives the first one.
+        [attr[2], attr[3]] = if started { words(pointer(&mut key)) } else { [0, 0] };
+        [attr[4], attr[5]] = words(pointer(&mut next));
+        // The pointers stored are to `key` and `next`, which outlive the call and have the map's key size.
+        match bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) {
+            Ok(_) => (count, started, key) = (count + 1, true, next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Some(count)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sets the soft limit on descriptors of a process and returns the one it had.
+pub(crate) fn limit_files(pid: u32, soft: u64) -> io::Result<u64> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit to a live one and reads nothing.
+    if unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let before = std::mem::replace(&mut limit.rlim_cur, soft);
+    // SAFETY: the kernel reads one live rlimit and writes nothing.
+    let result = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(before) }
+}
+
 /// Removes one capability from the calling thread's bounding set, so programs it starts lack it.
 pub(crate) fn drop_from_bounding_set(capability: u32) -> io::Result<()> {
     // SAFETY: PR_CAPBSET_DROP takes one integer and changes only the calling thread.
     let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets every signal reach the process `command` starts, which otherwise begins with the caller's blocked ones.
+pub(crate) fn unblock_signals_in(command: &mut Command) {
+    // SAFETY: between fork and exec the closure only calls pthread_sigmask(3), which is async-signal-safe, with a set
+    // on its own stack.
+    unsafe { command.pre_exec(|| Ok(SigSet::all().thread_unblock()?)) };
 }
 
 /// The system call a traced process is about to make: its number and first argument. `None` at any

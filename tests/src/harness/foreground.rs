@@ -1,0 +1,142 @@
+//! `bridge-user attach --foreground` as a running process: what it reports, says, holds and costs.
+//!
+//! Invariants: started means that its report arrived, so it accepts; it dies with its guard, and what
+//! it said on stderr goes into the transcript.
+
+use std::io::{BufRead, BufReader};
+use std::process::{ChildStderr, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::cli::Cli;
+use super::memory;
+use super::proc::Guarded;
+use super::sys::map_keys;
+use super::transcript::note;
+use super::wait::{patience, until};
+
+/// A relay process.
+pub(crate) struct Foreground {
+    process: Guarded,
+    said: Arc<Mutex<String>>,
+    report: Value,
+}
+
+impl Foreground {
+    /// Runs `attach` with these arguments and `--foreground`, and waits for its report.
+    pub(crate) fn start(cli: &Cli<'_>, arguments: &[&str]) -> Result<Self> {
+        let all = [&["attach"], arguments, &["--foreground", "--output", "json"]].concat();
+        let mut child = cli.spawn(&all)?;
+        let said = Arc::new(Mutex::new(String::new()));
+        listen_to(child.stderr.take().context("the relay has no stderr pipe")?, Arc::clone(&said));
+        let process = Guarded::new(child);
+        let mut relay = Self { process, said, report: Value::Null };
+        let lines = relay.process.lines()?;
+        let line = lines.recv_timeout(patience(15));
+        let line = line.with_context(|| format!("no report from the relay, which said: {}", relay.said()))?;
+        relay.report = serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))?;
+        ensure!(relay.report["version"] == 1, "the report is not version 1: {line}");
+        Ok(relay)
+    }
+
+    /// The document it printed when it was ready.
+    pub(crate) fn report(&self) -> &Value {
+        &self.report
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Everything it wrote to stderr so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until a line on stderr contains every needle; returns the line.
+    pub(crate) fn says(&self, needles: &[&str]) -> Result<String> {
+        let line = until(&format!("the relay says {needles:?}"), patience(5), || {
+            let said = self.said();
+            let matching = |line: &&str| needles.iter().all(|needle| line.contains(needle));
+            Ok(said.lines().find(matching).map(str::to_owned))
+        });
+        line.with_context(|| format!("it said: {}", self.said()))
+    }
+
+    /// Sends `signal` and goes on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn end(&mut self) -> Result<ExitStatus> {
+        let process = &mut self.process;
+        until("the relay ends", patience(20), || process.ended())
+            .with_context(|| format!("it said: {}", self.said()))
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        memory::resident(self.pid())
+    }
+
+    /// Open descriptors.
+    pub(crate) fn open_files(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
+    /// CPU time of all its threads in clock ticks of 10 ms.
+    pub(crate) fn cpu_ticks(&self) -> Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name, in parentheses, may contain spaces; utime and stime are the 14th and 15th field.
+        let (_, fields) = stat.rsplit_once(')').context("odd stat file")?;
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.map(|field| field.parse::<u64>().context("odd stat file")).sum()
+    }
+
+    /// Entries in all BPF hash maps and socket hash maps it holds.
+    pub(crate) fn map_entries(&self) -> Result<usize> {
+        // BPF_MAP_TYPE_HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH, SOCKHASH.
+        const HASHES: [&str; 5] = ["1", "5", "9", "10", "18"];
+        let mut maps = std::collections::BTreeSet::new();
+        for entry in std::fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
+            // A connection's descriptor may be gone by now; maps stay.
+            let Ok(info) = std::fs::read_to_string(entry?.path()) else { continue };
+            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            if let (Some(id), Some(kind)) = (field("map_id:"), field("map_type:"))
+                && HASHES.contains(&kind)
+            {
+                maps.insert(id.parse::<u32>().context("odd map id")?);
+            }
+        }
+        let mut entries = 0;
+        for map in maps {
+            entries += map_keys(map)?.unwrap_or(0);
+        }
+        Ok(entries)
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        note(format!("the relay with pid {} said: {}", self.pid(), self.said()));
+    }
+}
+
+fn listen_to(pipe: ChildStderr, said: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.push_str(&line);
+            said.push('\n');
+        }
+    });
+}

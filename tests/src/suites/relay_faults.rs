@@ -1,0 +1,172 @@
+//! `relay::*`: targets that are down, peers that vanish, descriptors that run out, a relay that is
+//! killed.
+//!
+//! Invariant: every client learns the truth at once or is served in the end, and every refusal is
+//! counted and has its reason on stderr.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+
+use super::Test;
+use crate::harness::client::{answers, refused};
+use crate::harness::endings::{expect_bytes, expect_reset, expect_turned_away, write_until_reset};
+use crate::harness::kernel_ids::KernelIds;
+use crate::harness::noise;
+use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, gateway, start};
+use crate::harness::rig::Rig;
+use crate::harness::service::{Port, Service, listener};
+use crate::harness::sys::limit_files;
+use crate::harness::topology::{GATEWAY_A, at, local, reaches};
+use crate::harness::wait::patience;
+
+pub(super) const TESTS: &[Test] = both_relays![
+    "target_down_resets_the_client_and_says_why" => target_down,
+    "killed_in_the_middle_of_transfers" => killed,
+    "out_of_descriptors" => out_of_descriptors,
+];
+
+pub(super) const ON_HOST: &[Test] = both_relays![on_host:
+    "keepalive_ends_connections_of_a_client_that_vanished" => vanished_client,
+    "a_client_that_vanished_with_bytes_on_the_way_is_idle" => vanished_reader,
+];
+
+fn target_down(datapath: Datapath) -> Result<()> {
+    let rig = Rig::new()?;
+    let relay = start(&rig.cli(), "7001", datapath, &[])?;
+    for _ in 0..3 {
+        expect_turned_away(&rig.net.a1, gateway())?;
+    }
+    let now = counters(&rig.cli(), NAME, datapath)?;
+    ensure!(
+        now == RelayCounters { no_listener: 3, ..RelayCounters::default() },
+        "three clients without a target were counted as {now:?}"
+    );
+    let line = relay.says(&["127.0.0.1:7001", "refused"])?;
+    ensure!(line.contains("start the service"), "the line names no next step: {line}");
+    // A busy client must not fill a disk: the others of the same kind are counted, not written.
+    ensure!(relay.said().lines().count() == 1, "three refusals said: {}", relay.said());
+    // It serves as soon as the service is there, and not after it went.
+    let service = Service::start(&rig.net.host, local(7001))?;
+    answers(&rig.net.a1, gateway())?;
+    service.stop();
+    expect_turned_away(&rig.net.a1, gateway())?;
+    let now = counters(&rig.cli(), NAME, datapath)?;
+    ensure!((now.accepted, now.no_listener) == (1, 4), "the counters are {now:?}");
+    Ok(())
+}
+
+/// Bulk in either direction on a connection of its own, and an idle one: each peer sees a reset and
+/// never an end, nothing stays in the kernel, and the port is free at once.
+fn killed(datapath: Datapath) -> Result<()> {
+    let rig = Rig::new()?;
+    let ids = KernelIds::take()?;
+    let target = listener(&rig.net.host, local(7001), Port::Exclusive)?;
+    let mut stage = Stage::around(rig, target, datapath, &[])?;
+    let (up_client, up_server) = stage.warm_pair()?;
+    let (down_client, down_server) = stage.warm_pair()?;
+    let (idle_client, idle_server) = stage.warm_pair()?;
+    let before = stage.counters()?;
+    std::thread::scope(|scope| -> Result<()> {
+        let threads = [
+            scope.spawn(|| write_until_reset(&up_client)),
+            scope.spawn(|| expect_reset(&up_server).map(drop)),
+            scope.spawn(|| write_until_reset(&down_server)),
+            scope.spawn(|| expect_reset(&down_client).map(drop)),
+        ];
+        stage.counters_become("bulk is on its way", |now| {
+            now.bytes_up > before.bytes_up + (4 << 20) && now.bytes_down > before.bytes_down + (4 << 20)
+        })?;
+        stage.relay.signal(Signal::SIGKILL);
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })?;
+    for stream in [&idle_client, &idle_server] {
+        ensure!(expect_reset(stream)? == 0, "an idle peer got bytes before the reset");
+    }
+    stage.relay.end()?;
+    ensure!(stage.rig.cli().status()?.is_empty(), "status still shows the killed relay");
+    stage.rig.net.host.nothing_pinned()?;
+    ids.wait_equal().context("a killed relay left BPF objects")?;
+    refused(&stage.rig.net.a1, gateway())?;
+    stage.restart().context("the next relay on the same port")?;
+    drop(stage.warm_pair()?);
+    stage.all_ended_well(1).map(drop)
+}
+
+/// Clients come while the process may open nothing more: they wait, the relay does not spin, open
+/// connections go on, and in the end everybody is served.
+fn out_of_descriptors(datapath: Datapath) -> Result<()> {
+    const CLIENTS: usize = 24;
+    let stage = Stage::with(datapath, &["--connect-timeout", "60"])?;
+    let (client, server) = stage.warm_pair()?;
+    let open = stage.relay.open_files()? as u64;
+    let limit =
+        limit_files(stage.relay.pid(), open + 5).context("failed to limit the relay's descriptors")?;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = stage.dial()?;
+        client.write_all(b"waiting")?;
+        clients.push(client);
+    }
+    stage.relay.says(&["LimitNOFILE"])?;
+    let (ticks, start) = (stage.relay.cpu_ticks()?, Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    let (ticks, elapsed) = (stage.relay.cpu_ticks()? - ticks, start.elapsed());
+    ensure!(
+        ticks * 10 < elapsed.as_millis() as u64 / 3,
+        "waiting took {ticks} ticks of 10 ms in {elapsed:?}"
+    );
+    // There is no descriptor for a pipe either.
+    noise::both_ways(&client, &server, 2 << 20).context("the connection that was open")?;
+    limit_files(stage.relay.pid(), limit)?;
+    let mut servers = Vec::new();
+    for served in 0..CLIENTS {
+        let mut server = stage.accept().with_context(|| format!("{served} of {CLIENTS} were served"))?;
+        expect_bytes(&server, b"waiting")?;
+        server.write_all(b"served")?;
+        servers.push(server);
+    }
+    for client in &clients {
+        expect_bytes(client, b"served")?;
+    }
+    drop((clients, servers, client, server));
+    let ended = stage.counters_become("all ended", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.no_listener, ended.resets) == (CLIENTS as u64 + 1, 0, 0), "{ended:?}");
+    ensure!(ended.accept_errors > 0, "no shortage was counted: {ended:?}");
+    ended.prove(datapath)
+}
+
+/// The client's link is gone, without a goodbye. One unanswered probe is enough here; each takes 10 s.
+fn vanished_client(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--keepalive", "1"])?;
+    stage.rig.net.host.sysctl("net/ipv4/tcp_keepalive_probes", "1")?;
+    let (mut client, server) = stage.warm_pair()?;
+    // Acknowledges what the client got: for bytes on their way the kernel sends them again instead of probes.
+    client.write_all(b"x")?;
+    expect_bytes(&server, b"x")?;
+    stage.rig.net.a1.ip("link set eth0 down")?;
+    server.set_read_timeout(Some(patience(40)))?;
+    ensure!(expect_reset(&server)? == 0, "bytes came from a client without a link");
+    let ended = stage.counters_become("the connection is over", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.resets, ended.idle_closed) == (1, 1, 0), "the counters are {ended:?}");
+    drop(client);
+    ended.prove(datapath)
+}
+
+/// What nobody acknowledges stops the connection; probes are not sent then, so silence has to end it.
+fn vanished_reader(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--idle-timeout", "2"])?;
+    let (client, server) = stage.warm_pair()?;
+    stage.rig.net.a1.ip("link set eth0 down")?;
+    write_until_reset(&server)?;
+    let ended = stage.counters_become("the connection is over", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.idle_closed) == (1, 1), "the counters are {ended:?}");
+    ended.prove(datapath)?;
+    // Its place is free for the same client once it is back.
+    stage.rig.net.a1.ip("link set eth0 up\nroute replace default via 172.30.1.1")?;
+    reaches(&stage.rig.net.a1, at(GATEWAY_A, 1))?;
+    drop((client, stage.warm_pair()?));
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `relay::*`: who may connect, for how long, and how many.
+//!
+//! Invariant: whoever may not is reset, counted under its own name, and never reaches the target.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Test;
+use crate::harness::client::refused;
+use crate::harness::endings::{expect_bytes, expect_reset, expect_turned_away};
+use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, fill_queue, gateway};
+use crate::harness::rig::Rig;
+use crate::harness::service::{Port, listener};
+use crate::harness::topology::{GATEWAY_B, UPLINK, at, local};
+
+pub(super) const TESTS: &[Test] = both_relays![
+    "a_source_that_is_not_allowed_never_reaches_the_target" => denied,
+    "other_interfaces_never_reach_the_relay" => other_interfaces,
+    "silence_ends_with_a_reset_and_traffic_prevents_it" => idle,
+];
+
+/// Nothing here depends on the kernel.
+pub(super) const ON_HOST: &[Test] = both_relays![on_host:
+    "connections_over_the_limit_are_reset" => over_limit,
+    "a_target_that_does_not_accept_is_given_up" => never_accepts,
+];
+
+/// The target has no connection waiting.
+fn nobody_came(stage: &Stage) -> Result<()> {
+    let waiting = stage.target.accept();
+    ensure!(
+        waiting.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+        "the target got {waiting:?}"
+    );
+    Ok(())
+}
+
+fn denied(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--allow", "172.30.1.11/32"])?;
+    let shown = stage.rig.cli().attachment(NAME)?.allow;
+    ensure!(shown == ["172.30.1.11/32"], "the list is {shown:?}");
+    for _ in 0..3 {
+        expect_turned_away(&stage.rig.net.a2, gateway())?;
+    }
+    nobody_came(&stage)?;
+    let now = stage.counters()?;
+    ensure!(now == RelayCounters { denied: 3, ..RelayCounters::default() }, "the counters are {now:?}");
+    stage.relay.says(&["172.30.1.12", "--allow"])?;
+    drop(stage.warm_pair()?);
+    let ended = stage.counters_become("it ended", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.denied) == (1, 3), "the counters are {ended:?}");
+    ended.prove(datapath)
+}
+
+/// The weak host model would let them in by the gateway's address; the relay's socket is bound to the
+/// bridge, so the kernel answers for it. Not so to the host itself: for the kernel its packets to the
+/// gateway's address are the bridge's, and it can use the service anyway.
+fn other_interfaces(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--allow", "0.0.0.0/0"])?;
+    let net = &stage.rig.net;
+    for stranger in [&net.b1, &net.outside] {
+        for address in [gateway(), at(GATEWAY_B, 7001), at(UPLINK, 7001)] {
+            refused(stranger, address)?;
+        }
+    }
+    for address in [at(GATEWAY_B, 7001), at(UPLINK, 7001)] {
+        refused(&net.a1, address)?;
+    }
+    nobody_came(&stage)?;
+    let now = stage.counters()?;
+    ensure!(now == RelayCounters::default(), "the relay noticed the strangers: {now:?}");
+    drop(stage.warm_pair()?);
+    stage.all_ended_well(1).map(drop)
+}
+
+fn over_limit(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--max-connections", "2"])?;
+    let first = stage.warm_pair()?;
+    let (mut client, server) = stage.pair()?;
+    expect_turned_away(&stage.rig.net.a2, gateway())?;
+    nobody_came(&stage)?;
+    let now = stage.counters()?;
+    ensure!((now.accepted, now.over_limit, now.active) == (2, 1, 2), "the counters are {now:?}");
+    stage.relay.says(&["max-connections"])?;
+    client.write_all(b"those inside do not notice")?;
+    expect_bytes(&server, b"those inside do not notice")?;
+    drop(first);
+    stage.counters_become("a place is free", |now| now.active == 1)?;
+    drop((stage.warm_pair()?, client, server));
+    let ended = stage.counters_become("all ended", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.over_limit, ended.resets) == (3, 1, 0), "the counters are {ended:?}");
+    ended.prove(datapath)
+}
+
+/// Bytes in one direction are enough, also where they pass the relay's process by.
+fn idle(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--idle-timeout", "2"])?;
+    let (mut busy, busy_server) = stage.warm_pair()?;
+    let (client, server) = stage.warm_pair()?;
+    for turn in 0..20 {
+        std::thread::sleep(Duration::from_millis(250));
+        busy.write_all(&[turn])?;
+        expect_bytes(&busy_server, &[turn])?;
+    }
+    ensure!(expect_reset(&client)? == 0 && expect_reset(&server)? == 0, "bytes came before the reset");
+    let now = stage.counters()?;
+    ensure!((now.idle_closed, now.active, now.resets) == (1, 1, 0), "the counters are {now:?}");
+    expect_reset(&busy)?;
+    expect_reset(&busy_server)?;
+    let ended = stage.counters_become("both are closed", |now| now.idle_closed == 2 && now.active == 0)?;
+    ended.prove(datapath)
+}
+
+fn never_accepts(datapath: Datapath) -> Result<()> {
+    let rig = Rig::new()?;
+    let target = listener(&rig.net.host, local(7001), Port::Exclusive)?;
+    let waiting = fill_queue(&rig, &target)?;
+    let stage = Stage::around(rig, target, datapath, &["--connect-timeout", "1"])?;
+    expect_turned_away(&stage.rig.net.a1, gateway())?;
+    let now = stage.counters()?;
+    ensure!(now == RelayCounters { no_listener: 1, ..RelayCounters::default() }, "the counters are {now:?}");
+    stage.relay.says(&["127.0.0.1:7001", "does not accept"])?;
+    drop((stage.accept()?, waiting));
+    drop(stage.warm_pair()?);
+    let ended = stage.counters_become("it ended", |now| now.active == 0)?;
+    ended.prove(datapath)
+}

@@ -1,0 +1,145 @@
+//! `relay::*`: many connections, one after the other and at once, leave nothing and cost little.
+//!
+//! Invariant: counted are descriptors, BPF map entries and memory of the relay's process; the rates
+//! are printed and never asserted.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::Test;
+use crate::harness::client::{dial, many_rounds, round};
+use crate::harness::endings::expect_bytes;
+use crate::harness::kernel_ids::KernelIds;
+use crate::harness::noise;
+use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, gateway, start, with_deadlines};
+use crate::harness::rig::Rig;
+use crate::harness::service::Service;
+use crate::harness::topology::local;
+use crate::harness::wait::{patience, scaled, until};
+
+pub(super) const TESTS: &[Test] = both_relays![
+    "connections_come_and_go_and_leave_nothing" => |datapath| churn(datapath, scaled(3000)),
+];
+
+pub(super) const ON_HOST: &[Test] = both_relays![on_host:
+    "twenty_thousand_connections_leave_nothing" => |datapath| churn(datapath, 20_000),
+    "ten_thousand_idle_connections_take_little_memory_each" => idle,
+];
+
+/// What one idle connection may take of the relay's own memory.
+const USER_MEMORY: u64 = 16 * 1024;
+
+/// Whole connections from two clients at once, each with an orderly end; one client's are short, the other's are long
+/// enough for the kernel to take them over.
+fn churn(datapath: Datapath, count: usize) -> Result<()> {
+    let rig = Rig::new()?;
+    let service = Service::start(&rig.net.host, local(7001))?;
+    let relay = start(&rig.cli(), "7001", datapath, &[])?;
+    // Whatever is made once is made by now.
+    connect_and_finish(&rig, 200)?;
+    settled(&rig, datapath)?;
+    let (ids, files, entries) = (KernelIds::take()?, relay.open_files()?, relay.map_entries()?);
+    let start = Instant::now();
+    connect_and_finish(&rig, count)?;
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    let ended = settled(&rig, datapath)?;
+    let wanted = 200 + count as u64;
+    ensure!(ended.accepted == wanted && ended.resets == 0 && ended.no_listener == 0, "{ended:?}");
+    ensure!(service.peers().len() as u64 == wanted, "the service saw {}", service.peers().len());
+    until(&format!("{files} descriptors and {entries} map entries are left"), patience(10), || {
+        Ok((relay.open_files()? <= files && relay.map_entries()? <= entries).then_some(()))
+    })
+    .with_context(|| format!("{:?} and {:?} are left", relay.open_files(), relay.map_entries()))?;
+    ids.wait_equal()?;
+    if count > 10_000 {
+        eprintln!(
+            "\n  {}: {rate:.0} connections/s, {count} of them, every other with 30 exchanges",
+            datapath.name()
+        );
+    }
+    Ok(())
+}
+
+fn connect_and_finish(rig: &Rig, count: usize) -> Result<()> {
+    std::thread::scope(|scope| {
+        let short = |_| round(gateway()).map(drop);
+        let long = |_| many_rounds(gateway());
+        let threads = [
+            scope.spawn(move || rig.net.a1.run(|| (0..count / 2).try_for_each(short))),
+            scope.spawn(move || rig.net.a2.run(|| (0..count / 2).try_for_each(long))),
+        ];
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
+}
+
+fn settled(rig: &Rig, datapath: Datapath) -> Result<RelayCounters> {
+    let now = until("all connections ended", patience(10), || {
+        let now = counters(&rig.cli(), NAME, datapath)?;
+        Ok((now.active == 0).then_some(now))
+    })?;
+    now.prove(datapath)?;
+    Ok(now)
+}
+
+/// Ten thousand, or as many as the limit on descriptors allows where root may not raise it: each takes
+/// two of the relay's and two of the suite's.
+fn ten_thousand() -> Result<usize> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let count = usize::try_from(limit.saturating_sub(300) / 2)?.min(10_000);
+    ensure!(count >= 9_000, "a limit of {limit} descriptors is too low: allow 20,300");
+    Ok(count)
+}
+
+/// Each has carried bytes both ways, so whatever it holds on to, it holds.
+fn idle(datapath: Datapath) -> Result<()> {
+    let count = ten_thousand()?;
+    let stage = Stage::new(datapath)?;
+    // The kernel takes over connections that were used a little.
+    let rounds = if datapath == Datapath::Sockmap { 10 } else { 1 };
+    let open = |count: usize| -> Result<Vec<(TcpStream, TcpStream)>> {
+        let one = |_| -> Result<_> {
+            let mut client = dial(gateway())?;
+            let mut server = with_deadlines(stage.accept()?)?;
+            for _ in 0..rounds {
+                server.write_all(b"hello")?;
+                expect_bytes(&client, b"hello")?;
+                client.write_all(b"hello")?;
+                expect_bytes(&server, b"hello")?;
+            }
+            Ok((client, server))
+        };
+        stage.rig.net.a1.run(|| (0..count).map(one).collect())
+    };
+    let warm = open(50)?;
+    // Bulk leaves pipes behind for the next one to use.
+    noise::both_ways(&warm[0].0, &warm[0].1, 100_000)?;
+    stage.counters_become("one is gone", |now| now.active == 49)?;
+    let (before, files, entries) =
+        (stage.relay.resident()?, stage.relay.open_files()?, stage.relay.map_entries()?);
+    let connections = open(count).context("the connections that are to be idle")?;
+    let now = stage.counters()?;
+    ensure!(now.active == count as u64 + 49, "{} of {count} are open", now.active);
+    let taken = if datapath == Datapath::Sockmap { count as u64 + 50 } else { 0 };
+    ensure!(now.offloaded == taken, "the kernel has {} of {count}", now.offloaded);
+    let each = stage.relay.resident()?.saturating_sub(before) / count as u64;
+    eprintln!("\n  {}: {each} bytes of the relay's memory per idle connection, of {count}", datapath.name());
+    ensure!(each <= USER_MEMORY, "{each} bytes per idle connection, at most {USER_MEMORY} were expected");
+    // The last of them is as good as the first.
+    for (client, server) in [&connections[0], &connections[count - 1]] {
+        noise::both_ways(client, server, 100_000)?;
+    }
+    drop(connections);
+    stage.counters_become("the idle ones are gone", |now| now.active == 49)?;
+    until("descriptors and map entries are back", patience(10), || {
+        Ok((stage.relay.open_files()? <= files && stage.relay.map_entries()? <= entries).then_some(()))
+    })
+    .with_context(|| {
+        format!("{:?} of {files} and {:?} of {entries}", stage.relay.open_files(), stage.relay.map_entries())
+    })?;
+    drop(warm);
+    stage.counters()?.prove(datapath)
+}
