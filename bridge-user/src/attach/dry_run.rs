@@ -1,7 +1,7 @@
 //! `attach --dry-run`: what would change, as commands a person can read. Changes nothing.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -14,7 +14,7 @@ use crate::{
     attachment::AttachmentState,
     datapath::Datapath,
     kernel::{Instance, host, object, pins},
-    net::listeners::Listener,
+    net::{listeners::Listener, untrack},
     plan,
     report::JSON_VERSION,
 };
@@ -61,6 +61,7 @@ impl Plan {
         let mut steps = Vec::new();
         let mut present = Vec::new();
         let mut registered = HashSet::new();
+        let mut mptcp_bridges = BTreeSet::new();
         match Instance::open()? {
             None if prepared.steered.is_empty() => {}
             None => steps.extend(create_steps(prepared, &dir)),
@@ -69,9 +70,11 @@ impl Plan {
                     steps.extend(upgrade_steps(prepared, &dir));
                 }
                 present = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
+                mptcp_bridges = instance.mptcp_bridges()?;
                 registered = instance.state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
             }
         }
+        steps.extend(mptcp_steps(prepared, &mptcp_bridges, &dir));
         for state in &prepared.steered {
             let now = present.iter().find(|other| other.is_same(state));
             if now != Some(state) {
@@ -116,6 +119,25 @@ fn create_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
         steps.push(format!("bpftool link create {program} -> {hook}, pinned {}", pin.display()));
     }
     steps
+}
+
+/// What steering to MPTCP listeners needs, now or when a service begins to listen so.
+fn mptcp_steps(prepared: &Prepared, there: &BTreeSet<u32>, dir: &Path) -> Vec<String> {
+    if prepared.features.is_none_or(|features| !features.mptcp_helper) {
+        return Vec::new();
+    }
+    let missing: BTreeMap<u32, &str> = prepared
+        .steered
+        .iter()
+        .filter(|state| !there.contains(&state.ifindex))
+        .map(|state| (state.ifindex, state.bridge.as_str()))
+        .collect();
+    let table = (there.is_empty() && !missing.is_empty()).then(|| format!("nft '{}'", untrack::RULES));
+    let attach = missing.iter().map(|(ifindex, bridge)| {
+        let pin = dir.join(format!("{}_{ifindex}", pins::link_name(names::PROG_STEER_TC)));
+        format!("bpftool net attach tcx_ingress {} dev {bridge}, pinned {}", names::PROG_STEER_TC, pin.display())
+    });
+    table.into_iter().chain(attach).collect()
 }
 
 fn upgrade_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {

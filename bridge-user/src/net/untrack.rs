@@ -14,16 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bridge_common::steer::ASSIGNED_MARK;
 
-/// The table, as nft(8) reads it. Removing it first makes the script work whether it is there or not.
-pub fn script() -> String {
-    format!(
-        "{}table inet bridge_user {{\n  chain steer_tc {{\n    type filter hook prerouting priority raw; policy accept;\n    \
-         meta mark {ASSIGNED_MARK:#010x} notrack meta mark set 0x0\n  }}\n}}\n",
-        REMOVE
-    )
-}
+/// The table, as nft(8) reads it.
+pub const RULES: &str = "table inet bridge_user { chain steer_tc { type filter hook prerouting priority raw; policy accept; \
+                         meta mark 0xb7d9e5c1 notrack meta mark set 0x0; }; }";
 
 /// Works whether the table is there or not.
 const REMOVE: &str = "add table inet bridge_user\ndelete table inet bridge_user\n";
@@ -33,7 +27,8 @@ const REMOVE: &str = "add table inet bridge_user\ndelete table inet bridge_user\
 /// # Errors
 /// When nft(8) is not installed, or the kernel refuses.
 pub fn install() -> anyhow::Result<()> {
-    nft(&script()).context("failed to add nftables table inet bridge_user")
+    // Removing it first replaces what is there.
+    nft(&format!("{REMOVE}{RULES}\n")).context("failed to add nftables table inet bridge_user")
 }
 
 /// Removes the table; that it is not there is no error.
@@ -67,12 +62,14 @@ pub fn nft(script: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bridge_common::steer::ASSIGNED_MARK;
+
     use super::*;
 
     #[test]
-    fn only_marked_packets_are_touched() {
-        let script = script();
-        let rules: Vec<_> = script.lines().filter(|line| line.contains("notrack")).collect();
-        assert_eq!(rules, ["    meta mark 0xb7d9e5c1 notrack meta mark set 0x0"]);
+    fn only_packets_with_the_programs_mark_are_touched() {
+        let mark = format!("meta mark {ASSIGNED_MARK:#010x} notrack meta mark set 0x0;");
+        assert_eq!(RULES.matches("notrack").count(), 1);
+        assert!(RULES.contains(&mark), "{RULES}");
     }
 }
