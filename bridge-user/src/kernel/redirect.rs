@@ -167,10 +167,12 @@ impl Redirect {
     /// Whether the program has seen every byte that came to the source exactly once; `None` while it cannot be told,
     /// because more came just now. With the state of the flow at that moment.
     ///
-    /// It may see a byte twice. TCP accepts a segment of which the beginning came before, as a repetition may that was
-    /// packed differently, and counts only what is new. The receive path of a socket map takes every segment whole
-    /// (`tcp_read_skb`, up to 6.18 at least; on loopback under load, seen once in some GB). So what was passed must be
-    /// checked before it is passed on, and what was redirected before the end of the stream is.
+    /// It may see a byte twice. TCP accepts a segment of which the beginning came before, and counts only what is new; the
+    /// receive path of a socket map takes every segment whole (`tcp_read_skb`, which has no offset). A peer's needless
+    /// repetition becomes such a segment when it is packed with bytes that follow, by the peer or in the socket's
+    /// backlog. So what was passed must be checked before it is passed on, and what was redirected before the end of the
+    /// stream is. Measured on loopback, 6.18.44, two busy cores: a block of 64 KiB twice once in 2 to 5 GB of bulk, never
+    /// in exchanges.
     ///
     /// # Errors
     /// When the flow is not known, or the socket is no TCP socket.

@@ -128,10 +128,13 @@ impl AddAssign for Cell {
 /// Lets the containers open connections at full rate for minutes: nearly all ports, those in TIME_WAIT again after
 /// a second, and an early end for a SYN nobody answers. Everybody sends with Reno: where the default is BBR, its pacing
 /// timers and not the datapath decide the rate of bulk on one machine, and make it jump by half from second to second.
+/// The host's connection tracking forgets ended connections at once: after minutes of them its table would be full, and
+/// the kernel would drop the SYN of whoever comes next.
 pub(crate) fn prepare_clients(net: &Topology) -> Result<()> {
     for netns in [&net.host, &net.a1, &net.a2] {
         netns.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
     }
+    net.host.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1")?;
     for netns in [&net.a1, &net.a2] {
         netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         netns.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
