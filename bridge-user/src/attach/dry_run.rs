@@ -135,7 +135,11 @@ fn mptcp_steps(prepared: &Prepared, there: &BTreeSet<u32>, dir: &Path) -> Vec<St
     let table = (there.is_empty() && !missing.is_empty()).then(|| format!("nft '{}'", untrack::RULES));
     let attach = missing.iter().map(|(ifindex, bridge)| {
         let pin = dir.join(format!("{}_{ifindex}", pins::link_name(names::PROG_STEER_TC)));
-        format!("bpftool net attach tcx_ingress {} dev {bridge}, pinned {}", names::PROG_STEER_TC, pin.display())
+        format!(
+            "bpftool net attach tcx_ingress {} dev {bridge}, pinned {}",
+            names::PROG_STEER_TC,
+            pin.display()
+        )
     });
     table.into_iter().chain(attach).collect()
 }
