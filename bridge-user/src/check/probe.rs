@@ -11,8 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
-use bridge_common::names;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
@@ -29,6 +27,7 @@ use crate::{
         maps::Maps,
         object::{self, EventLevel},
         state::State,
+        tc,
     },
     net::untrack,
     spec::{Port, Target},
@@ -183,9 +182,7 @@ pub(super) fn run_mptcp(features: Features) -> anyhow::Result<()> {
         let maps = Maps::take(&mut ebpf)?;
         untrack::nft(NAT)?;
         untrack::install()?;
-        let program: &mut SchedClassifier = object::program(&mut ebpf, names::PROG_STEER_TC)?;
-        // Gone with the namespace.
-        program.attach(&scratch.bridge.name, TcAttachType::Ingress)?;
+        tc::attach_for_now(&mut ebpf, &scratch.bridge.name)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         let mut probe = Probe { scratch, state: &mut state };
         let listener = mptcp_listener()?;

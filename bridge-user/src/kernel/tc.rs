@@ -20,7 +20,9 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::FdLink,
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+        tc::{
+            self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+        },
     },
 };
 use bridge_common::names;
@@ -93,7 +95,7 @@ pub fn ensure(dir: &Path, ebpf: &mut Ebpf, link: &Link) -> anyhow::Result<()> {
         return Ok(());
     }
     let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
-    match program.attach_with_options(&link.name, INGRESS, TcAttachOptions::TcxOrder(LinkOrder::default())) {
+    match attach_tcx(program, &link.name) {
         Ok(id) => {
             let fd: FdLink = program.take_link(id)?.try_into()?;
             fd.pin(link_pin(dir, link.index)).with_context(failed)?;
@@ -108,6 +110,34 @@ pub fn ensure(dir: &Path, ebpf: &mut Ebpf, link: &Link) -> anyhow::Result<()> {
     }
 }
 
+/// Attaches the loaded program to an interface of a namespace that will not be there for long, and leaves no pin.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn attach_for_now(ebpf: &mut Ebpf, interface: &str) -> anyhow::Result<()> {
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    match attach_tcx(program, interface) {
+        Err(ProgramError::SyscallError(error)) if has_no_tcx(&error.io_error) => {
+            tc::qdisc_add_clsact(interface)?;
+            attach_clsact(program, interface)?;
+        }
+        result => drop(result?),
+    }
+    Ok(())
+}
+
+fn attach_tcx(program: &mut SchedClassifier, interface: &str) -> Result<SchedClassifierLinkId, ProgramError> {
+    program.attach_with_options(interface, INGRESS, TcAttachOptions::TcxOrder(LinkOrder::default()))
+}
+
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    program.attach_with_options(interface, INGRESS, TcAttachOptions::Netlink(options))
+}
+
 /// Kernels before 6.6 do not know the kind of link (EINVAL).
 fn has_no_tcx(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
@@ -119,8 +149,7 @@ fn attach_filter(dir: &Path, program: &mut SchedClassifier, link: &Link) -> anyh
         tc::qdisc_add_clsact(&link.name)?;
     }
     program.pin(filter_mark(dir, link.index))?;
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-    let id = program.attach_with_options(&link.name, INGRESS, TcAttachOptions::Netlink(options))?;
+    let id = attach_clsact(program, &link.name)?;
     // Without its owner the filter stays until it is removed by priority and handle.
     std::mem::forget(program.take_link(id)?);
     Ok(())
