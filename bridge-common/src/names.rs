@@ -9,6 +9,8 @@ pub const ATTACHMENTS: &str = "ATTACHMENTS";
 pub const ALLOW: &str = "ALLOW";
 /// The watched targets: [`TargetKey`](crate::maps::TargetKey) → `u32` (always 1).
 pub const TARGETS: &str = "TARGETS";
+/// Targets with an MPTCP listener: [`TargetKey`](crate::maps::TargetKey) → `u32` (always 1).
+pub const MPTCP: &str = "MPTCP";
 /// The listening sockets: [`ListenerKey`](crate::maps::ListenerKey) → socket.
 pub const LISTENERS: &str = "LISTENERS";
 /// Per-attachment counters: attachment id (`u32`) → [`Stats`](crate::maps::Stats), per CPU.
@@ -23,11 +25,13 @@ pub const META: &str = "META";
 pub const LOGS: &str = "AYA_LOGS";
 
 /// Every map, in the order it is pinned.
-pub const ALL_MAPS: [&str; 10] =
-    [META, RULES, ATTACHMENTS, ALLOW, TARGETS, LISTENERS, STATS, TRACK_STATS, BOUND, LOGS];
+pub const ALL_MAPS: [&str; 11] =
+    [META, RULES, ATTACHMENTS, ALLOW, TARGETS, MPTCP, LISTENERS, STATS, TRACK_STATS, BOUND, LOGS];
 
 /// The `sk_lookup` program that steers connections.
 pub const PROG_STEER: &str = "steer";
+/// The tc program that steers connections to MPTCP listeners.
+pub const PROG_STEER_TC: &str = "steer_tc";
 /// The `sock_ops` program that tracks listeners.
 pub const PROG_TRACK: &str = "track_listener";
 /// The `cgroup/post_bind4` program that notes where an IPv4 socket was bound (below Linux 5.15).

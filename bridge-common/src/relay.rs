@@ -42,10 +42,15 @@ pub struct Progress {
     pub cost: u64,
 }
 
-/// What userspace allows a flow. Replaced as a whole, so that the program never sees half of an update.
+/// What userspace allows a flow.
+///
+/// An update may be read field by field: with one of [`Self::drained`] and [`Self::credited`] new and the other old,
+/// less is allowed than with both new.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Credit {
+    /// The flow. The kernel may reuse a replaced element for another flow at once; this tells.
+    pub cookie: u64,
     /// 1 when segments may be redirected at all, otherwise 0.
     pub open: u32,
     /// Which of the [`Totals`] counts the flow: [`UP`] or [`DOWN`].
@@ -71,7 +76,7 @@ pub struct Totals {
 
 const _: () = {
     assert!(size_of::<Progress>() == 24);
-    assert!(size_of::<Credit>() == 24);
+    assert!(size_of::<Credit>() == 32);
     assert!(size_of::<Totals>() == 8);
 };
 

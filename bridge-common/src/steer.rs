@@ -9,6 +9,10 @@ use crate::{
 /// listener). Accepted connections are logged at debug level and not limited.
 pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
 
+/// The packet mark of a packet that was given an MPTCP listener, from the tc hook to the nftables rule that takes it out of
+/// connection tracking and takes the mark off again, before routing looks at it.
+pub const ASSIGNED_MARK: u32 = 0xb7d9_e5c1;
+
 /// What happened to one connection that matched a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -11,6 +11,7 @@ mod context;
 mod events;
 mod maps;
 mod steer;
+mod steer_tc;
 mod switches;
 mod track;
 

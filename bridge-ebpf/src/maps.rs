@@ -37,6 +37,12 @@ pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_
 #[map]
 pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
+/// (address, port) whose newest listener is an MPTCP one → 1. Writers: `track` on listen(2); userspace for listeners that
+/// were there before. Readers: `steer`, `steer_tc`. An entry whose listener has gone has no effect: `steer_tc` then finds
+/// nothing.
+#[map]
+pub(crate) static MPTCP: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
 /// Attachment id → counters. Writer: `steer`; userspace makes and removes the entries. Reader: userspace.
 #[map]
 pub(crate) static STATS: PerCpuHashMap<u32, Stats> = PerCpuHashMap::with_max_entries(MAX_ATTACHMENTS, 0);

@@ -71,22 +71,38 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         Source::Host => return None,
         Source::Stranger => Outcome::Denied,
     };
+    if outcome == Outcome::NoListener && is_mptcp_target(&service) {
+        // `steer_tc` has it, and asks for established connections through here.
+        return None;
+    }
     record(ctx, stats, outcome, &packet);
     Some(outcome)
 }
 
 /// What steering needs of an attachment.
-struct Service {
-    allow_set: u32,
-    target: Ip,
-    port: u16,
+pub(crate) struct Service {
+    pub(crate) allow_set: u32,
+    pub(crate) target: Ip,
+    pub(crate) port: u16,
+}
+
+/// Whether the newest listener that may serve it is an MPTCP one.
+#[inline(always)]
+pub(crate) fn is_mptcp_target(service: &Service) -> bool {
+    let [exact, any_v4, any_v6] = steer::candidates(service.target, service.port);
+    // SAFETY: the values are plain integers.
+    unsafe {
+        maps::MPTCP.get(&exact).is_some()
+            || maps::MPTCP.get(&any_v4).is_some()
+            || maps::MPTCP.get(&any_v6).is_some()
+    }
 }
 
 /// Copies an attachment. The kernel may reuse the element of an attachment that is removed or replaced at this very
 /// moment; every version has its own allow set, so a copy that began and ended with the same one is whole. Otherwise the
 /// packet is treated as if the attachment were gone: it just was.
 #[inline(always)]
-fn read_attachment(id: u32) -> Option<Service> {
+pub(crate) fn read_attachment(id: u32) -> Option<Service> {
     let attachment = maps::ATTACHMENTS.get_ptr(&id)?;
     // SAFETY: a map value stays readable for the length of the program.
     unsafe {
@@ -183,7 +199,7 @@ fn assign(ctx: &SkLookupContext, key: &ListenerKey, stats: &mut Stats) -> bool {
 
 /// Counts the outcome, and writes an event when one is due.
 #[inline(always)]
-fn record(ctx: &SkLookupContext, stats: &mut Stats, outcome: Outcome, packet: &Packet) {
+pub(crate) fn record<C>(ctx: &C, stats: &mut Stats, outcome: Outcome, packet: &Packet) {
     outcome.count(stats);
     if outcome == Outcome::Accepted {
         events::write(ctx, outcome, packet, 0);

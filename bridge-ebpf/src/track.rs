@@ -50,9 +50,13 @@ fn track(ctx: &SockOpsContext) {
     }
     if is_mptcp(ctx.ops) {
         stats.mptcp += 1;
-        warn!(ctx, "mptcp-listener on port {}: this datapath cannot steer to it", key.port);
+        // Full only when there are more targets than the map of targets holds.
+        let _ = maps::MPTCP.insert(&key, &1, 0);
+        debug!(ctx, "mptcp-listener on port {}", key.port);
         return;
     }
+    // Missing unless the service listened with MPTCP before.
+    let _ = maps::MPTCP.remove(&key);
     insert(ctx, &key, stats);
 }
 

@@ -33,6 +33,8 @@ pub enum Requested {
 pub enum Datapath {
     /// `sk_lookup` puts the connection onto the loopback listener.
     Steer,
+    /// A tc program puts it onto the loopback listener, an MPTCP one.
+    SteerTc,
     /// A process accepts and connects; a socket map moves the bytes.
     Sockmap,
     /// A process accepts and connects, and moves the bytes with splice(2).
@@ -50,6 +52,7 @@ impl fmt::Display for Datapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Steer => "steer",
+            Self::SteerTc => "steer-tc",
             Self::Sockmap => "sockmap",
             Self::Splice => "splice",
         })
@@ -67,8 +70,8 @@ pub enum Reason {
     UnixTarget,
     /// The user asked for the socket map, and the target is a UNIX socket.
     UnixTargetNotInSockmap,
-    /// The target's listener uses MPTCP.
-    Mptcp,
+    /// The target's listener uses MPTCP, and steering to such does not work on this host; says why.
+    Mptcp(String),
     /// A PROXY header has to be written, which takes a relay.
     ProxyProtocol,
     /// Steering does not work on this host; says why.
@@ -84,7 +87,9 @@ impl fmt::Display for Reason {
             Self::UnixTargetNotInSockmap => {
                 f.write_str("what was written to a UNIX socket cannot be accounted in a socket map")
             }
-            Self::Mptcp => f.write_str("the listener uses MPTCP, which a socket map cannot hold"),
+            Self::Mptcp(why) => {
+                write!(f, "the listener uses MPTCP, and steering to such does not work here: {why}")
+            }
             Self::ProxyProtocol => f.write_str("a PROXY header is written by a relay only"),
             Self::SteeringFailed(why) => write!(f, "steering does not work here: {why}"),
         }
@@ -98,6 +103,8 @@ pub struct Facts {
     pub requested: Requested,
     /// Whether steering works, if that was looked at; why not.
     pub steer: Result<(), String>,
+    /// Whether steering to MPTCP listeners works, if that was looked at; why not.
+    pub mptcp: Result<(), String>,
     /// Whether the sockmap relay may be used, if that was looked at; why not.
     pub sockmap: Result<(), String>,
     /// A PROXY header was asked for.
@@ -113,10 +120,10 @@ pub fn choose(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, 
     match facts.requested {
         Requested::Auto if unix => Ok((Datapath::Splice, Reason::UnixTarget)),
         Requested::Auto if facts.proxy_protocol => Ok((Datapath::Splice, Reason::ProxyProtocol)),
-        Requested::Auto if mptcp => Ok((Datapath::Splice, Reason::Mptcp)),
-        Requested::Auto => Ok(match &facts.steer {
-            Ok(()) => (Datapath::Steer, Reason::ProbePassed),
-            Err(why) => (Datapath::Splice, Reason::SteeringFailed(why.clone())),
+        Requested::Auto => Ok(match (&facts.steer, &facts.mptcp) {
+            (Err(why), _) => (Datapath::Splice, Reason::SteeringFailed(why.clone())),
+            (Ok(()), Err(why)) if mptcp => (Datapath::Splice, Reason::Mptcp(why.clone())),
+            (Ok(()), _) => (Datapath::Steer, Reason::ProbePassed),
         }),
         Requested::Steer => steer(facts, target, mptcp),
         Requested::Splice => Ok((Datapath::Splice, Reason::Requested(Datapath::Splice))),
@@ -144,10 +151,10 @@ fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reaso
                     service sees the container's address anyway): use --datapath auto, or leave --proxy-protocol out"
             .to_owned());
     }
-    if mptcp {
+    if let (true, Err(why)) = (mptcp, &facts.mptcp) {
         return Err(format!(
-            "the listener on {target} uses MPTCP, which a socket map cannot hold (EOPNOTSUPP): use --datapath auto with \
-             --foreground, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)"
+            "the listener on {target} uses MPTCP, and steering to such does not work here ({why}): use --datapath auto \
+             with --foreground, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)"
         ));
     }
     facts.steer.clone().map(|()| (Datapath::Steer, Reason::Requested(Datapath::Steer)))
@@ -166,14 +173,17 @@ mod tests {
     }
 
     fn facts(requested: Requested) -> Facts {
-        Facts { requested, steer: Ok(()), sockmap: Ok(()), proxy_protocol: false }
+        Facts { requested, steer: Ok(()), mptcp: Ok(()), sockmap: Ok(()), proxy_protocol: false }
     }
 
     #[test]
     fn auto_steers_what_it_can_and_splices_the_rest() {
         let auto = facts(Requested::Auto);
         assert_eq!(choose(&auto, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
-        assert_eq!(choose(&auto, &tcp(), true), Ok((Datapath::Splice, Reason::Mptcp)));
+        assert_eq!(choose(&auto, &tcp(), true), Ok((Datapath::Steer, Reason::ProbePassed)));
+        let no_tc = Facts { mptcp: Err("no nft".into()), ..auto.clone() };
+        assert_eq!(choose(&no_tc, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
+        assert_eq!(choose(&no_tc, &tcp(), true), Ok((Datapath::Splice, Reason::Mptcp("no nft".into()))));
         assert_eq!(choose(&auto, &unix(), false), Ok((Datapath::Splice, Reason::UnixTarget)));
         let proxy = Facts { proxy_protocol: true, ..auto.clone() };
         assert_eq!(choose(&proxy, &tcp(), false), Ok((Datapath::Splice, Reason::ProxyProtocol)));
@@ -205,7 +215,8 @@ mod tests {
         let steer = facts(Requested::Steer);
         let error = choose(&steer, &unix(), false).unwrap_err();
         assert!(error.contains("/run/x.sock") && error.contains("127.0.0.1"), "{error}");
-        let error = choose(&steer, &tcp(), true).unwrap_err();
+        let no_tc = Facts { mptcp: Err("no nft".into()), ..steer.clone() };
+        let error = choose(&no_tc, &tcp(), true).unwrap_err();
         assert!(error.contains("MPTCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
         let error = choose(&Facts { proxy_protocol: true, ..steer }, &tcp(), false).unwrap_err();
         assert!(error.contains("PROXY"), "{error}");

@@ -34,7 +34,7 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
         writer.remove_all()?;
     } else if let Some(instance) = &mut instance {
         for (id, _) in &chosen {
-            instance.state.remove(*id)?;
+            instance.remove(*id)?;
         }
     }
     detached.extend(chosen.into_iter().map(|(_, state)| state.name()));

@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn facts(requested: Requested) -> Facts {
-        Facts { requested, steer: Ok(()), sockmap: Ok(()), proxy_protocol: false }
+        Facts { requested, steer: Ok(()), mptcp: Ok(()), sockmap: Ok(()), proxy_protocol: false }
     }
 
     fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<AttachmentState>, String> {

@@ -124,6 +124,17 @@ pub struct Facts {
     pub listeners: Vec<Listener>,
     /// Cookies of the registered ones.
     pub registered: BTreeSet<u64>,
+    /// Interfaces over which MPTCP listeners can be steered to.
+    pub mptcp_bridges: BTreeSet<u32>,
+}
+
+impl Facts {
+    /// What carries a steered attachment's connections to the listener there is now.
+    pub fn carrier(&self, state: &AttachmentState) -> Datapath {
+        let mptcp =
+            state.target.tcp().is_some_and(|target| plan::only_mptcp(&self.listeners, target).is_some());
+        if mptcp && self.mptcp_bridges.contains(&state.ifindex) { Datapath::SteerTc } else { state.datapath }
+    }
 }
 
 /// Readiness, and why not.
@@ -149,11 +160,14 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judg
     if serving.iter().any(|l| facts.registered.contains(&l.cookie)) {
         return (Readiness::Ready, None);
     }
+    if facts.carrier(state) == Datapath::SteerTc {
+        return (Readiness::Ready, None);
+    }
     if let Some(listener) = plan::only_mptcp(&facts.listeners, target) {
         let text = format!(
-            "{} is an MPTCP listener, which cannot be steered to: detach and attach again with --foreground, which relays, \
-             or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
-            listener.addr
+            "{} is an MPTCP listener now, and the tc program that steers to such is not on {}: attach again, or start the \
+             service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
+            listener.addr, state.bridge
         );
         return (Readiness::Failed, Some(text));
     }
@@ -208,7 +222,7 @@ impl Entry {
     }
 
     /// A steered attachment's.
-    pub fn of_steered(state: &AttachmentState, stats: &Stats, judgement: Judgement) -> Self {
+    pub fn of_steered(state: &AttachmentState, stats: &Stats, facts: &Facts, judgement: Judgement) -> Self {
         let counters = Counters {
             accepted: stats.accepted,
             denied: stats.denied,
@@ -216,7 +230,8 @@ impl Entry {
             bytes: None,
             relay: None,
         };
-        Self::new(state, Identity::Container, judgement, counters)
+        let entry = Self::new(state, Identity::Container, judgement, counters);
+        Self { datapath: facts.carrier(state), ..entry }
     }
 
     /// A relayed attachment's. The relay is the target's peer, and a local one.
@@ -345,8 +360,12 @@ mod tests {
         Listener { addr: addr.parse().unwrap(), inode: 1, cookie, v6only: None, mptcp, device: 0, uid: 0 }
     }
 
+    fn facts(listeners: Vec<Listener>, registered: &[u64]) -> Facts {
+        Facts { listeners, registered: registered.iter().copied().collect(), mptcp_bridges: BTreeSet::new() }
+    }
+
     fn judged(bridge: bool, listeners: Vec<Listener>, registered: &[u64]) -> Readiness {
-        judge(&state(), bridge, &Facts { listeners, registered: registered.iter().copied().collect() }).0
+        judge(&state(), bridge, &facts(listeners, registered)).0
     }
 
     #[test]
@@ -362,9 +381,19 @@ mod tests {
     }
 
     #[test]
+    fn an_mptcp_listener_is_ready_where_the_tc_program_is() {
+        let mut facts = facts(vec![listener("127.0.0.1:6379", 5, true)], &[]);
+        facts.mptcp_bridges.insert(3);
+        assert_eq!(judge(&state(), true, &facts), (Readiness::Ready, None));
+        assert_eq!(facts.carrier(&state()), Datapath::SteerTc);
+        facts.listeners.push(listener("0.0.0.0:6379", 6, false));
+        assert_eq!(facts.carrier(&state()), Datapath::Steer);
+    }
+
+    #[test]
     fn json_has_the_contracts_shape() {
         let stats = Stats { accepted: 12, ..Stats::default() };
-        let entry = Entry::of_steered(&state(), &stats, (Readiness::Ready, None));
+        let entry = Entry::of_steered(&state(), &stats, &facts(vec![], &[]), (Readiness::Ready, None));
         let json = serde_json::to_string(&Report {
             version: JSON_VERSION,
             attachments: vec![entry],

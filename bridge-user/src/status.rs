@@ -34,14 +34,16 @@ pub fn run(names: &[String]) -> anyhow::Result<Report> {
 /// When the state cannot be read.
 pub fn steered() -> anyhow::Result<Report> {
     let mut report = Report { version: JSON_VERSION, attachments: Vec::new(), listener_tracking: None };
-    let Some(Instance { state, .. }) = Instance::open()? else { return Ok(report) };
+    let Some(instance) = Instance::open()? else { return Ok(report) };
+    let state = &instance.state;
     let facts = Facts {
         listeners: tcp_listeners()?,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
+        mptcp_bridges: instance.mptcp_bridges()?,
     };
     for (id, attachment) in state.list()? {
         let judgement = report::judge(&attachment, links::is_there(&attachment)?, &facts);
-        report.attachments.push(Entry::of_steered(&attachment, &state.stats(id)?, judgement));
+        report.attachments.push(Entry::of_steered(&attachment, &state.stats(id)?, &facts, judgement));
     }
     report.listener_tracking = Some(state.track_stats()?.into());
     Ok(report)

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures a datapath next to a direct connection, alternating in one run.
+//! `cargo xtask bench`: measures datapaths next to a direct connection and to their peers, alternating in one run.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
@@ -33,13 +33,32 @@ pub(crate) struct Args {
 enum What {
     /// Steered connections and the binary's start-up
     Steer,
+    /// Relayed connections, next to HAProxy, nginx, docker-proxy and socat
+    Relay,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Steer => "steer",
+            Self::Relay => "relay",
+        }
+    }
+
+    /// What the suite runs for it, besides what is built.
+    fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Steer => &[],
+            Self::Relay => &[Need::Peers],
+        }
+    }
 }
 
 /// The command.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
-    let What::Steer = args.what;
+    setup::programs(ws, args.what.needs(), Detail::OnlyWork)?;
     let mut suite = rig(ws, "run the benchmark")?;
-    suite.args(["bench", "steer", "--rounds", &args.rounds.to_string()]);
+    suite.args(["bench", args.what.name(), "--rounds", &args.rounds.to_string()]);
     suite.args(["--seconds", &args.seconds.to_string()]);
     if let Some(file) = &args.json {
         suite.arg("--json").arg(file);

@@ -42,7 +42,7 @@ enum Command {
     Vm(vm::Args),
     /// Show what bridge-user does, step by step, on a machine made of network namespaces
     Demo,
-    /// Measure a datapath next to a direct connection
+    /// Measure datapaths next to a direct connection and to their peers
     Bench(bench::Args),
 }
 

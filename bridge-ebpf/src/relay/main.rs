@@ -8,6 +8,8 @@
 
 mod maps;
 
+use core::ptr::addr_of;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::sk_action::{SK_DROP, SK_PASS},
@@ -44,12 +46,9 @@ fn try_redirect(ctx: &SkBuffContext) -> Option<u32> {
     let progress = maps::PROGRESS.get_ptr_mut(source)?;
     // SAFETY: the program is the value's only writer, and runs once at a time for each socket.
     let progress: &mut Progress = unsafe { &mut *progress };
-    let credit = maps::CREDIT.get_ptr(source)?;
-    // SAFETY: userspace replaces the whole element and the old one stays as it is while a program may read it
-    // (BPF_F_NO_PREALLOC).
-    let credit: &Credit = unsafe { &*credit };
+    let credit = read_credit(source);
     let len = ctx.len();
-    match relay::decide(len, credit, progress, BUDGET) {
+    match relay::decide(len, &credit, progress, BUDGET) {
         Verdict::Drop => return Some(SK_DROP),
         Verdict::Pass => progress.pass(len),
         Verdict::Redirect if hand_over(ctx, source) => {
@@ -60,6 +59,24 @@ fn try_redirect(ctx: &SkBuffContext) -> Option<u32> {
         Verdict::Redirect => progress.pass(len),
     }
     Some(SK_PASS)
+}
+
+/// Copies what is allowed. The kernel may give an element that is replaced at this very moment to another flow, whose
+/// cookie, the first field, is then there before anything else of it: nothing is allowed.
+#[inline(always)]
+fn read_credit(source: u64) -> Credit {
+    let Some(credit) = maps::CREDIT.get_ptr(source) else { return Credit::default() };
+    // SAFETY: a map value stays readable for the length of the program.
+    let copy = unsafe {
+        Credit {
+            open: addr_of!((*credit).open).read_volatile(),
+            direction: addr_of!((*credit).direction).read_volatile(),
+            drained: addr_of!((*credit).drained).read_volatile(),
+            credited: addr_of!((*credit).credited).read_volatile(),
+            cookie: addr_of!((*credit).cookie).read_volatile(),
+        }
+    };
+    if copy.cookie == source { copy } else { Credit::default() }
 }
 
 /// Marks the segment as one for the sink. The helper answers SK_DROP without having touched the segment when the map

@@ -25,8 +25,8 @@ pub(crate) static SOURCES: SockHash<u64> = SockHash::with_max_entries(MAX_FLOWS,
 #[map]
 pub(crate) static PROGRESS: HashMap<u64, Progress> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
 
-/// Flow → what may be done. Writer: userspace. Reader: `redirect`. Not preallocated: only then an update is a new
-/// element, and the program never reads half of one.
+/// Flow → what may be done. Writer: userspace. Reader: `redirect`, which must expect that an element it reads is being
+/// replaced.
 #[map]
 pub(crate) static CREDIT: HashMap<u64, Credit> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
 

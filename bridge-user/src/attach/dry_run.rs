@@ -1,7 +1,7 @@
 //! `attach --dry-run`: what would change, as commands a person can read. Changes nothing.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -14,7 +14,7 @@ use crate::{
     attachment::AttachmentState,
     datapath::Datapath,
     kernel::{Instance, host, object, pins},
-    net::listeners::Listener,
+    net::{listeners::Listener, untrack},
     plan,
     report::JSON_VERSION,
 };
@@ -44,8 +44,10 @@ pub struct Choice {
 }
 
 impl Choice {
-    fn new(state: &AttachmentState) -> Self {
-        Self { name: state.name(), datapath: state.datapath, reason: state.reason.to_string() }
+    fn new(prepared: &Prepared, state: &AttachmentState) -> Self {
+        let tc = state.datapath == Datapath::Steer && prepared.is_mptcp(state);
+        let datapath = if tc { Datapath::SteerTc } else { state.datapath };
+        Self { name: state.name(), datapath, reason: state.reason.to_string() }
     }
 }
 
@@ -59,6 +61,7 @@ impl Plan {
         let mut steps = Vec::new();
         let mut present = Vec::new();
         let mut registered = HashSet::new();
+        let mut mptcp_bridges = BTreeSet::new();
         match Instance::open()? {
             None if prepared.steered.is_empty() => {}
             None => steps.extend(create_steps(prepared, &dir)),
@@ -67,9 +70,11 @@ impl Plan {
                     steps.extend(upgrade_steps(prepared, &dir));
                 }
                 present = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
+                mptcp_bridges = instance.mptcp_bridges()?;
                 registered = instance.state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
             }
         }
+        steps.extend(mptcp_steps(prepared, &mptcp_bridges, &dir));
         for state in &prepared.steered {
             let now = present.iter().find(|other| other.is_same(state));
             if now != Some(state) {
@@ -82,7 +87,7 @@ impl Plan {
             steps.extend(prepared.listeners.iter().filter(new).map(|listener| register_step(listener, &dir)));
         }
         steps.extend(prepared.relayed.iter().flat_map(relay_steps));
-        let choices = prepared.wanted().map(Choice::new).collect();
+        let choices = prepared.wanted().map(|state| Choice::new(prepared, state)).collect();
         Ok(Self { version: JSON_VERSION, dry_run: true, choices, steps })
     }
 
@@ -114,6 +119,29 @@ fn create_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
         steps.push(format!("bpftool link create {program} -> {hook}, pinned {}", pin.display()));
     }
     steps
+}
+
+/// What steering to MPTCP listeners needs, now or when a service begins to listen so.
+fn mptcp_steps(prepared: &Prepared, there: &BTreeSet<u32>, dir: &Path) -> Vec<String> {
+    if prepared.features.is_none_or(|features| !features.mptcp_helper) {
+        return Vec::new();
+    }
+    let missing: BTreeMap<u32, &str> = prepared
+        .steered
+        .iter()
+        .filter(|state| !there.contains(&state.ifindex))
+        .map(|state| (state.ifindex, state.bridge.as_str()))
+        .collect();
+    let table = (there.is_empty() && !missing.is_empty()).then(|| format!("nft '{}'", untrack::RULES));
+    let attach = missing.iter().map(|(ifindex, bridge)| {
+        let pin = dir.join(format!("{}_{ifindex}", pins::link_name(names::PROG_STEER_TC)));
+        format!(
+            "bpftool net attach tcx_ingress {} dev {bridge}, pinned {}",
+            names::PROG_STEER_TC,
+            pin.display()
+        )
+    });
+    table.into_iter().chain(attach).collect()
 }
 
 fn upgrade_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {

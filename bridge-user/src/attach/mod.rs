@@ -110,6 +110,11 @@ impl Prepared {
         self.steered.iter().chain(&self.relayed)
     }
 
+    /// Whether only an MPTCP listener serves it now.
+    pub fn is_mptcp(&self, state: &AttachmentState) -> bool {
+        state.target.tcp().is_some_and(|target| plan::only_mptcp(&self.listeners, target).is_some())
+    }
+
     /// Requires that no process is needed.
     ///
     /// # Errors
@@ -136,13 +141,14 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
     let networks = docker.networks(request)?;
     let instance = Instance::open()?;
     let (features, steer) = steering(request, instance.as_ref())?;
+    let listeners = tcp_listeners()?;
     let facts = Facts {
         requested: request.datapath,
         steer,
+        mptcp: mptcp_steering(request, features, instance.as_ref(), &listeners)?,
         sockmap: sockmap(request).map_err(|error| format!("{error:#}")),
         proxy_protocol: request.relay.proxy_protocol.is_some(),
     };
-    let listeners = tcp_listeners()?;
     let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
     let wanted = plan::wanted(&request.specs, &networks, &facts, &listeners, match_ifindex)
         .map_err(|text| anyhow!(text))?;
@@ -195,6 +201,25 @@ fn steering(
     })
 }
 
+/// Whether steering to MPTCP listeners works, if the request is about any.
+fn mptcp_steering(
+    request: &Request,
+    features: Option<Features>,
+    instance: Option<&Instance>,
+    listeners: &[Listener],
+) -> anyhow::Result<Result<(), String>> {
+    let mut targets = request.specs.iter().filter_map(|spec| spec.target.tcp());
+    let Some(features) = features else { return Ok(Ok(())) };
+    if !targets.any(|target| plan::only_mptcp(listeners, target).is_some()) {
+        return Ok(Ok(()));
+    }
+    let known = instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|all| !all.is_empty()))?;
+    if known {
+        return Ok(Ok(()));
+    }
+    Ok(check::require_mptcp_steering(features).map_err(|error| format!("{error:#}")))
+}
+
 /// Makes the prepared attachments that are steered; a failure undoes those made before it.
 ///
 /// # Errors
@@ -205,18 +230,29 @@ pub fn apply(prepared: &Prepared) -> anyhow::Result<()> {
     let probed = prepared.steered.iter().any(|state| state.reason == Reason::ProbePassed);
     let mut session = writer.open_or_create(features, prepared.event_level, probed)?;
     let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
-    match put_all(&mut session, &prepared.steered) {
+    match put_all(&mut session, prepared) {
         Ok(()) => session.commit(),
         Err(error) => {
             undo(&mut session.state, &before, &prepared.steered)
+                .and_then(|()| session.sweep_mptcp())
                 .with_context(|| format!("failed to undo after: {error:#}"))?;
             Err(error)
         }
     }
 }
 
-fn put_all(session: &mut Session, wanted: &[AttachmentState]) -> anyhow::Result<()> {
-    for state in wanted {
+fn put_all(session: &mut Session, prepared: &Prepared) -> anyhow::Result<()> {
+    let now = prepared.steered.iter().find(|state| prepared.is_mptcp(state));
+    match (session.steer_mptcp(&prepared.steered), now) {
+        (Err(error), Some(state)) => {
+            return Err(error)
+                .with_context(|| plan::failed_to_attach(&state.service, state.port, &state.bridge));
+        }
+        // Only a service that will listen with MPTCP one day needs it; `status` says so then.
+        (Err(error), None) => log::info!("MPTCP listeners cannot be steered to: {error:#}"),
+        (Ok(()), _) => {}
+    }
+    for state in &prepared.steered {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         // Checked again under the lock: another attach may have come in between.
         let present: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
-    kernel::{features::Features, floor, host},
+    kernel::{features::Features, host},
     preflight,
     report::{self, JSON_VERSION},
 };
@@ -53,6 +53,7 @@ pub fn run() -> anyhow::Result<CheckReport> {
     let mut capabilities = Vec::from(host_capabilities());
     capabilities.extend(kernel_capabilities(features));
     capabilities.extend(probed_capabilities(features));
+    capabilities.push(mptcp_capability(features));
     capabilities.extend(relay_capabilities());
     Ok(CheckReport {
         version: JSON_VERSION,
@@ -71,8 +72,19 @@ pub fn require_steering(features: Features) -> anyhow::Result<()> {
     )
 }
 
+/// Requires that steering to MPTCP listeners works, by steering a connection to one in a scratch topology with NAT rules.
+///
+/// # Errors
+/// When it does not; says what was tried.
+pub fn require_mptcp_steering(features: Features) -> anyhow::Result<()> {
+    if !features.mptcp_helper {
+        anyhow::bail!("this kernel cannot tell MPTCP listeners (Linux 5.19 with MPTCP can)");
+    }
+    probe::run_mptcp(features).context("a probe connection in a scratch namespace failed")
+}
+
 /// Requires that the socket-map relay works, by relaying connections through one. It does not ask
-/// [`floor::require`]: a kernel may pass here and still have the bugs that table is about.
+/// [`crate::kernel::floor::require`]: a kernel may pass here and still have the bugs that table is about.
 ///
 /// # Errors
 /// When it does not; says what was tried and where to look.
@@ -194,6 +206,16 @@ fn probed_capabilities(features: Features) -> Vec<Capability> {
     }
 }
 
+fn mptcp_capability(features: Features) -> Capability {
+    from_result(
+        "steer_tc",
+        false,
+        require_mptcp_steering(features),
+        "tried: it works, with NAT rules loaded",
+        ["MPTCP listeners (Go programs such as Ollama) are steered to", "MPTCP listeners need a relay"],
+    )
+}
+
 fn relay_capabilities() -> [Capability; 2] {
     let (splice, sockmap) = match sockmap_probe::run() {
         Ok(found) => (found.splice, found.sockmap),
@@ -209,29 +231,17 @@ fn relay_capabilities() -> [Capability; 2] {
             "tried: it works",
             ["services that steering cannot reach can be relayed", "only steering is possible"],
         ),
-        sockmap_capability(sockmap),
+        from_result(
+            "sockmap_relay",
+            false,
+            sockmap,
+            "tried: it works, and this kernel has no known bugs in it",
+            [
+                "relays can let the kernel move the bytes of exchanges",
+                "relays move all bytes themselves (--datapath sockmap needs --force)",
+            ],
+        ),
     ]
-}
-
-/// Works only if both the probe and the table of known bugs say so; the detail tells what each said.
-fn sockmap_capability(probed: anyhow::Result<()>) -> Capability {
-    let judged = floor::require();
-    let ok = probed.is_ok() && judged.is_ok();
-    let tried = probed.map_or_else(|error| format!("{error:#}"), |()| "tried: it works".to_owned());
-    let known =
-        judged.map_or_else(|error| error.to_string(), |version| format!("{version} has no known bugs in it"));
-    let consequence = if ok {
-        "relays can let the kernel move the bytes of exchanges"
-    } else {
-        "relays move all bytes themselves, unless --force"
-    };
-    Capability {
-        name: "sockmap_relay",
-        ok,
-        required: false,
-        detail: format!("{tried}; {known}"),
-        consequence,
-    }
 }
 
 fn from_result(

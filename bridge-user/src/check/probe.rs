@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
+use bridge_common::names;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
 
 use super::scratch::{CONTAINER, GATEWAY, Scratch};
 use crate::{
@@ -26,6 +30,7 @@ use crate::{
         object::{self, EventLevel},
         state::State,
     },
+    net::untrack,
     spec::{Port, Target},
 };
 
@@ -166,6 +171,39 @@ pub(super) fn run_steer(features: Features) -> anyhow::Result<()> {
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         existing_listener(&mut Probe { scratch, state: &mut state })
     })
+}
+
+/// Steers one connection to an MPTCP listener, where NAT rules are loaded as on every Docker host; nothing is pinned.
+///
+/// # Errors
+/// When the connection does not arrive.
+pub(super) fn run_mptcp(features: Features) -> anyhow::Result<()> {
+    Scratch::run(|scratch| {
+        let mut ebpf = object::load(features, EventLevel::Off, None)?;
+        let maps = Maps::take(&mut ebpf)?;
+        untrack::nft(NAT)?;
+        untrack::install()?;
+        let program: &mut SchedClassifier = object::program(&mut ebpf, names::PROG_STEER_TC)?;
+        // Gone with the namespace.
+        program.attach(&scratch.bridge.name, TcAttachType::Ingress)?;
+        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        let mut probe = Probe { scratch, state: &mut state };
+        let listener = mptcp_listener()?;
+        let id = probe.attach("mptcp", listener.local_addr()?.port(), CONTAINERS)?;
+        probe.expect_served(id, &listener)
+    })
+}
+
+/// What makes the kernel look at every new connection for NAT.
+const NAT: &str =
+    "table ip nat { chain POSTROUTING { type nat hook postrouting priority 100; masquerade; }; }";
+
+fn mptcp_listener() -> anyhow::Result<TcpListener> {
+    let socket =
+        socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::MPTCP))?;
+    bind(&socket, &SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))?;
+    listen(&socket, 8)?;
+    Ok(TcpListener::from(socket))
 }
 
 const CONTAINERS: &str = "198.18.0.0/24";

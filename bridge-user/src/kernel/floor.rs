@@ -3,7 +3,7 @@
 //! The one place that compares versions. Everything else is probed, but what is meant here cannot be: older kernels have
 //! bugs in this path that free a socket still in use, or lose bytes, once in a million connections (among them
 //! 5173b4fd6a9d "skmsg: Fix sk_psock use after free", and the reworks of `sk_psock_backlog`). Each series got the last
-//! of the fixes in the release named in [`FLOORS`]; series that ended before got none.
+//! of the fixes in the release named in the table below; series that ended before got none.
 //!
 //! Invariants: pure, except [`require`], which reads the running kernel's names; what cannot be told is refused.
 

@@ -1,12 +1,14 @@
 //! One network namespace's set of pinned objects: finding, creating, upgrading and removing it.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, TcpListener},
     os::fd::AsFd as _,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use aya::programs::links::FdLink;
+use aya::{Ebpf, programs::links::FdLink};
 use bridge_common::{ABI_VERSION, maps::Meta, names};
 
 use super::{
@@ -16,8 +18,9 @@ use super::{
     object::{self, BUILD_ID, EventLevel},
     pins::{self, Building, Lock, PinDir},
     state::State,
-    sys,
+    sys, tc,
 };
+use crate::{attachment::AttachmentState, net::links::link_by_index};
 
 /// An opened instance.
 pub struct Instance {
@@ -37,6 +40,11 @@ pub struct Session {
     /// Its attachments.
     pub state: State,
     unpublished: Option<(Building, FdLink)>,
+    /// Where its objects are pinned.
+    path: PathBuf,
+    features: Features,
+    /// Loaded for it, where that was necessary.
+    ebpf: Option<Ebpf>,
 }
 
 impl Instance {
@@ -68,6 +76,24 @@ impl Instance {
         // Whoever wrote the rules knew whether the kernel tells the interface.
         let match_ifindex = !maps.rules.keys().filter_map(Result::ok).any(|key| key.ifindex == 0);
         Ok(Self { dir, state: State { maps, match_ifindex } })
+    }
+
+    /// Removes one attachment, and what only it needed.
+    ///
+    /// # Errors
+    /// When a map cannot be written, or the tc program cannot be taken off.
+    pub fn remove(&mut self, id: u32) -> anyhow::Result<()> {
+        self.state.remove(id)?;
+        sweep_mptcp(&self.dir.path(), &self.state)
+    }
+
+    /// The interfaces over which connections can be steered to MPTCP listeners.
+    ///
+    /// # Errors
+    /// When the pins cannot be read.
+    pub fn mptcp_bridges(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let path = self.dir.path();
+        tc::attached(&path).with_context(|| format!("failed to read {}", path.display()))
     }
 
     /// Id of the program that steers, which the event channel is found by.
@@ -119,13 +145,14 @@ impl Writer {
         let Some(mut instance) = self.open_existing()? else {
             return self.create(features, level.unwrap_or_default(), probed);
         };
-        self.upgrade(&mut instance, features, level)?;
+        let ebpf = self.upgrade(&mut instance, features, level)?;
         instance.state.match_ifindex = features.ingress_ifindex;
         instance.state.sweep()?;
         if probed {
             remember_probe(&mut instance.state)?;
         }
-        Ok(Session { state: instance.state, unpublished: None })
+        let path = self.dir.path();
+        Ok(Session { state: instance.state, unpublished: None, path, features, ebpf })
     }
 
     /// Opens the instance if there is one, for removing attachments.
@@ -158,7 +185,9 @@ impl Writer {
             let path = building.path().join(pins::link_name(program));
             link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
         }
-        Ok(Session { state, unpublished: Some((building, links.steering)) })
+        let path = self.dir.path();
+        let unpublished = Some((building, links.steering));
+        Ok(Session { state, unpublished, path, features, ebpf: Some(ebpf) })
     }
 
     /// Brings the programs of a pinned instance to this build and event level, one atomic link update each; the maps,
@@ -168,27 +197,65 @@ impl Writer {
         instance: &mut Instance,
         features: Features,
         level: Option<EventLevel>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Ebpf>> {
         if !instance.state.is_outdated(level)? {
-            return Ok(());
+            return Ok(None);
         }
         let meta = instance.state.meta()?;
         let wanted = level.map_or(meta.event_level, |level| u16::from(level.as_u8()));
         let path = self.dir.path();
         let level = level_from(wanted);
-        let ebpf = object::load(features, level, Some(&path))?;
+        let mut ebpf = object::load(features, level, Some(&path))?;
         for program in object::tracking_programs(features).iter().chain(&[names::PROG_STEER]) {
             let pin = path.join(pins::link_name(program));
             let link = sys::obj_get(&pin).with_context(|| format!("failed to open {}", pin.display()))?;
             sys::link_update(link.as_fd(), object::program_fd(&ebpf, program)?.as_fd())
                 .with_context(|| format!("failed to replace program {program}"))?;
         }
+        tc::upgrade(&path, &mut ebpf)?;
         let meta = Meta { event_level: wanted, build: BUILD_ID, ..meta };
-        instance.state.maps.meta.set(0, meta, 0).context("failed to write map META")
+        instance.state.maps.meta.set(0, meta, 0).context("failed to write map META")?;
+        Ok(Some(ebpf))
     }
 }
 
 impl Session {
+    /// Lets connections over the bridges of these attachments be steered to MPTCP listeners, now or when the services
+    /// begin to listen so.
+    ///
+    /// # Errors
+    /// When the kernel or nft(8) refuses; plain listeners are served nevertheless.
+    pub fn steer_mptcp(&mut self, wanted: &[AttachmentState]) -> anyhow::Result<()> {
+        let bridges: BTreeSet<u32> = wanted.iter().map(|state| state.ifindex).collect();
+        let missing: Vec<u32> =
+            bridges.into_iter().filter(|index| !tc::is_attached(&self.path, *index)).collect();
+        if missing.is_empty() || !self.features.mptcp_helper {
+            return Ok(());
+        }
+        let ebpf = match &mut self.ebpf {
+            Some(ebpf) => ebpf,
+            none => {
+                let level = level_from(self.state.meta()?.event_level);
+                none.insert(object::load(self.features, level, Some(&self.path))?)
+            }
+        };
+        tc::ensure_table(&self.path, ebpf)?;
+        for ifindex in missing {
+            if let Some(link) = link_by_index(ifindex)? {
+                tc::ensure(&self.path, ebpf, &link)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the tc program off bridges that no attachment is on any more.
+    ///
+    /// # Errors
+    /// When something cannot be undone; the rest still is.
+    pub fn sweep_mptcp(&self) -> anyhow::Result<()> {
+        sweep_mptcp(&self.path, &self.state)
+    }
+
     /// Publishes a new instance; one that was there already is public all along. A session dropped without this
     /// takes a new instance with it.
     ///
@@ -197,6 +264,10 @@ impl Session {
     pub fn commit(self) -> anyhow::Result<()> {
         self.unpublished.map_or(Ok(()), |(building, steering)| building.publish(steering))
     }
+}
+
+fn sweep_mptcp(path: &Path, state: &State) -> anyhow::Result<()> {
+    tc::sweep(path, &state.list()?.into_iter().map(|(_, attachment)| attachment.ifindex).collect())
 }
 
 const fn level_from(level: u16) -> EventLevel {

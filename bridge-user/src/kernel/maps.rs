@@ -25,6 +25,8 @@ pub struct Maps {
     pub allow: LpmTrie<MapData, AllowKey, u32>,
     /// See `TARGETS`.
     pub targets: HashMap<MapData, TargetKey, u32>,
+    /// See `MPTCP`.
+    pub mptcp: HashMap<MapData, TargetKey, u32>,
     /// See `LISTENERS`.
     pub listeners: MapData,
     /// See `STATS`.
@@ -68,6 +70,7 @@ impl Maps {
             attachments: get(names::ATTACHMENTS)?.try_into()?,
             allow: get(names::ALLOW)?.try_into()?,
             targets: get(names::TARGETS)?.try_into()?,
+            mptcp: get(names::MPTCP)?.try_into()?,
             listeners,
             stats: get(names::STATS)?.try_into()?,
             track_stats: get(names::TRACK_STATS)?.try_into()?,
@@ -77,12 +80,13 @@ impl Maps {
 }
 
 /// (name, key size, value size) of every map, in bytes. The ring buffer has neither.
-pub const LAYOUT: [(&str, usize, usize); 10] = [
+pub const LAYOUT: [(&str, usize, usize); 11] = [
     (names::META, 4, size_of::<Meta>()),
     (names::RULES, size_of::<RuleKey>(), 4),
     (names::ATTACHMENTS, 4, size_of::<Attachment>()),
     (names::ALLOW, 4 + size_of::<AllowKey>(), 4),
     (names::TARGETS, size_of::<TargetKey>(), 4),
+    (names::MPTCP, size_of::<TargetKey>(), 4),
     (names::LISTENERS, size_of::<ListenerKey>(), 8),
     (names::STATS, 4, size_of::<Stats>()),
     (names::TRACK_STATS, 4, size_of::<TrackStats>()),

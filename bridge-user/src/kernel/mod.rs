@@ -14,6 +14,7 @@ pub mod redirect;
 pub mod register;
 pub mod state;
 mod sys;
+pub mod tc;
 
 pub use aya::Ebpf;
 pub use instance::Instance;

@@ -5,7 +5,9 @@ use std::{fs::File, path::Path};
 use anyhow::Context as _;
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSock, ProgramError, SkLookup, SockOps, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink,
+    },
 };
 use bridge_common::names;
 
@@ -71,6 +73,11 @@ fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
     let refused = |name: &'static str| move |error| refusal(name, error);
     program::<SkLookup>(ebpf, names::PROG_STEER)?.load().map_err(refused(names::PROG_STEER))?;
     program::<SockOps>(ebpf, names::PROG_TRACK)?.load().map_err(refused(names::PROG_TRACK))?;
+    if features.mptcp_helper {
+        program::<SchedClassifier>(ebpf, names::PROG_STEER_TC)?
+            .load()
+            .map_err(refused(names::PROG_STEER_TC))?;
+    }
     if !features.netns_cookie {
         for name in [names::PROG_BIND4, names::PROG_BIND6] {
             program::<CgroupSock>(ebpf, name)?.load().map_err(refused(name))?;
@@ -182,10 +189,12 @@ mod tests {
     #[test]
     fn object_has_every_program() {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
-        for name in [names::PROG_STEER, names::PROG_TRACK, names::PROG_BIND4, names::PROG_BIND6] {
+        for name in
+            [names::PROG_STEER, names::PROG_STEER_TC, names::PROG_TRACK, names::PROG_BIND4, names::PROG_BIND6]
+        {
             assert!(object.programs.contains_key(name), "{name}");
         }
-        assert_eq!(object.programs.len(), 4);
+        assert_eq!(object.programs.len(), 5);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! garbage, which the next verb that takes the lock removes. Pins are made and removed under the lock only.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::{
@@ -20,7 +21,7 @@ use aya::programs::links::FdLink;
 use bridge_common::names;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{host, sys};
+use super::{host, sys, tc};
 
 /// The directory all namespaces' directories are in.
 pub const ROOT: &str = "/sys/fs/bpf/bridge-user";
@@ -104,9 +105,11 @@ impl PinDir {
 
     fn remove_leftovers(&self) -> anyhow::Result<()> {
         for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            if is_garbage(&entry.path(), &entry.file_name().to_string_lossy()) {
-                remove_tree(&entry.path())?;
+            let path = entry?.path();
+            let ours = path == self.path();
+            // What other namespaces' marks stand for can be undone from there only.
+            if is_garbage(&path) && (ours || !tc::has_marks(&path)) {
+                remove_tree(&path)?;
             }
         }
         Ok(())
@@ -196,16 +199,18 @@ fn require_private(root: &fs::Metadata) -> anyhow::Result<()> {
 
 /// True for an instance that was never finished, and for one whose namespace no longer exists: the kernel has then
 /// detached its link.
-fn is_garbage(path: &Path, name: &str) -> bool {
-    let Ok(inode) = name.parse::<u64>() else { return false };
+fn is_garbage(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    let Some(inode) = name.and_then(|name| name.parse::<u64>().ok()) else { return false };
     match sys::obj_get(&path.join(link_name(names::PROG_STEER))) {
         Ok(link) => sys::link_facts(link.as_fd()).is_ok_and(|facts| u64::from(facts.netns_inode) != inode),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
-/// Removes a directory of pins. Goes on after an error, and reports the first.
+/// Removes a directory of pins, and what its marks stand for. Goes on after an error, and reports the first.
 fn remove_tree(path: &Path) -> anyhow::Result<()> {
+    tc::sweep(path, &BTreeSet::new())?;
     let mut first_error = None;
     for entry in fs::read_dir(path).with_context(|| format!("failed to read {}", path.display()))? {
         let file = entry?.path();

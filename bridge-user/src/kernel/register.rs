@@ -24,20 +24,25 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
 /// Registers every listener of the calling thread's namespace that some attachment wants and that is not registered
-/// yet. MPTCP listeners are left out, a SOCKMAP refuses them; so are those bound to an interface.
+/// yet. Of MPTCP listeners, which a SOCKMAP refuses, only the address is noted; those bound to an interface are left out.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
-pub fn register_existing(state: &State) -> anyhow::Result<()> {
+pub fn register_existing(state: &mut State) -> anyhow::Result<()> {
     let wanted: HashSet<TargetKey> =
         state.maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")?;
     let known: HashSet<u64> = state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
-    let mut missing: Vec<(TargetKey, Listener)> = tcp_listeners()?
+    let (mptcp, plain): (Vec<_>, Vec<_>) = tcp_listeners()?
         .into_iter()
-        .filter(|listener| !listener.mptcp && listener.device == 0 && !known.contains(&listener.cookie))
+        .filter(|listener| listener.device == 0)
         .map(|listener| (TargetKey::new(listener.addr.ip().into(), listener.addr.port()), listener))
         .filter(|(key, _)| wanted.contains(key))
-        .collect();
+        .partition(|(_, listener)| listener.mptcp);
+    for (key, _) in mptcp {
+        state.maps.mptcp.insert(key, 1, 0).context("failed to write map MPTCP")?;
+    }
+    let mut missing: Vec<(TargetKey, Listener)> =
+        plain.into_iter().filter(|(_, listener)| !known.contains(&listener.cookie)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -9,6 +9,8 @@ pub mod links;
 pub mod listeners;
 mod netlink;
 pub mod proc_fd;
+pub mod qdisc;
+pub mod untrack;
 
 use thiserror::Error;
 

@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlaBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlaBuffer, NlasIterator};
 use netlink_sys::{Socket, SocketAddr};
 
 /// Length of `struct nlmsghdr`, in bytes.
@@ -41,6 +41,15 @@ pub(super) fn dump(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Ve
         answer = exchange(&socket, kind, NLM_F_DUMP, body)?;
     }
     Ok(answer.payloads)
+}
+
+/// Changes something; `NLM_F_ACK` makes the kernel say that it is done.
+///
+/// # Errors
+/// The kernel's errno, or that of socket(2), send(2), recv(2).
+pub(super) fn change(protocol: isize, kind: u16, body: &[u8]) -> io::Result<()> {
+    let socket = open(protocol)?;
+    exchange(&socket, kind, NLM_F_ACK, body).map(drop)
 }
 
 /// The value of the first attribute of type `wanted` in a run of attributes; malformed tails end the search.

@@ -33,7 +33,7 @@ use super::{
 const BUFFER_SIZE: usize = 64 * 1024;
 /// A wake-up that brought less than this ends splicing.
 const BULK_MIN: usize = 32 * 1024;
-/// Steps before the worker's other connections get their turn: 1 MiB of bulk, well below a millisecond.
+/// Steps before the worker's other connections get their turn: at most 4 MiB of bulk, about a millisecond.
 const ROUNDS: usize = 4;
 
 /// What the flows of one worker share.

@@ -12,9 +12,9 @@
 //! - No lock and no shared counter on the byte path.
 //! - Never imports aya or bollard; of the kernel module it uses `redirect` only.
 //!
-//! [`config`] what to do · [`listener`] the gateway port · [`worker`] threads, admission, drain · [`target`]
-//! the other side · [`transport`] socket options · [`pump`] one connection · [`flow`] one direction ·
-//! [`sockmap`] the same with the kernel's help · [`stream`] one socket.
+//! `config` what to do · `listener` the gateway port · `worker` threads, admission, drain · `target`
+//! the other side · `transport` socket options · `pump` one connection · `flow` one direction ·
+//! `sockmap` the same with the kernel's help · `stream` one socket.
 //!
 //! Urgent data (MSG_OOB): the byte is passed on inline, at its place in the stream, without the urgent mark.
 

@@ -10,9 +10,10 @@ use rustix::{
     pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
 };
 
-/// Bytes asked for in one splice(2), and the size of a pipe: 64 KiB to 1 MiB measured alike, larger only
-/// costs memory.
-pub(super) const PIPE_SIZE: usize = 256 * 1024;
+/// Bytes asked for in one splice(2), and the size of a pipe: the largest an unprivileged user may have by default. On
+/// busy CPUs, where much has come by the time the relay runs, it saves wake-ups: 38 instead of 54 ms of the relay's
+/// CPU time per GB towards the target, 41 instead of 45 towards the client, next to 256 KiB; 2 MiB took more again.
+pub(super) const PIPE_SIZE: usize = 1024 * 1024;
 /// Empty pipes a worker keeps; more are closed.
 const MAX_POOLED: usize = 32;
 

@@ -1,6 +1,10 @@
 //! One direction of a connection whose bytes the kernel redirects: userspace's part of the protocol of
 //! `bridge_common::relay`.
 //!
+//! It is for exchanges: connections that move little at a time, for long. Bulk is left to userspace, which has to copy it
+//! out of the socket map's queue and cannot splice; and the kernel's repetitions, which cost the connection, come with
+//! bulk. So a connection in which bulk was seen is not enrolled while it lasts.
+//!
 //! The kernel leaves segments to userspace when the flow's gate is closed or its budget is used up. They are moved here,
 //! by recv(2) and send(2), and when all of them are in the sink's send queue the program may redirect again.
 //!
@@ -11,8 +15,9 @@
 //! - End. recv(2) says 0 also while bytes wait in front of the end: with the worker, or on their way to the receive
 //!   queue. FIN is passed on only after everything the program counted has come and TCP has all of it.
 //! - Once. The kernel may show a byte twice (`kernel::redirect::Redirect::seen_once`). What it passed is checked before it
-//!   is written, and all there was before FIN is passed on; a flow that saw a byte twice ends with a reset. So a stream
-//!   that ends with FIN is what was sent.
+//!   is written, and all there was before FIN is passed on; a flow that saw a byte twice ends with a reset
+//!   ([`REPEATED`]). So a stream that ends with FIN is what was sent. What was redirected is looked at only then, or when
+//!   the next bytes are passed: a repetition in it has reached the peer by then, and the reset comes after it.
 //! - Bound. The queue a socket's redirected bytes wait in is also the one its own passed segments go through, and the
 //!   kernel charges nothing in it to anybody. So nothing may stay in it: the flow is opened only while the sink's send
 //!   buffer has room for the whole budget, and credit is given for what the peer has acknowledged, not for what was
@@ -113,7 +118,7 @@ impl Half {
             unacknowledged: 0,
             checked: 0,
             watched,
-            credit: Credit { direction: flow.direction, ..Credit::default() },
+            credit: flow.closed(),
             closed: !whole,
             eof: false,
             pause: Pause::default(),
@@ -168,6 +173,7 @@ impl Half {
         if !self.is_checked(source)? || !self.is_clear(sink)? {
             return Ok(Waiting::Worker);
         }
+        self.pause = Pause::default();
         let sent = send(sink, &self.rest[self.written..])?;
         self.given += sent as u64;
         self.written += sent;
@@ -223,9 +229,6 @@ impl Half {
         let sent = redirect::sent(sink).map_err(errno)?;
         self.clear = sent.total >= self.flow.base + redirected + self.given;
         self.unacknowledged = sent.unacknowledged;
-        if self.clear {
-            self.pause = Pause::default();
-        }
         Ok(self.clear)
     }
 
@@ -252,7 +255,7 @@ impl Half {
             ..self.credit
         };
         self.clear = false;
-        self.redirect.credit(self.flow.cookie, &self.credit).map_err(errno)
+        self.redirect.credit(&self.credit).map_err(errno)
     }
 
     /// Bytes were read that the program never saw. The kernels this was read for do not do that (recv(2) runs the

@@ -1,4 +1,4 @@
-//! The load generator: four measures, each one cell at a time against one address.
+//! The load generator: its measures, each one cell at a time against one address.
 //!
 //! Invariants: every cell opens its own connections and says how many, so that the path they took can be proved;
 //! bulk data is counted where it arrives; the client closes first. Connections of the connect measure end in
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::interrupt::Clock;
-use super::service::{BYTE, CHUNK, ECHO, GET, PUT};
+use super::service::{BYTE, CHUNK, ECHO, ECHO_MOST, GET, PUT};
 use crate::harness::netns::Netns;
 use crate::harness::topology::Topology;
 
@@ -37,20 +37,20 @@ pub(crate) enum Measure {
     Get,
     /// Round trips of 64 bytes on 16 connections at once.
     RoundTrips,
+    /// Round trips of 16 KiB on one connection.
+    Exchange,
     /// Connect, one byte each way, close.
     Connect,
 }
 
 impl Measure {
-    /// All, in the order they run.
-    pub(super) const ALL: [Self; 4] = [Self::Put, Self::Get, Self::RoundTrips, Self::Connect];
-
     /// Short name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Put => "put",
             Self::Get => "get",
             Self::RoundTrips => "rt64x16",
+            Self::Exchange => "rt16k",
             Self::Connect => "connect",
         }
     }
@@ -59,7 +59,7 @@ impl Measure {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Put | Self::Get => "GB/s",
-            Self::RoundTrips => "k/s",
+            Self::RoundTrips | Self::Exchange => "k/s",
             Self::Connect => "conn/s",
         }
     }
@@ -68,8 +68,17 @@ impl Measure {
     pub(crate) fn show(self, rate: f64) -> String {
         match self {
             Self::Put | Self::Get => format!("{:.2}", rate / 1e9),
-            Self::RoundTrips => format!("{:.1}", rate / 1e3),
+            Self::RoundTrips | Self::Exchange => format!("{:.1}", rate / 1e3),
             Self::Connect => format!("{rate:.0}"),
+        }
+    }
+
+    /// By how much work processor time is given.
+    pub(super) fn work(self) -> (f64, &'static str) {
+        match self {
+            Self::Put | Self::Get => (1024.0 * 1024.0 * 1024.0, "s/GiB"),
+            Self::RoundTrips | Self::Exchange => (1e5, "s/100k trips"),
+            Self::Connect => (1e5, "s/100k conns"),
         }
     }
 
@@ -78,7 +87,8 @@ impl Measure {
         let cell = match self {
             Self::Put => net.a1.run(|| put(to, time)),
             Self::Get => net.a1.run(|| get(to, time)),
-            Self::RoundTrips => net.a1.run(|| round_trips(to, time)),
+            Self::RoundTrips => net.a1.run(|| round_trips(to, time, CONVERSATIONS, MESSAGE)),
+            Self::Exchange => net.a1.run(|| round_trips(to, time, 1, ECHO_MOST)),
             Self::Connect => connects([&net.a1, &net.a2], to, time),
         };
         cell.with_context(|| format!("failed to measure {} against {to}", self.name()))
@@ -96,6 +106,11 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
+    /// Bytes, round trips or connections.
+    pub(super) fn amount(self) -> u64 {
+        self.amount
+    }
+
     /// Per second.
     pub(crate) fn rate(self) -> f64 {
         self.amount as f64 / self.time.as_secs_f64()
@@ -113,10 +128,13 @@ impl AddAssign for Cell {
 /// Lets the containers open connections at full rate for minutes: nearly all ports, those in TIME_WAIT again after
 /// a second, and an early end for a SYN nobody answers. Everybody sends with Reno: where the default is BBR, its pacing
 /// timers and not the datapath decide the rate of bulk on one machine, and make it jump by half from second to second.
+/// The host's connection tracking forgets ended connections at once: after minutes of them its table would be full, and
+/// the kernel would drop the SYN of whoever comes next.
 pub(crate) fn prepare_clients(net: &Topology) -> Result<()> {
     for netns in [&net.host, &net.a1, &net.a2] {
         netns.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
     }
+    net.host.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1")?;
     for netns in [&net.a1, &net.a2] {
         netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         netns.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
@@ -169,11 +187,11 @@ fn get(to: SocketAddr, time: Duration) -> Result<Cell> {
 }
 
 /// One thread keeps one message of every connection under way.
-fn round_trips(to: SocketAddr, time: Duration) -> Result<Cell> {
-    let mut message = [0x5a; MESSAGE];
-    let streams = (0..CONVERSATIONS).map(|_| open(to)).collect::<Result<Vec<_>>>()?;
+fn round_trips(to: SocketAddr, time: Duration, conversations: u8, size: usize) -> Result<Cell> {
+    let mut message = vec![0x5a; size];
+    let streams = (0..conversations).map(|_| open(to)).collect::<Result<Vec<_>>>()?;
     for mut stream in &streams {
-        stream.write_all(&[ECHO, CONVERSATIONS])?;
+        stream.write_all(&[ECHO, conversations])?;
     }
     let mut fds: Vec<_> = streams.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
     let limit = PollTimeout::try_from(SILENCE)?;
@@ -198,7 +216,7 @@ fn round_trips(to: SocketAddr, time: Duration) -> Result<Cell> {
             }
         }
     }
-    Ok(Cell { amount, time: clock.elapsed(), connections: CONVERSATIONS.into() })
+    Ok(Cell { amount, time: clock.elapsed(), connections: conversations.into() })
 }
 
 /// Several threads, in turn in one container and the other, make one connection after the other.

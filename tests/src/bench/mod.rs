@@ -1,19 +1,21 @@
-//! `suite bench steer [--rounds N] [--seconds S] [--json FILE]`: is a steered connection as fast as a direct one?
+//! `suite bench steer|relay [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to what else
+//! there is, alternating in one run.
 //!
-//! One topology with Docker-like NAT rules holds both sides: the same service bound on the gateway itself ("direct",
-//! the limit) and on loopback behind an attachment ("steer"). Direct connections also pass the attached program, which
-//! finds no rule for them; "bare" is a direct connection on an equal host where nothing is attached, and shows what that
-//! costs (the listener tracking on the root cgroup it shares, as every namespace does). Later datapaths and peers are
-//! more rows in [`steer`]'s list.
-//! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run; whatever ends it,
-//! nothing stays attached.
+//! [`steer`] and [`relay`] say which targets there are · [`rounds`] loads them in turns · [`load`] and [`service`] are
+//! the two ends of a connection · [`target`] proves the path · [`cpu`] what it cost · [`stats`] and [`report`] what came
+//! of it.
+//! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run.
 
+mod cpu;
 pub(crate) mod interrupt;
 pub(crate) mod load;
+mod relay;
 mod report;
 mod rounds;
 pub(crate) mod service;
 mod stats;
+mod steer;
+mod tables;
 mod target;
 mod verbs;
 
@@ -21,25 +23,28 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub(crate) use report::table;
+use load::Measure;
 use report::{Machine, Report, load_average};
 use rounds::Bench;
-use service::LoadService;
+pub(crate) use tables::table;
 use target::Target;
 
-use crate::harness::rig::Rig;
-use crate::harness::topology::{GATEWAY_A, Topology, at, local};
+use crate::harness::cli::Cli;
 
 /// Port of the service that is bound on the gateway.
 const DIRECT: u16 = 7100;
-/// Port of the service that listens on loopback only.
-const STEERED: u16 = 7101;
-/// A steered connection must reach this share of a direct one's rate.
-const REQUIRED: f64 = 0.97;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    Steer,
+    Relay,
+}
 
 /// What was asked for.
 #[derive(Debug, PartialEq)]
 struct Options {
+    what: What,
     rounds: usize,
     seconds: f64,
     json: Option<String>,
@@ -50,11 +55,13 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
     let options = match parse(arguments) {
         Ok(options) => options,
         Err(error) => {
-            eprintln!("suite bench: {error:#}: use bench steer [--rounds N] [--seconds S] [--json FILE]");
+            eprintln!(
+                "suite bench: {error:#}: use bench steer|relay [--rounds N] [--seconds S] [--json FILE]"
+            );
             return 2;
         }
     };
-    match steer(&options) {
+    match run(&options) {
         Ok(true) => 0,
         Ok(false) => {
             eprintln!("suite bench: a requirement is not met");
@@ -69,13 +76,14 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
 }
 
 fn parse(arguments: &[String]) -> Result<Options> {
-    let mut options = Options { rounds: 8, seconds: 1.0, json: None };
     let mut arguments = arguments.iter().map(String::as_str);
-    match arguments.next() {
-        Some("steer") => {}
+    let what = match arguments.next() {
+        Some("steer") => What::Steer,
+        Some("relay") => What::Relay,
         Some(other) => bail!("unknown bench {other}"),
         None => bail!("no bench named"),
-    }
+    };
+    let mut options = Options { what, rounds: 8, seconds: 1.0, json: None };
     while let Some(option) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{option} needs a value"))?;
         match option {
@@ -91,50 +99,25 @@ fn parse(arguments: &[String]) -> Result<Options> {
 }
 
 /// The whole run; whether every requirement is met.
-fn steer(options: &Options) -> Result<bool> {
+fn run(options: &Options) -> Result<bool> {
     let _alone = crate::prepare()?;
     interrupt::catch()?;
-    let machine = Machine::look()?;
-    let rig = Rig::new()?;
-    let other = Topology::new()?;
-    for net in [&rig.net, &other] {
-        load::prepare_clients(net)?;
-    }
-    let direct = LoadService::start(&rig.net.host, at(GATEWAY_A, DIRECT))?;
-    let steered = LoadService::start(&rig.net.host, local(STEERED))?;
-    let bare = LoadService::start(&other.host, at(GATEWAY_A, DIRECT))?;
-    eprintln!("verbs");
-    let timings = verbs::run(&rig)?;
-    rig.attach("load=7101")?;
-    rig.expect_state("br-a-load-7101", "ready")?;
-    let plain = Target {
-        name: "direct",
-        net: &rig.net,
-        address: at(GATEWAY_A, DIRECT),
-        service: &direct,
-        attachment: None,
-        required: None,
+    let report = match options.what {
+        What::Steer => steer::run(options)?,
+        What::Relay => relay::run(options)?,
     };
-    let targets = [
-        plain,
-        Target {
-            name: "steer",
-            address: at(GATEWAY_A, STEERED),
-            service: &steered,
-            attachment: Some("br-a-load-7101"),
-            required: Some(REQUIRED),
-            ..plain
-        },
-        Target { name: "bare", net: &other, service: &bare, ..plain },
-    ];
-    let cell = Duration::from_secs_f64(options.seconds);
-    let series = Bench::new(rig.cli(), &targets)?.run(options.rounds, cell)?;
-    let (seconds, load_after) = (options.seconds, load_average()?);
-    let report = Report { machine, load_after, seconds, targets: &targets, series, timings };
-    print!("{}", report.text());
+    print!("{}", report.text()?);
     if let Some(file) = &options.json {
-        std::fs::write(file, format!("{:#}\n", report.json()))
+        std::fs::write(file, format!("{:#}\n", report.json()?))
             .with_context(|| format!("failed to write {file}"))?;
     }
-    Ok(report.passed())
+    report.passed()
+}
+
+/// Loads the targets; `cli` is where their attachments are.
+fn measure(cli: Cli<'_>, targets: &[Target<'_>], measures: &[Measure], options: &Options) -> Result<Report> {
+    let machine = Machine::look()?;
+    let cell = Duration::from_secs_f64(options.seconds);
+    let series = Bench::new(cli, targets)?.run(measures, options.rounds, cell)?;
+    Ok(Report { machine, load_after: load_average()?, seconds: options.seconds, series, timings: Vec::new() })
 }

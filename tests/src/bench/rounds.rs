@@ -1,18 +1,20 @@
 //! Rounds: every measure against every target, there and back again, and more rounds while a verdict is open.
 //!
 //! A round runs each measure in short slices, in the order `direct steer steer direct` over and over, so that a machine
-//! that gets slower or faster meanwhile does so for both alike; one round gives one rate, and one ratio, per target.
-//! Invariant: rates of different rounds are never compared, only ratios are.
+//! that gets slower or faster meanwhile does so for all alike; one round gives one rate, and one ratio, per target.
+//! Invariants: rates of single rounds are compared within the round only; the medians that choose a baseline are over
+//! the same rounds for every target.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::cpu::Usage;
 use super::interrupt;
 use super::load::{Cell, Measure};
 use super::stats;
-use super::target::{Counts, Target};
+use super::target::{Counts, Role, Share, Target};
 use crate::harness::cli::Cli;
 
 /// How many times the wanted rounds there may be in all.
@@ -22,28 +24,79 @@ const WARM_UP: Duration = Duration::from_millis(400);
 /// About how long one target is loaded before it is the next one's turn.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// What one measure came to: rates per round, by target.
+/// A target's part of a round.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    cell: Cell,
+    usage: Usage,
+}
+
+impl Turn {
+    /// Per second.
+    pub(super) fn rate(&self) -> f64 {
+        self.cell.rate()
+    }
+
+    /// Seconds of processor time, of the relay and of the machine, per unit of work.
+    pub(super) fn cost(&self, unit: f64) -> (Option<f64>, f64) {
+        let per_unit = |time: Duration| time.as_secs_f64() * unit / self.cell.amount() as f64;
+        (self.usage.relay.map(per_unit), per_unit(self.usage.machine))
+    }
+}
+
+/// A target, and its turns round by round.
+pub(super) struct Run {
+    pub(super) name: &'static str,
+    pub(super) role: Role,
+    pub(super) turns: Vec<Turn>,
+}
+
+impl Run {
+    /// Rates, round by round.
+    pub(super) fn rates(&self) -> Vec<f64> {
+        self.turns.iter().map(Turn::rate).collect()
+    }
+
+    /// The median rate.
+    pub(super) fn median(&self) -> f64 {
+        stats::Summary::of(&self.rates()).median
+    }
+
+    /// Rates relative to those of `baseline` in the same rounds.
+    pub(super) fn ratios(&self, baseline: &Self) -> Vec<f64> {
+        self.rates().iter().zip(baseline.rates()).map(|(rate, baseline)| rate / baseline).collect()
+    }
+
+    /// By the ratios to `baseline`, if something is required.
+    pub(super) fn verdict(&self, baseline: &Self) -> Option<Verdict> {
+        let share = self.role.share()?;
+        Some(Verdict::of(&self.ratios(baseline), share))
+    }
+}
+
+/// What one measure came to.
 pub(super) struct Series {
     pub(super) measure: Measure,
-    /// The first target's are the baseline.
-    pub(super) rates: Vec<Vec<f64>>,
+    pub(super) runs: Vec<Run>,
 }
 
 impl Series {
-    /// Rates of a target relative to the baseline's of the same round.
-    pub(super) fn ratios(&self, target: usize) -> Vec<f64> {
-        self.rates[target].iter().zip(&self.rates[0]).map(|(rate, baseline)| rate / baseline).collect()
+    fn new(measure: Measure, targets: &[Target<'_>]) -> Self {
+        let run = |target: &Target<'_>| Run { name: target.name, role: target.role, turns: Vec::new() };
+        Self { measure, runs: targets.iter().map(run).collect() }
     }
 
-    fn rounds(&self) -> usize {
-        self.rates[0].len()
+    /// The run all others are compared with: of those meant for it, the one with the highest median rate.
+    pub(super) fn baseline(&self) -> Result<&Run> {
+        let candidates = self.runs.iter().filter(|run| run.role == Role::Baseline);
+        let best = candidates.max_by(|one, other| one.median().total_cmp(&other.median()));
+        best.context("no target is a baseline")
     }
 
     /// Whether more rounds could change a verdict.
-    fn open(&self, targets: &[Target<'_>]) -> bool {
-        targets.iter().enumerate().any(|(index, target)| {
-            target.required.is_some_and(|least| stats::side(&self.ratios(index), least).is_none())
-        })
+    fn open(&self) -> Result<bool> {
+        let baseline = self.baseline()?;
+        Ok(self.runs.iter().filter_map(|run| run.verdict(baseline)).any(|verdict| !verdict.sure))
     }
 }
 
@@ -61,16 +114,20 @@ impl<'a> Bench<'a> {
         Ok(Self { cli, targets, counts })
     }
 
-    /// All measures, at least `rounds` times.
-    pub(super) fn run(&mut self, rounds: usize, cell: Duration) -> Result<Vec<Series>> {
-        let rates = vec![Vec::new(); self.targets.len()];
-        let mut all = Measure::ALL.map(|measure| Series { measure, rates: rates.clone() });
+    /// All of `measures`, at least `rounds` times.
+    pub(super) fn run(&mut self, measures: &[Measure], rounds: usize, cell: Duration) -> Result<Vec<Series>> {
+        let mut all: Vec<_> = measures.iter().map(|measure| Series::new(*measure, self.targets)).collect();
         eprintln!("warm-up");
-        for series in &all {
-            self.round(series.measure, WARM_UP)?;
+        for measure in measures {
+            self.round(*measure, WARM_UP)?;
         }
         for round in 1..=rounds * LIMIT {
-            let due: Vec<_> = all.iter_mut().filter(|s| round <= rounds || s.open(self.targets)).collect();
+            let mut due = Vec::new();
+            for series in &mut all {
+                if round <= rounds || series.open()? {
+                    due.push(series);
+                }
+            }
             if due.is_empty() {
                 break;
             }
@@ -79,56 +136,65 @@ impl<'a> Bench<'a> {
             }
             eprint!("round {round}:");
             for series in due {
-                let cells = self.round(series.measure, cell)?;
-                for (rates, cell) in series.rates.iter_mut().zip(&cells) {
-                    rates.push(cell.rate());
+                let round = self.round(series.measure, cell)?;
+                for (run, turn) in series.runs.iter_mut().zip(round) {
+                    run.turns.push(turn);
                 }
-                self.show_last(series);
+                show_last(series)?;
             }
             eprintln!();
         }
-        Ok(all.into())
+        Ok(all)
     }
 
     /// One measure against every target for `time` each, in order and then in the opposite order, over and over.
-    fn round(&mut self, measure: Measure, time: Duration) -> Result<Vec<Cell>> {
+    fn round(&mut self, measure: Measure, time: Duration) -> Result<Vec<Turn>> {
         let passes = (time.as_secs_f64() / (2.0 * SLICE.as_secs_f64())).round().max(1.0);
         let slice = time.div_f64(2.0 * passes);
-        let mut cells = vec![Cell::default(); self.targets.len()];
+        let mut turns = vec![Turn::default(); self.targets.len()];
         for _ in 0..passes as u32 {
             let there = 0..self.targets.len();
             for index in there.clone().chain(there.rev()) {
                 let target = &self.targets[index];
-                let outcome = measure.run(target.net, target.address, slice);
+                let outcome = Usage::of(target.relay, || measure.run(target.net, target.address, slice));
                 interrupt::check()?;
-                cells[index] += outcome.with_context(|| format!("target {}", target.name))?;
+                let (cell, usage) = outcome.with_context(|| format!("target {}", target.name))?;
+                turns[index].cell += cell;
+                turns[index].usage += usage;
             }
         }
         let now = Counts::read(self.targets, &self.cli)?;
-        self.counts.advance(now, self.targets, &cells)?;
-        Ok(cells)
+        self.counts.advance(now, self.targets, turns.iter().map(|turn| &turn.cell))?;
+        Ok(turns)
     }
+}
 
-    fn show_last(&self, series: &Series) {
-        eprint!("  {}", series.measure.name());
-        for index in 1..self.targets.len() {
-            eprint!(" {:.3}", series.ratios(index)[series.rounds() - 1]);
+/// Ratios of every target that is no baseline.
+fn show_last(series: &Series) -> Result<()> {
+    let baseline = series.baseline()?;
+    eprint!("  {}", series.measure.name());
+    for run in series.runs.iter().filter(|run| run.role != Role::Baseline) {
+        if let Some(ratio) = run.ratios(baseline).last() {
+            eprint!(" {ratio:.3}");
         }
     }
+    Ok(())
 }
 
 /// Whether a target does what is required, and whether the series says so for sure.
 pub(super) struct Verdict {
     pub(super) passed: bool,
     pub(super) sure: bool,
+    /// Whether it also does what is aimed at, if anything is.
+    pub(super) aim_met: Option<bool>,
 }
 
 impl Verdict {
     /// By the median of the per-round ratios.
-    pub(super) fn of(ratios: &[f64], required: f64) -> Self {
-        let sure = stats::side(ratios, required);
-        let passed =
-            sure.map_or(stats::Summary::of(ratios).median >= required, |side| side == Ordering::Greater);
-        Self { passed, sure: sure.is_some() }
+    fn of(ratios: &[f64], share: Share) -> Self {
+        let median = stats::Summary::of(ratios).median;
+        let sure = stats::side(ratios, share.required);
+        let passed = sure.map_or(median >= share.required, |side| side == Ordering::Greater);
+        Self { passed, sure: sure.is_some(), aim_met: share.aim.map(|aim| median >= aim) }
     }
 }

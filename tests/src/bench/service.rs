@@ -32,6 +32,8 @@ pub(super) const ECHO: u8 = b'E';
 pub(super) const BYTE: u8 = b'B';
 /// Bytes per read and write of bulk data, on both sides.
 pub(super) const CHUNK: usize = 256 * 1024;
+/// Bytes an echo group takes in at once.
+pub(super) const ECHO_MOST: usize = 16 * 1024;
 /// More threads than connections that any measure keeps open, bar echo groups.
 const WORKERS: usize = 6;
 
@@ -155,7 +157,7 @@ fn pour(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 fn echo(mut streams: Vec<TcpStream>) -> std::io::Result<()> {
-    let mut record = [0; 4096];
+    let mut record = [0; ECHO_MOST];
     while !streams.is_empty() {
         let mut ended = Vec::new();
         let mut fds: Vec<_> = streams.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();

@@ -1,6 +1,6 @@
 //! Where the load goes, and the proof that it went there.
 //!
-//! Invariant: after every round of a measure each service must have accepted, and each attachment must have steered,
+//! Invariant: after every round of a measure each service must have accepted, and each attachment must have counted,
 //! exactly the connections of the targets whose path it is on, and no others. A bench that measures another path than
 //! it says fails.
 
@@ -17,7 +17,7 @@ use crate::harness::topology::Topology;
 /// One way to reach a service.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
-    /// Column heading.
+    /// In the tables.
     pub(crate) name: &'static str,
     /// The network whose containers are the clients.
     pub(crate) net: &'a Topology,
@@ -26,9 +26,41 @@ pub(crate) struct Target<'a> {
     /// The service at the end of the path.
     pub(crate) service: &'a LoadService,
     /// The attachment on the path, if bridge-user is.
-    pub(crate) attachment: Option<&'static str>,
-    /// The least acceptable rate relative to the first target; `None` is for information only.
-    pub(crate) required: Option<f64>,
+    pub(crate) attachment: Option<&'a str>,
+    /// The relay on the path, if there is one.
+    pub(crate) relay: Option<u32>,
+    /// What its rates are for.
+    pub(crate) role: Role,
+}
+
+/// What a target's rates are for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Role {
+    /// Others are compared with it, in the measures where no other baseline has a higher median rate.
+    Baseline,
+    /// It has to reach this share of the baseline's rate.
+    Judged(Share),
+    /// For information.
+    Context,
+}
+
+/// A share of the baseline's rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share {
+    /// Less than this fails the run.
+    pub(crate) required: f64,
+    /// What is wanted beyond that; missing it is reported and fails nothing.
+    pub(crate) aim: Option<f64>,
+}
+
+impl Role {
+    /// What has to be reached, if anything.
+    pub(super) fn share(self) -> Option<Share> {
+        match self {
+            Self::Judged(share) => Some(share),
+            Self::Baseline | Self::Context => None,
+        }
+    }
 }
 
 impl Target<'_> {
@@ -54,7 +86,12 @@ impl Counts {
     }
 
     /// Replaces these counts by newer ones, which must be higher by the connections of the targets on each path.
-    pub(super) fn advance(&mut self, now: Self, targets: &[Target<'_>], cells: &[Cell]) -> Result<()> {
+    pub(super) fn advance<'a>(
+        &mut self,
+        now: Self,
+        targets: &[Target<'_>],
+        cells: impl Iterator<Item = &'a Cell>,
+    ) -> Result<()> {
         let mut expected = self.0.clone();
         for (target, cell) in targets.iter().zip(cells) {
             for name in [Some(target.service_name()), target.attachment.map(str::to_owned)].iter().flatten() {

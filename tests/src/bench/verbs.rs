@@ -6,8 +6,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::interrupt;
+use super::stats::Summary;
 use crate::harness::cli::Cli;
 use crate::harness::rig::Rig;
 
@@ -19,6 +21,24 @@ pub(super) struct Timing {
     pub(super) what: &'static str,
     pub(super) limit: Option<Duration>,
     pub(super) seconds: Vec<f64>,
+}
+
+impl Timing {
+    /// `None` where nothing is required.
+    pub(super) fn passed(&self) -> Option<bool> {
+        Some(Summary::of(&self.seconds).median < self.limit?.as_secs_f64())
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "verb": self.what,
+            "seconds": self.seconds,
+            "median": Summary::of(&self.seconds).median,
+            "required_below": self.limit.map(|limit| limit.as_secs_f64()),
+            "passed": self.passed(),
+        })
+    }
 }
 
 /// One kind of run: what it is, how long it may take, its command line.

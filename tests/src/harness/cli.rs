@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::netns::Netns;
 use super::proc::{Output, run_in};
+use super::sys::unblock_signals_in;
 use super::transcript::note;
 
 /// The binary under test: `BRIDGE_USER`, else beside this binary, else `/bin/bridge-user`.
@@ -61,6 +62,7 @@ impl<'a> Cli<'a> {
         note(format!("$ bridge-user {} &", arguments.join(" ")));
         let mut command = self.command(arguments)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        unblock_signals_in(&mut command);
         self.netns.spawn(&mut command).context("failed to start bridge-user")
     }
 

@@ -64,6 +64,15 @@ impl Guarded {
         until(&format!("process {} ends after {signal}", child.id()), patience(20), || Ok(child.try_wait()?))
     }
 
+    /// Sends SIGTERM and gives the child this long to end; whether it does is left to the guard.
+    pub(crate) fn ask_to_end(&mut self, limit: Duration) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            signal_process(self.0.id(), Signal::SIGTERM);
+            let child = &mut self.0;
+            drop(until("a child ends", limit, || Ok(child.try_wait()?)));
+        }
+    }
+
     /// A line-by-line reader of the child's stdout; the child must have been started with a pipe.
     pub(crate) fn lines(&mut self) -> Result<Receiver<String>> {
         let stdout = self.0.stdout.take().context("the child has no stdout pipe")?;

@@ -83,6 +83,16 @@ impl Rig {
         expect_moved(&self.cli(), name, expected, body)
     }
 
+    /// [`Rig::expect`] for an attachment with an MPTCP listener.
+    pub(crate) fn expect_tc<T>(
+        &self,
+        name: &str,
+        expected: Moved,
+        body: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        expect_moved_on("steer-tc", &self.cli(), name, expected, body)
+    }
+
     /// Expects the attachment to be in `state`, by the kernel's steering datapath.
     pub(crate) fn expect_state(&self, name: &str, state: &str) -> Result<Attachment> {
         let attachment = self.cli().attachment(name)?;
@@ -121,10 +131,20 @@ pub(crate) fn expect_moved<T>(
     expected: Moved,
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
+    expect_moved_on("steer", cli, name, expected, body)
+}
+
+fn expect_moved_on<T>(
+    datapath: &str,
+    cli: &Cli<'_>,
+    name: &str,
+    expected: Moved,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let before = cli.attachment(name)?;
     let value = body()?;
     let after = cli.attachment(name)?;
-    ensure!(after.datapath == "steer", "{name} uses datapath {} instead of steer", after.datapath);
+    ensure!(after.datapath == datapath, "{name} uses datapath {} instead of {datapath}", after.datapath);
     let moved = Moved::between(before.counters, after.counters).with_context(|| {
         format!("counters of {name} went backwards: {:?} to {:?}", before.counters, after.counters)
     })?;

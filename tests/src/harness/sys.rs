@@ -1,16 +1,19 @@
 //! The only `unsafe` of the suite: system calls that no safe wrapper offers.
 //!
 //! Covers bpf(2) object listing and the keys of a map, other processes' limits, the capability bounding set, traced
-//! calls and MPTCP sockets. Invariant: every function is a thin shim over one kind of call and returns owned,
-//! checked values.
+//! calls, MPTCP sockets and signals of children. Invariant: every function is a thin shim over one kind of call and
+//! returns owned, checked values.
 
 use std::io;
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::sys::ptrace;
-use nix::sys::socket::{Backlog, SockaddrIn, bind, listen};
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{Backlog, SockaddrStorage, bind, listen, setsockopt, sockopt};
 use nix::unistd::Pid;
 
 /// A kind of kernel BPF object that can be listed by id.
@@ -169,6 +172,13 @@ pub(crate) fn drop_from_bounding_set(capability: u32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets every signal reach the process `command` starts, which otherwise begins with the caller's blocked ones.
+pub(crate) fn unblock_signals_in(command: &mut Command) {
+    // SAFETY: between fork and exec the closure only calls pthread_sigmask(3), which is async-signal-safe, with a set
+    // on its own stack.
+    unsafe { command.pre_exec(|| Ok(SigSet::all().thread_unblock()?)) };
+}
+
 /// The system call a traced process is about to make: its number and first argument. `None` at any
 /// other stop, such as a return from a call.
 pub(crate) fn entered_call(pid: Pid) -> nix::Result<Option<(libc::c_long, u64)>> {
@@ -182,17 +192,28 @@ pub(crate) fn entered_call(pid: Pid) -> nix::Result<Option<(libc::c_long, u64)>>
 }
 
 /// A listener of the kind Go ≥ 1.24 makes by default, in the calling thread's namespace.
-pub(crate) fn mptcp_listener(address: SocketAddrV4) -> Result<TcpListener> {
+pub(crate) fn mptcp_listener(address: SocketAddr) -> Result<TcpListener> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket(2) takes three integers.
-    let fd =
-        unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
     if fd < 0 {
         return Err(io::Error::last_os_error())
             .context("failed to open an MPTCP socket: the kernel lacks MPTCP");
     }
     // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    bind(fd.as_raw_fd(), &SockaddrIn::from(address)).context("failed to bind the MPTCP socket")?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).context("failed to bind the MPTCP socket")?;
     listen(&fd, Backlog::MAXCONN).context("failed to listen on the MPTCP socket")?;
     Ok(TcpListener::from(fd))
+}
+
+/// Sets the options of every IPv4 header the socket sends.
+pub(crate) fn ip_options(socket: &OwnedFd, options: &[u8]) -> Result<()> {
+    let length = libc::socklen_t::try_from(options.len())?;
+    // SAFETY: the kernel reads `length` bytes of `options`.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, libc::IP_OPTIONS, options.as_ptr().cast(), length)
+    };
+    if result != 0 { Err(io::Error::last_os_error()).context("failed to set IP options") } else { Ok(()) }
 }

@@ -12,8 +12,7 @@ use crate::harness::cli::Cli;
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::rig::remove_pins;
 use crate::harness::service::Service;
-use crate::harness::sys::mptcp_listener;
-use crate::harness::topology::{GATEWAY_A, at, local};
+use crate::harness::topology::{GATEWAY_A, at};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("host::port_attached_under_another_name", attached_under_another_name),
@@ -21,7 +20,6 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("host::port_bound_on_every_address", bound_on_every_address),
     Test::new("host::dual_stack_service_on_every_address", bound_on_every_address_dual),
     Test::new("host::target_service_is_on_every_address_at_another_port", mapped_is_no_conflict),
-    Test::with_mptcp("host::mptcp_listener", mptcp),
 ];
 
 /// This process as the owner of a socket, the way a refusal has to name it.
@@ -76,15 +74,5 @@ fn mapped_is_no_conflict() -> Result<()> {
     remove_pins(&host);
     let attachments = outcome?;
     ensure!(attachments.len() == 1 && attachments[0].state == "ready", "status shows {attachments:?}");
-    Ok(())
-}
-
-fn mptcp() -> Result<()> {
-    let host = lone_host()?;
-    host.sysctl("net/mptcp/enabled", "1")?;
-    let listener = host.run(|| mptcp_listener("127.0.0.1:7001".parse()?))?;
-    ensure!(host.listening()?.contains(&local(7001)), "the MPTCP socket does not listen");
-    refuse(&host, &["attach", "7001", "--bridge", "br-a"], 1, &["MPTCP", "7001", "--foreground"])?;
-    drop(listener);
     Ok(())
 }

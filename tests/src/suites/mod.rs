@@ -32,6 +32,7 @@ mod events;
 mod leaks;
 mod lifecycle;
 mod listeners;
+mod mptcp;
 mod privileges;
 mod reach;
 mod refusals;
@@ -125,6 +126,7 @@ pub(crate) fn all() -> Vec<Test> {
         privileges::TESTS,
         reach::TESTS,
         listeners::TESTS,
+        mptcp::TESTS,
         traffic::TESTS,
         scope::TESTS,
         attack::TESTS,

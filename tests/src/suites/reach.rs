@@ -12,7 +12,6 @@ use crate::harness::client::{answers, refused};
 use crate::harness::proc::running_in;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Service};
-use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{A1, A2, GATEWAY_A, at, local};
 
 pub(super) const TESTS: &[Test] = &[
@@ -22,7 +21,6 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("netns::target_port_differs_from_port", port_mapping),
     Test::new("netns::two_containers_and_two_attachments", two_by_two),
     Test::new("netns::other_loopback_address_is_not_served", other_loopback_address),
-    Test::with_mptcp("netns::mptcp_listener_that_appears_later_is_not_steered", later_mptcp_listener),
 ];
 
 const NAME: &str = "br-a-tcp-7001";
@@ -125,20 +123,5 @@ fn other_loopback_address() -> Result<()> {
     rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
     ensure!(right.peers().len() == 1, "the service on {other} saw {:?}", right.peers());
     ensure!(wrong.peers().is_empty(), "the service on 127.0.0.1 saw {:?}", wrong.peers());
-    Ok(())
-}
-
-/// A socket map refuses MPTCP listeners, so one that starts after attach must change nothing.
-fn later_mptcp_listener() -> Result<()> {
-    let rig = Rig::new()?;
-    rig.attach("7001")?;
-    rig.net.host.sysctl("net/mptcp/enabled", "1")?;
-    let listener = rig.net.host.run(|| mptcp_listener("127.0.0.1:7001".parse()?))?;
-    rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at(GATEWAY_A, 7001)))?;
-    let state = rig.cli().attachment(NAME)?.state;
-    ensure!(state != "ready", "an attachment that refuses connections calls itself ready");
-    drop(listener);
-    let _service = Service::start(&rig.net.host, local(7001))?;
-    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
     Ok(())
 }

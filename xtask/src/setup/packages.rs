@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Build,
     /// Network namespaces to try things in: the demo and the benchmark.
     Namespaces,
+    /// The relays that the project's own are measured against.
+    Peers,
     /// The suite on this machine.
     HostSuite,
     /// Kernels under QEMU.
@@ -53,15 +55,20 @@ const PROGRAMS: &[Program] = &[
     Program { name: "redis-cli", package: "redis-tools", needs: &[Need::HostSuite, Need::Vm] },
     Program { name: POSTGRES, package: "postgresql", needs: &[Need::HostSuite] },
     Program { name: "psql", package: "postgresql-client", needs: &[Need::HostSuite] },
+    Program { name: "haproxy", package: "haproxy", needs: &[Need::Peers] },
+    Program { name: NGINX_STREAM, package: "nginx libnginx-mod-stream", needs: &[Need::Peers] },
+    Program { name: "docker-proxy", package: "docker.io", needs: &[Need::Peers] },
     Program { name: "dockerd", package: "docker.io", needs: &[Need::HostSuite] },
     Program { name: "docker", package: "docker.io docker-cli", needs: &[Need::HostSuite] },
-    Program { name: "socat", package: "socat", needs: &[Need::Namespaces, Need::HostSuite] },
+    Program { name: "socat", package: "socat", needs: &[Need::Namespaces, Need::Peers, Need::HostSuite] },
     Program { name: "curl", package: "curl", needs: &[Need::HostSuite] },
     Program { name: "bpftool", package: "bpftool", needs: &[Need::HostSuite] },
 ];
 
 /// PostgreSQL's server is not on PATH; [`postgres`] looks where distributions put it.
 const POSTGRES: &str = "postgres";
+/// nginx with its stream module, which some builds have inside and Debian has as a file of its own.
+const NGINX_STREAM: &str = "nginx (stream)";
 
 /// Installs what is missing among the programs needed for `needs`.
 pub(super) fn ensure(ws: &Workspace, needs: &[Need], detail: Detail) -> Result<()> {
@@ -105,7 +112,30 @@ fn missing_names(wanted: &[&Program]) -> Vec<&'static str> {
 }
 
 fn find(name: &str) -> Option<PathBuf> {
-    if name == POSTGRES { postgres() } else { which(name) }
+    match name {
+        POSTGRES => postgres(),
+        NGINX_STREAM => nginx_stream(),
+        // Docker's own packages keep it out of PATH.
+        "docker-proxy" => which(name).or_else(|| existing("/usr/libexec/docker/docker-proxy")),
+        _ => which(name),
+    }
+}
+
+/// nginx, if it can do `stream`.
+fn nginx_stream() -> Option<PathBuf> {
+    let nginx = which("nginx")?;
+    existing("/usr/lib/nginx/modules/ngx_stream_module.so").or_else(|| {
+        // `-V` writes to standard error.
+        let said = exec::tool(&nginx).arg("-V").output().ok()?.stderr;
+        String::from_utf8_lossy(&said)
+            .split_whitespace()
+            .any(|option| option == "--with-stream")
+            .then_some(nginx)
+    })
+}
+
+fn existing(path: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(path)).filter(|path| path.exists())
 }
 
 /// PostgreSQL's server, the newest one installed.

@@ -1,0 +1,221 @@
+//! tc ingress on a bridge: puts a connection that arrives for (gateway, port) onto the loopback listener where that is an
+//! MPTCP one, which a socket map cannot hold and `steer` therefore cannot name.
+//!
+//! Runs before netfilter and before the listener lookup, for every packet of the bridge: the first lookup that finds
+//! nothing ends it. Never drops, and never decides for other filters: whatever happens, the next one is asked. Who is
+//! refused is decided and counted by `steer`, which sees every packet that this program leaves alone.
+
+use core::ptr::addr_of;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple},
+    helpers::{bpf_redirect, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
+    macros::classifier,
+    maps::lpm_trie::Key,
+    programs::TcContext,
+};
+use bridge_common::{
+    Ip,
+    maps::{ALLOW_KEY_BITS, AllowKey, RuleKey, Stats},
+    steer::{ASSIGNED_MARK, Outcome, Source},
+};
+
+use crate::{
+    maps,
+    steer::{Packet, Service, is_mptcp_target, read_attachment, record},
+    switches,
+};
+
+/// Length of an Ethernet header, which tc ingress of a bridge shows in front of the packet.
+const ETH_LEN: usize = 14;
+const IPV6_LEN: usize = 40;
+/// `ETH_P_IP` and `ETH_P_IPV6` in the context's byte order.
+const ETH_P_IP: u32 = (0x0800_u16).to_be() as u32;
+const ETH_P_IPV6: u32 = (0x86dd_u16).to_be() as u32;
+const IPPROTO_TCP: u8 = 6;
+/// Flags of byte 13 of a TCP header.
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// A TCP packet for some address.
+struct Segment {
+    packet: Packet,
+    flags: u8,
+}
+
+impl Segment {
+    const fn is_syn(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+}
+
+/// Entry point.
+#[classifier]
+pub(crate) fn steer_tc(ctx: TcContext) -> i32 {
+    try_steer(&ctx).unwrap_or(TC_ACT_UNSPEC)
+}
+
+/// `None`: nothing for this program to do.
+#[inline(always)]
+fn try_steer(ctx: &TcContext) -> Option<i32> {
+    let segment = read_segment(ctx)?;
+    if segment.flags & RST != 0 {
+        return None;
+    }
+    let packet = &segment.packet;
+    let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
+        0 => 0,
+        // SAFETY: the kernel passes a valid context.
+        _ => unsafe { addr_of!((*ctx.skb.skb).ifindex).read_volatile() },
+    };
+    let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
+    // SAFETY: the value is a plain integer.
+    let id = *unsafe { maps::RULES.get(&rule) }?;
+    let service = read_attachment(id)?;
+    if !is_mptcp_target(&service) {
+        return None;
+    }
+    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: service.allow_set, addr: packet.source });
+    if Source::from_entry(maps::ALLOW.get(&source).copied()) != Source::Allowed || is_known(ctx, packet) {
+        return None;
+    }
+    // SAFETY: the kernel passes a valid context.
+    if unsafe { addr_of!((*ctx.skb.skb).mark).read_volatile() } != ASSIGNED_MARK {
+        return Some(arrive_again(ctx));
+    }
+    let stats = maps::STATS.get_ptr_mut(&id)?;
+    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
+    let stats: &mut Stats = unsafe { &mut *stats };
+    let outcome = assign(ctx, packet, &service);
+    // The end of a handshake with a SYN cookie is the same connection once more.
+    if segment.is_syn() {
+        record(ctx, stats, outcome, packet);
+    }
+    None
+}
+
+/// Marks the packet and lets it arrive on the bridge once more. That takes what connection tracking has attached to it
+/// off again (`skb_scrub_packet`): with br_netfilter, netfilter's PREROUTING has seen the packet before this program, and
+/// sees it again now, with the mark.
+#[inline(always)]
+fn arrive_again(ctx: &TcContext) -> i32 {
+    // SAFETY: the kernel passes a valid context, and lets tc programs write the mark.
+    unsafe {
+        (*ctx.skb.skb).mark = ASSIGNED_MARK;
+        bpf_redirect((*ctx.skb.skb).ifindex, u64::from(BPF_F_INGRESS)) as i32
+    }
+}
+
+/// IPv4 without fragments, IPv6 without extension headers: what a TCP handshake looks like. Others go their usual way.
+#[inline(always)]
+fn read_segment(ctx: &TcContext) -> Option<Segment> {
+    // SAFETY: the kernel passes a valid context.
+    let protocol = unsafe { addr_of!((*ctx.skb.skb).protocol).read_volatile() };
+    let (source, gateway, transport) = match protocol {
+        ETH_P_IP => read_ipv4(ctx)?,
+        ETH_P_IPV6 => read_ipv6(ctx)?,
+        _ => return None,
+    };
+    let tcp: [u8; 14] = ctx.load(transport).ok()?;
+    let packet = Packet {
+        source,
+        gateway,
+        source_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+        port: u16::from_be_bytes([tcp[2], tcp[3]]),
+    };
+    Some(Segment { packet, flags: tcp[13] })
+}
+
+#[inline(always)]
+fn read_ipv4(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
+    let ip: [u32; 5] = ctx.load(ETH_LEN).ok()?;
+    let header = u32::from_be(ip[0]) >> 24;
+    let fragment = u32::from_be(ip[1]) & 0x3fff;
+    let protocol = (u32::from_be(ip[2]) >> 16) as u8;
+    if header >> 4 != 4 || header & 0xf < 5 || fragment != 0 || protocol != IPPROTO_TCP {
+        return None;
+    }
+    let transport = ETH_LEN + 4 * (header & 0xf) as usize;
+    Some((Ip::from_v4_word(ip[3]), Ip::from_v4_word(ip[4]), transport))
+}
+
+#[inline(always)]
+fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
+    let ip: [u32; 10] = ctx.load(ETH_LEN).ok()?;
+    let next_header = (u32::from_be(ip[1]) >> 8) as u8;
+    if next_header != IPPROTO_TCP {
+        return None;
+    }
+    let source = Ip { words: [ip[2], ip[3], ip[4], ip[5]] };
+    let gateway = Ip { words: [ip[6], ip[7], ip[8], ip[9]] };
+    Some((source, gateway, ETH_LEN + IPV6_LEN))
+}
+
+/// Whether the kernel knows a connection with these addresses, in whatever state: then the packet is its.
+///
+/// The lookup goes on to listeners when it finds none, and so through `steer`, which says nothing about MPTCP targets.
+#[inline(always)]
+fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
+    match lookup(ctx, packet.source, packet.source_port, packet.gateway, packet.port) {
+        None => false,
+        Some(sk) => {
+            // SAFETY: `sk` is referenced until it is released.
+            let listens = unsafe { addr_of!((*sk).state).read_volatile() } == BPF_TCP_LISTEN;
+            release(sk);
+            !listens
+        }
+    }
+}
+
+/// Gives the packet to the listener on the target.
+#[inline(always)]
+fn assign(ctx: &TcContext, packet: &Packet, service: &Service) -> Outcome {
+    let Some(sk) = lookup(ctx, packet.source, packet.source_port, service.target, service.port) else {
+        return Outcome::NoListener;
+    };
+    // SAFETY: `sk` is referenced until it is released, on every path.
+    let (state, device) =
+        unsafe { (addr_of!((*sk).state).read_volatile(), addr_of!((*sk).bound_dev_if).read_volatile()) };
+    let mut outcome = Outcome::NoListener;
+    if state == BPF_TCP_LISTEN && device == 0 {
+        // SAFETY: as above.
+        let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
+        outcome = if refused { Outcome::AssignFailed } else { Outcome::Accepted };
+    }
+    release(sk);
+    outcome
+}
+
+/// The socket of this network namespace that a packet from `source` to `to` would reach, referenced.
+#[inline(always)]
+fn lookup(ctx: &TcContext, source: Ip, source_port: u16, to: Ip, port: u16) -> Option<*mut bpf_sock> {
+    // SAFETY: every field is an integer.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = if to.is_v4() {
+        let v4 = &mut tuple.__bindgen_anon_1;
+        // SAFETY: writing fields of a union of integers.
+        let v4 = unsafe { &mut v4.ipv4 };
+        (v4.saddr, v4.daddr) = (source.words[3], to.words[3]);
+        (v4.sport, v4.dport) = (source_port.to_be(), port.to_be());
+        size_of_val(v4)
+    } else {
+        // SAFETY: as above.
+        let v6 = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
+        (v6.saddr, v6.daddr) = (source.words, to.words);
+        (v6.sport, v6.dport) = (source_port.to_be(), port.to_be());
+        size_of_val(v6)
+    };
+    // SAFETY: the tuple is as long as it says.
+    let sk = unsafe {
+        bpf_skc_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0)
+    };
+    (!sk.is_null()).then_some(sk)
+}
+
+#[inline(always)]
+fn release(sk: *mut bpf_sock) {
+    // SAFETY: `sk` came out of a lookup and is not used afterwards.
+    unsafe { bpf_sk_release(sk.cast()) };
+}

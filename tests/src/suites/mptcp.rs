@@ -1,0 +1,270 @@
+//! `mptcp::*`: listeners that a socket map refuses are steered to by the tc program.
+//!
+//! Invariant: the counters move on datapath `steer-tc`, on a host with NAT rules (as every topology here is), and the
+//! service sees the container's own address.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+
+use super::Test;
+use crate::harness::cli::Cli;
+use crate::harness::client::{answers, connect, exchange, finish, refused};
+use crate::harness::proc::run_in;
+use crate::harness::rig::{Moved, Rig};
+use crate::harness::service::{Peer, Service};
+use crate::harness::sys::{ip_options, mptcp_listener};
+use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, GATEWAY_B, OUTSIDE, at, at6, local};
+use crate::harness::wait::{patience, scaled};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::with_mptcp("mptcp::listener_is_steered_to_with_the_containers_address", steered),
+    Test::with_mptcp("mptcp::listener_that_changes_its_kind_on_restart_is_followed", changes_kind),
+    Test::with_mptcp("mptcp::handshake_with_syn_cookies", syn_cookies),
+    Test::with_mptcp("mptcp::handshake_with_ip_options", with_ip_options),
+    Test::with_mptcp("mptcp::with_and_without_bridge_netfilter", bridge_netfilter),
+    Test::with_mptcp("mptcp::only_the_attached_side_gets_in", closed_to_others),
+    Test::with_mptcp("mptcp::container_with_an_mptcp_listener_gets_nothing", attacker),
+    Test::with_mptcp("mptcp::ipv6_and_dual_stack_listeners", ipv6),
+    Test::with_mptcp("mptcp::large_transfer_and_half_close", large_transfer),
+    Test::with_mptcp("mptcp::many_connections_where_the_service_closes_first", service_closes_first),
+    Test::with_mptcp("mptcp::detach_takes_filter_and_table_away_and_leaves_others", detach_leaves_others),
+    Test::on_host("mptcp::without_nft_a_plain_service_is_attached_and_an_mptcp_one_explained", without_nft),
+];
+
+const NAME: &str = "br-a-tcp-7001";
+
+fn gateway() -> SocketAddr {
+    at(GATEWAY_A, 7001)
+}
+
+/// An echo service on an MPTCP listener in the rig's host.
+fn mptcp_service(rig: &Rig, address: SocketAddr) -> Result<Service> {
+    rig.net.host.sysctl("net/mptcp/enabled", "1")?;
+    Service::serve(rig.net.host.run(|| mptcp_listener(address))?)
+}
+
+/// The service, attached to br-a.
+fn attached() -> Result<(Rig, Service)> {
+    let rig = Rig::new()?;
+    let service = mptcp_service(&rig, local(7001))?;
+    rig.attach("7001")?;
+    let attachment = rig.cli().attachment(NAME)?;
+    let found = (attachment.datapath.as_str(), attachment.state.as_str());
+    ensure!(found == ("steer-tc", "ready"), "the attachment is {found:?}");
+    Ok((rig, service))
+}
+
+/// `count` whole connections from a1 that are steered to the MPTCP listener.
+fn served(rig: &Rig, count: usize) -> Result<()> {
+    rig.expect_tc(NAME, Moved::accepted(count), || {
+        (0..count).try_for_each(|_| answers(&rig.net.a1, gateway()).map(drop))
+    })
+}
+
+fn steered() -> Result<()> {
+    let (rig, service) = attached()?;
+    let remote = rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
+    ensure!(remote.ip() == A1, "the client's own address is {remote}");
+    let seen = service.peers();
+    ensure!(seen == [Peer { remote, local: gateway() }], "the service saw {seen:?}");
+    service.stop();
+    rig.expect(NAME, Moved::no_listener(2), || {
+        refused(&rig.net.a1, gateway())?;
+        refused(&rig.net.a1, gateway())
+    })?;
+    let _service = mptcp_service(&rig, local(7001))?;
+    served(&rig, 2)
+}
+
+/// With no userspace of ours in between.
+fn changes_kind() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.attach("7001")?;
+    rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, gateway()))?;
+    for _ in 0..2 {
+        let plain = Service::start(&rig.net.host, local(7001))?;
+        rig.expect(NAME, Moved::accepted(2), || {
+            answers(&rig.net.a1, gateway())?;
+            answers(&rig.net.a1, gateway())
+        })?;
+        plain.stop();
+        let service = mptcp_service(&rig, local(7001))?;
+        served(&rig, 2)?;
+        service.stop();
+    }
+    Ok(())
+}
+
+/// `tcp_syncookies=2`: the kernel keeps nothing between SYN and ACK, so the ACK needs the listener again.
+fn syn_cookies() -> Result<()> {
+    let (rig, _service) = attached()?;
+    rig.net.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
+    served(&rig, 5)
+}
+
+fn with_ip_options() -> Result<()> {
+    let (rig, _service) = attached()?;
+    rig.expect_tc(NAME, Moved::accepted(1), || {
+        let mut stream = rig.net.a1.run(dial_with_options)?;
+        exchange(&mut stream, b"behind a longer IP header")?;
+        finish(stream)
+    })
+}
+
+fn dial_with_options() -> Result<TcpStream> {
+    let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Four no-operation options: 4 bytes more.
+    ip_options(&fd, &[1; 4])?;
+    socket::setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(gateway()))
+        .context("failed to connect with IP options")?;
+    let stream = TcpStream::from(fd);
+    stream.set_read_timeout(Some(patience(5)))?;
+    Ok(stream)
+}
+
+/// br_netfilter shows bridged packets to PREROUTING before the tc program sees them.
+fn bridge_netfilter() -> Result<()> {
+    const SWITCH: &str = "net/bridge/bridge-nf-call-iptables";
+    let (rig, _service) = attached()?;
+    let there = rig.net.host.run(|| std::path::Path::new("/proc/sys").join(SWITCH).exists());
+    for value in ["0", "1"] {
+        if there {
+            rig.net.host.sysctl(SWITCH, value)?;
+        }
+        served(&rig, 2)?;
+    }
+    Ok(())
+}
+
+fn closed_to_others() -> Result<()> {
+    let (rig, service) = attached()?;
+    let before = rig.cli().attachment(NAME)?.counters;
+    refused(&rig.net.b1, gateway())?;
+    refused(&rig.net.b1, at(GATEWAY_B, 7001))?;
+    refused(&rig.net.outside, gateway())?;
+    refused(&rig.net.host, gateway())?;
+    rig.attach_with("7001", &["--allow", "172.30.1.12"])?;
+    rig.expect_tc(NAME, Moved::denied(1), || refused(&rig.net.a1, gateway()))?;
+    rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a2, gateway()))?;
+    let after = rig.cli().attachment(NAME)?.counters;
+    ensure!(after.accepted == before.accepted + 1, "accepted went from {before:?} to {after:?}");
+    let seen: Vec<_> = service.peers().iter().map(|peer| peer.remote.ip()).collect();
+    ensure!(seen.len() == 1 && !seen.contains(&OUTSIDE.into()), "the service saw {seen:?}");
+    Ok(())
+}
+
+fn attacker() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.attach("7001")?;
+    rig.net.a2.sysctl("net/mptcp/enabled", "1")?;
+    let attacker = Service::serve(rig.net.a2.run(|| mptcp_listener(local(7001)))?)?;
+    rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, gateway()))?;
+    let service = mptcp_service(&rig, local(7001))?;
+    served(&rig, 4)?;
+    ensure!(service.peers().len() == 4, "the service saw {:?}", service.peers());
+    service.stop();
+    rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, gateway()))?;
+    ensure!(attacker.peers().is_empty(), "the attacker got {:?}", attacker.peers());
+    Ok(())
+}
+
+fn ipv6() -> Result<()> {
+    let rig = Rig::new()?;
+    let service = mptcp_service(&rig, at6(Ipv6Addr::LOCALHOST, 7001))?;
+    rig.attach("7001:[::1]:7001")?;
+    let gateway6 = at6(GATEWAY_A6, 7001);
+    let remote = rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway6))?;
+    ensure!(remote.ip() == A1_6, "the client's own address is {remote}");
+    ensure!(service.peers() == [Peer { remote, local: gateway6 }], "the service saw {:?}", service.peers());
+    service.stop();
+    rig.cli().ok(&["detach", "--all"])?;
+    // Bound to `::` of the loopback interface's mapped form, as Java and Go do.
+    let mapped = "[::ffff:127.0.0.1]:7001".parse()?;
+    let _service = mptcp_service(&rig, mapped)?;
+    rig.attach("7001")?;
+    served(&rig, 2)
+}
+
+fn large_transfer() -> Result<()> {
+    let (rig, _service) = attached()?;
+    let sent = vec![0x5a; 4 << 20];
+    rig.expect_tc(NAME, Moved::accepted(1), || {
+        let mut stream = connect(&rig.net.a1, gateway())?;
+        stream.set_read_timeout(Some(patience(20)))?;
+        let mut writer = stream.try_clone()?;
+        let data = sent.clone();
+        let sending = std::thread::spawn(move || {
+            writer.write_all(&data).and_then(|()| writer.shutdown(std::net::Shutdown::Write))
+        });
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received)?;
+        sending.join().expect("the sender does not panic")?;
+        ensure!(received.starts_with(&sent), "{} of {} bytes came back", received.len(), sent.len());
+        Ok(())
+    })
+}
+
+/// TIME_WAIT is then the service's; more connections than there are source ports make the kernel use its tuples again.
+fn service_closes_first() -> Result<()> {
+    const PORTS: usize = 64;
+    let rig = Rig::new()?;
+    rig.net.host.sysctl("net/mptcp/enabled", "1")?;
+    let listener = rig.net.host.run(|| mptcp_listener(local(7001)))?;
+    let closer =
+        std::thread::spawn(move || listener.incoming().take(scaled(4 * PORTS)).flatten().for_each(drop));
+    rig.attach("7001")?;
+    rig.net.a1.sysctl("net/ipv4/ip_local_port_range", &format!("40000 {}", 40_000 + PORTS - 1))?;
+    let before = rig.cli().attachment(NAME)?.counters.accepted;
+    for round in 0..scaled(4 * PORTS) {
+        let mut stream = connect(&rig.net.a1, gateway()).with_context(|| format!("connection {round}"))?;
+        ensure!(stream.read(&mut [0; 1])? == 0, "the service closed first");
+    }
+    closer.join().expect("the service does not panic");
+    let accepted = rig.cli().attachment(NAME)?.counters.accepted - before;
+    ensure!(accepted >= scaled(4 * PORTS) as u64, "only {accepted} connections were counted");
+    Ok(())
+}
+
+fn detach_leaves_others() -> Result<()> {
+    let (rig, _service) = attached()?;
+    let tables = || -> Result<String> {
+        let output = run_in(&rig.net.host, Command::new("nft").args(["list", "tables"]))?;
+        output.success()?;
+        Ok(output.stdout)
+    };
+    ensure!(tables()?.contains("table inet bridge_user\n"), "there is no table: {}", tables()?);
+    rig.net.host.nft("table inet bridge_user_not { chain c { type filter hook input priority 0; }; }")?;
+    rig.attach("other=7002")?;
+    rig.cli().ok(&["detach", "7001"])?;
+    ensure!(tables()?.contains("table inet bridge_user\n"), "the other attachment's table is gone");
+    rig.cli().ok(&["detach", "--all"])?;
+    let left = tables()?;
+    ensure!(!left.contains("table inet bridge_user\n"), "the table is left: {left}");
+    ensure!(left.contains("table inet bridge_user_not\n") && left.contains("table ip nat\n"), "gone: {left}");
+    refused(&rig.net.a1, gateway())
+}
+
+/// The service is still served if it is a plain one; an MPTCP one needs a relay then, and says why.
+fn without_nft() -> Result<()> {
+    let rig = Rig::new()?;
+    let _service = mptcp_service(&rig, local(7001))?;
+    let cli = Cli::new(&rig.net.host);
+    let attach = |port| -> Result<_> {
+        let mut command = cli.command(&["attach", port, "--bridge", "br-a"])?;
+        run_in(&rig.net.host, command.env("PATH", "/nonexistent"))
+    };
+    let refusal = attach("7001")?;
+    for needle in ["MPTCP", "nft", "--foreground"] {
+        ensure!(refusal.stderr.contains(needle), "the refusal does not say {needle}: {}", refusal.stderr);
+    }
+    attach("7002")?.success()?;
+    let _plain = Service::start(&rig.net.host, local(7002))?;
+    rig.expect("br-a-tcp-7002", Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7002)))?;
+    Ok(())
+}
