@@ -35,11 +35,11 @@ impl Memory {
         Ok(Self { user: resident(pid)?, kernel: kernel()? })
     }
 
-    /// Expects at most `limit` more than `self` as soon as the rest of the machine lets the number
+    /// Expects at most `limit` more than `self`, as soon as the rest of the machine lets the number
     /// settle; returns the growth.
     pub(crate) fn expect_growth_below(self, limit: u64, pid: u32) -> Result<u64> {
         let mut growth = u64::MAX;
-        let settled = until("memory is back in bounds", patience(3), || {
+        let settled = until("memory is back in bounds", patience(15), || {
             let now = Self::now(pid)?;
             growth = now.user.saturating_sub(self.user) + now.kernel.saturating_sub(self.kernel);
             Ok((growth <= limit).then_some(()))

@@ -2,10 +2,10 @@
 //!
 //! Invariant: neither end holds more than one block, so a stream may be larger than memory.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::endings::expect_fin;
 
@@ -76,6 +76,18 @@ pub(crate) fn both_ways(left: &TcpStream, right: &TcpStream, length: usize) -> R
         }
         let joined =
             threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
-        joined.collect::<Vec<Result<()>>>().into_iter().collect()
+        let mut errors: Vec<Error> = joined.filter_map(Result::err).collect();
+        // A wrong byte counts more than the end of the connection.
+        errors.sort_by_key(was_cut);
+        errors.into_iter().next().map_or(Ok(()), Err)
     })
+}
+
+/// Whether a stream failed only because the connection was reset. Of two threads on one socket the second one sees
+/// an early end.
+pub(crate) fn was_cut(error: &Error) -> bool {
+    let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
+    let kind =
+        error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind));
+    kind.is_some_and(|kind| kinds.contains(&kind))
 }

@@ -99,7 +99,7 @@ fn idle(datapath: Datapath) -> Result<()> {
     let stage = Stage::with(datapath, &["--idle-timeout", "2"])?;
     let (mut busy, busy_server) = stage.warm_pair()?;
     let (client, server) = stage.warm_pair()?;
-    for turn in 0..20 {
+    for turn in 0..14 {
         std::thread::sleep(Duration::from_millis(250));
         busy.write_all(&[turn])?;
         expect_bytes(&busy_server, &[turn])?;
