@@ -121,7 +121,9 @@ pub fn attach_for_now(ebpf: &mut Ebpf, interface: &str) -> anyhow::Result<()> {
             tc::qdisc_add_clsact(interface)?;
             attach_clsact(program, interface)?;
         }
-        result => drop(result?),
+        result => {
+            result?;
+        }
     }
     Ok(())
 }
