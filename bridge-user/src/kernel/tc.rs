@@ -73,16 +73,20 @@ pub fn ensure_table(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
 /// When something cannot be undone; the rest still is.
 pub fn sweep(dir: &Path, keep: &BTreeSet<u32>) -> anyhow::Result<()> {
     let there = attached(dir).with_context(|| format!("failed to read {}", dir.display()))?;
-    let gone: Vec<_> = there.difference(keep).map(|&ifindex| remove(dir, ifindex)).collect();
+    let mut outcomes: Vec<_> = there.difference(keep).map(|&ifindex| remove(dir, ifindex)).collect();
+    if there.is_disjoint(keep) {
+        outcomes.push(remove_table(dir));
+    }
+    outcomes.into_iter().collect()
+}
+
+fn remove_table(dir: &Path) -> anyhow::Result<()> {
     let mark = dir.join(TABLE_MARK);
-    if there.is_subset(keep) && !there.is_empty() || !mark.exists() {
-        return gone.into_iter().collect();
+    if !mark.exists() {
+        return Ok(());
     }
-    if there.intersection(keep).next().is_none() {
-        untrack::remove()?;
-        fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))?;
-    }
-    gone.into_iter().collect()
+    untrack::remove()?;
+    fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))
 }
 
 /// Attaches the loaded program to the bridge `link`, unless it is there.
