@@ -21,6 +21,7 @@ use nix::sys::socket::{self, Shutdown};
 use super::interrupt::Clock;
 use crate::harness::netns::Netns;
 use crate::harness::service::{Port, listener};
+use crate::harness::sys::mptcp_listener;
 
 /// First byte: read to the end, answer with the count (8 bytes, little-endian).
 pub(super) const PUT: u8 = b'P';
@@ -54,7 +55,16 @@ struct Shared {
 impl LoadService {
     /// Listens on `address` inside `netns` and serves.
     pub(crate) fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
-        let listener = listener(netns, address, Port::Exclusive)?;
+        Ok(Self::serve(address, listener(netns, address, Port::Exclusive)?))
+    }
+
+    /// The same on an MPTCP listener.
+    pub(crate) fn start_mptcp(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        netns.sysctl("net/mptcp/enabled", "1")?;
+        Ok(Self::serve(address, netns.run(|| mptcp_listener(address))?))
+    }
+
+    fn serve(address: SocketAddr, listener: TcpListener) -> Self {
         let (accepted, group) = (AtomicU64::new(0), Mutex::new(Vec::new()));
         let shared = Arc::new(Shared { address, listener, accepted, group });
         let worker = |_| {
@@ -62,7 +72,7 @@ impl LoadService {
             std::thread::spawn(move || shared.accept())
         };
         let workers = (0..WORKERS).map(worker).collect();
-        Ok(Self { shared, workers })
+        Self { shared, workers }
     }
 
     /// Where it listens.

@@ -4,9 +4,10 @@
 //! the limit) and on loopback behind an attachment ("steer"). Direct connections also pass the attached program, which
 //! finds no rule for them; "bare" is a direct connection on an equal host where nothing is attached, and shows what that
 //! costs (the listener tracking on the root cgroup it shares, as every namespace does).
+//! The same again for MPTCP listeners: one bound on the gateway ("mptcp") and one on loopback ("steer-tc").
 //! Invariant: whatever ends it, nothing stays attached.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::load::{self, Measure};
 use super::report::Report;
@@ -20,6 +21,10 @@ use crate::harness::topology::{GATEWAY_A, Topology, at, local};
 const STEERED: u16 = 7101;
 /// A steered connection must reach this share of a direct one's rate.
 const SHARE: Share = Share { required: 0.97, aim: None };
+/// Ports of the same two with MPTCP.
+const DIRECT_MPTCP: u16 = 7102;
+const STEERED_MPTCP: u16 = 7103;
+const SHARE_MPTCP: Share = Share { required: 0.95, aim: None };
 const MEASURES: [Measure; 4] = [Measure::Put, Measure::Get, Measure::RoundTrips, Measure::Connect];
 
 /// The whole run.
@@ -57,5 +62,35 @@ pub(super) fn run(options: &Options) -> Result<Report> {
         },
         Target { name: "bare", net: &other, service: &bare, role: Role::Context, ..plain },
     ];
-    Ok(Report { timings, ..super::measure(rig.cli(), &targets, &MEASURES, options)? })
+    let report = super::measure(rig.cli(), &targets, &MEASURES, options)?;
+    let mptcp = measure_mptcp(&rig, options)?;
+    let series = report.series.into_iter().chain(mptcp.series).collect();
+    Ok(Report { timings, series, load_after: mptcp.load_after, ..report })
+}
+
+fn measure_mptcp(rig: &Rig, options: &Options) -> Result<Report> {
+    let direct = LoadService::start_mptcp(&rig.net.host, at(GATEWAY_A, DIRECT_MPTCP))?;
+    let steered = LoadService::start_mptcp(&rig.net.host, local(STEERED_MPTCP))?;
+    rig.attach("load=7103")?;
+    let name = "br-a-load-7103";
+    let attachment = rig.cli().attachment(name)?;
+    ensure!(attachment.datapath == "steer-tc", "{name} uses datapath {}", attachment.datapath);
+    let plain = Target {
+        name: "mptcp",
+        net: &rig.net,
+        address: at(GATEWAY_A, DIRECT_MPTCP),
+        service: &direct,
+        attachment: None,
+        relay: None,
+        role: Role::Baseline,
+    };
+    let steered = Target {
+        name: "steer-tc",
+        address: at(GATEWAY_A, STEERED_MPTCP),
+        service: &steered,
+        attachment: Some(name),
+        role: Role::Judged(SHARE_MPTCP),
+        ..plain
+    };
+    super::measure(rig.cli(), &[plain, steered], &MEASURES, options)
 }
