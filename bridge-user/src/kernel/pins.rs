@@ -134,6 +134,8 @@ impl PinDir {
     /// When an object cannot be removed; the rest still is.
     pub fn remove(&self, _lock: &Lock) -> anyhow::Result<()> {
         let commit = self.commit_pin();
+        // From here on nothing is steered, and readers take the instance for that of a namespace that is gone.
+        sys::detach_pinned(&commit).with_context(|| format!("failed to detach {}", commit.display()))?;
         match fs::remove_file(&commit) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("failed to remove {}", commit.display()));

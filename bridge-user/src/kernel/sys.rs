@@ -56,6 +56,18 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Detaches the program of a pinned link at once (Linux 5.9); the pin stays. Removing the pin alone lets the kernel do it
+/// later: after a grace period, and from a work queue. No pin is no error.
+pub(crate) fn detach_pinned(path: &Path) -> io::Result<()> {
+    let link = match obj_get(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        link => link?,
+    };
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
 /// Facts about a link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkFacts {

@@ -192,6 +192,7 @@ pub fn remove(dir: &Path, ifindex: u32) -> anyhow::Result<()> {
     let link = links::link_by_index(ifindex)?;
     let failed = || format!("failed to take program {} off interface {ifindex}", names::PROG_STEER_TC);
     if let Some(link) = &link {
+        sys::detach_pinned(&link_pin(dir, ifindex)).with_context(failed)?;
         remove_filter(dir, link).with_context(failed)?;
         remove_qdisc(dir, link).with_context(failed)?;
     }
