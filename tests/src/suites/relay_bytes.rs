@@ -85,7 +85,7 @@ fn eight_at_once(datapath: Datapath) -> Result<()> {
 /// Sizes around those of buffers and pipes, with a short answer after each.
 fn turns(datapath: Datapath) -> Result<()> {
     let stage = Stage::new(datapath)?;
-    let (client, mut server) = stage.pair()?;
+    let (client, mut server) = stage.warm_pair()?;
     for _ in 0..3 {
         for length in [1, 4095, 65_535, 65_536, 65_537, 3_000_000, 7, 1_048_576, 1] {
             std::thread::scope(|scope| -> Result<()> {
