@@ -7,6 +7,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -21,6 +22,9 @@ use super::{
     drain,
 };
 use crate::report::Entry;
+
+/// How long to wait when no question can be accepted.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// The relays, and how many requests to stop some are being carried out.
 struct Relays {
@@ -88,6 +92,7 @@ impl Signals {
 fn drain_and_say(stopping: Vec<Running>) {
     match drain(stopping) {
         0 => {}
+        1 => eprintln!("bridge-user: reset 1 connection that was still open at the end of the drain time"),
         cut => eprintln!(
             "bridge-user: reset {cut} connections that were still open at the end of the drain time"
         ),
@@ -96,7 +101,12 @@ fn drain_and_say(stopping: Vec<Running>) {
 
 /// Ends with the process.
 fn answer_all(listener: &UnixListener, relays: &Shared, all_detached: &UnboundedSender<()>) {
-    for stream in listener.incoming().flatten() {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, most likely; whoever asks waits or gives up.
+            thread::sleep(BACK_OFF);
+            continue;
+        };
         let (relays, all_detached) = (Arc::clone(relays), all_detached.clone());
         thread::spawn(move || {
             if let Err(error) = answer(&stream, &relays, &all_detached) {

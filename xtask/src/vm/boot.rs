@@ -61,6 +61,8 @@ pub(super) struct Report {
     /// The suite's numbers.
     pub(super) counts: Counts,
     problems: Vec<String>,
+    /// Warnings of the kernel that are known and fail nothing.
+    known: Vec<String>,
 }
 
 impl Report {
@@ -73,6 +75,7 @@ impl Report {
             took: Duration::ZERO,
             counts: Counts::default(),
             problems: vec![format!("{error:#}")],
+            known: Vec::new(),
         }
     }
 
@@ -103,6 +106,7 @@ impl fmt::Display for Report {
         let verdict = if self.is_ok() { "ok" } else { "FAILED" };
         let Self { name, version, counts, took, .. } = self;
         write!(f, "{name:<8} {version:<20} {boot:<12} {counts:<26} {:<8} {verdict}", seconds(*took))?;
+        self.known.iter().try_for_each(|line| write!(f, "\n         - known kernel bug: {line}"))?;
         self.problems.iter().try_for_each(|problem| write!(f, "\n         - {problem}"))
     }
 }
@@ -132,6 +136,7 @@ pub(super) fn run(
         took: guest.started.elapsed(),
         counts: guest.console.counts,
         problems: guest.console.problems(end, kernel.skips),
+        known: guest.console.known_warnings().to_vec(),
     })
 }
 
