@@ -13,8 +13,8 @@ use crate::{kernel::redirect::Redirect, spec::Target};
 const MAX_DEFAULT_WORKERS: usize = 4;
 
 /// Handing over costs some 25 system calls, and the kernel more when the sockets close: as much as ten to twenty
-/// exchanges through userspace. Connections shorter than this are better off without.
-const DEFAULT_OFFLOAD_AFTER: u64 = 32;
+/// exchanges through userspace. Connections of one or two exchanges are better off without.
+const DEFAULT_OFFLOAD_AFTER: u64 = 8;
 
 /// One relay: one gateway port in front of one target.
 #[derive(Clone, Debug)]
