@@ -90,6 +90,12 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
+    /// SYNs that any namespace had to send again, since they were made.
+    pub(crate) fn repeated_syns(&self) -> Result<u64> {
+        let all = [&self.host, &self.a1, &self.a2, &self.b1, &self.outside];
+        all.into_iter().map(Netns::repeated_syns).sum()
+    }
+
     /// Builds the network and waits until every namespace reaches the host.
     pub(crate) fn new() -> Result<Self> {
         Self::around(Netns::new()?)
