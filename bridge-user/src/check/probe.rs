@@ -60,6 +60,12 @@ impl Probe<'_> {
             datapath: Datapath::Steer,
             reason: Reason::Requested(Datapath::Steer),
         };
+        // The kernel may hand out a port again that an earlier part had in the other namespace.
+        for (id, other) in self.state.list()? {
+            if other.port == attachment.port {
+                self.state.remove(id)?;
+            }
+        }
         self.state.put(&attachment)?;
         let all = self.state.list()?;
         let found = all.iter().find(|(_, state)| state.is_same(&attachment));
