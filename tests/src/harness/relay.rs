@@ -6,6 +6,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{Backlog, listen};
@@ -18,6 +19,7 @@ use super::foreground::Foreground;
 use super::rig::Rig;
 use super::service::{Port, listener};
 use super::topology::{GATEWAY_A, at, local};
+use super::transcript::note;
 use super::wait::{patience, until};
 
 /// The port of the relay on the gateway, and of its target on loopback.
@@ -110,6 +112,34 @@ pub(crate) struct Stage {
     pub(crate) target: TcpListener,
     pub(crate) rig: Rig,
     pub(crate) datapath: Datapath,
+}
+
+/// Bytes of connections that the kernel repeated, as the stages of this process saw it.
+static REPEATED: AtomicU64 = AtomicU64::new(0);
+
+/// Runs a trial of the sockmap relay, and again if it failed while the kernel repeated bytes of a connection, which the
+/// relay then resets: that is the kernel's fault, counted as such, and shows on a busy machine.
+pub(crate) fn unless_repeated(run: impl Fn() -> Result<()>) -> Result<()> {
+    const TRIES: usize = 3;
+    for _ in 1..TRIES {
+        REPEATED.store(0, Relaxed);
+        match run() {
+            Err(error) if REPEATED.load(Relaxed) > 0 => {
+                note(format!("again, after repeated bytes: {error:#}"))
+            }
+            outcome => return outcome,
+        }
+    }
+    run()
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A trial may have ended the relay.
+        if let Ok(now) = self.counters() {
+            REPEATED.fetch_add(now.repeated, Relaxed);
+        }
+    }
 }
 
 impl Stage {

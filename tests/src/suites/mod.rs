@@ -10,14 +10,14 @@ macro_rules! both_relays {
         $crate::suites::Test::new(concat!("relay::splice::", $name), || $run($crate::harness::relay::Datapath::Splice)),
         $crate::suites::Test::with_sockmap(
             concat!("relay::sockmap::", $name),
-            || $run($crate::harness::relay::Datapath::Sockmap),
+            || $crate::harness::relay::unless_repeated(|| $run($crate::harness::relay::Datapath::Sockmap)),
         ),
     )*] };
     (on_host: $($name:literal => $run:expr),* $(,)?) => { &[$(
         $crate::suites::Test::on_host(concat!("relay::splice::", $name), || $run($crate::harness::relay::Datapath::Splice)),
         $crate::suites::Test::on_host(
             concat!("relay::sockmap::", $name),
-            || $run($crate::harness::relay::Datapath::Sockmap),
+            || $crate::harness::relay::unless_repeated(|| $run($crate::harness::relay::Datapath::Sockmap)),
         ),
     )*] };
 }
