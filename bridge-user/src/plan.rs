@@ -11,7 +11,7 @@ use crate::{
     attachment::AttachmentState,
     datapath::{self, Datapath, Facts, Reason},
     net::{links::Bridge, listeners::Listener},
-    spec::{Port, ServiceSpec},
+    spec::{Port, ServiceSpec, Target},
 };
 
 /// One network to attach to.
@@ -45,7 +45,7 @@ pub fn wanted(
     let mut all = Vec::new();
     for network in networks {
         for spec in specs {
-            let mptcp = spec.target.tcp().is_some_and(|target| only_mptcp(listeners, target).is_some());
+            let mptcp = is_mptcp(listeners, &spec.target);
             let one = datapath::choose(facts, &spec.target, mptcp)
                 .and_then(|choice| attachment(spec, network, choice, match_ifindex));
             all.push(one.map_err(|cause| {
@@ -234,6 +234,11 @@ pub fn bound_on_gateway<'a>(
     port: Port,
 ) -> Option<&'a Listener> {
     listeners.iter().find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
+}
+
+/// Whether only an MPTCP listener serves `target` now.
+pub fn is_mptcp(listeners: &[Listener], target: &Target) -> bool {
+    target.tcp().is_some_and(|target| only_mptcp(listeners, target).is_some())
 }
 
 /// The MPTCP listener that would have to serve `target`, when no plain TCP listener does.

@@ -131,8 +131,7 @@ pub struct Facts {
 impl Facts {
     /// What carries a steered attachment's connections to the listener there is now.
     pub fn carrier(&self, state: &AttachmentState) -> Datapath {
-        let mptcp =
-            state.target.tcp().is_some_and(|target| plan::only_mptcp(&self.listeners, target).is_some());
+        let mptcp = plan::is_mptcp(&self.listeners, &state.target);
         if mptcp && self.mptcp_bridges.contains(&state.ifindex) { Datapath::SteerTc } else { state.datapath }
     }
 }

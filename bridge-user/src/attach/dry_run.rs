@@ -13,7 +13,7 @@ use super::{Prepared, owner_name};
 use crate::{
     attachment::AttachmentState,
     datapath::Datapath,
-    kernel::{Instance, host, object, pins},
+    kernel::{Instance, host, object, pins, tc},
     net::{listeners::Listener, untrack},
     plan,
     report::JSON_VERSION,
@@ -134,7 +134,7 @@ fn mptcp_steps(prepared: &Prepared, there: &BTreeSet<u32>, dir: &Path) -> Vec<St
         .collect();
     let table = (there.is_empty() && !missing.is_empty()).then(|| format!("nft '{}'", untrack::RULES));
     let attach = missing.iter().map(|(ifindex, bridge)| {
-        let pin = dir.join(format!("{}_{ifindex}", pins::link_name(names::PROG_STEER_TC)));
+        let pin = tc::link_pin(dir, *ifindex);
         format!(
             "bpftool net attach tcx_ingress {} dev {bridge}, pinned {}",
             names::PROG_STEER_TC,

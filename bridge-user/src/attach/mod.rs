@@ -112,7 +112,7 @@ impl Prepared {
 
     /// Whether only an MPTCP listener serves it now.
     pub fn is_mptcp(&self, state: &AttachmentState) -> bool {
-        state.target.tcp().is_some_and(|target| plan::only_mptcp(&self.listeners, target).is_some())
+        plan::is_mptcp(&self.listeners, &state.target)
     }
 
     /// Requires that no process is needed.
@@ -208,9 +208,8 @@ fn mptcp_steering(
     instance: Option<&Instance>,
     listeners: &[Listener],
 ) -> anyhow::Result<Result<(), String>> {
-    let mut targets = request.specs.iter().filter_map(|spec| spec.target.tcp());
     let Some(features) = features else { return Ok(Ok(())) };
-    if !targets.any(|target| plan::only_mptcp(listeners, target).is_some()) {
+    if !request.specs.iter().any(|spec| plan::is_mptcp(listeners, &spec.target)) {
         return Ok(Ok(()));
     }
     let known = instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|all| !all.is_empty()))?;
@@ -249,8 +248,7 @@ fn put_all(session: &mut Session, prepared: &Prepared) -> anyhow::Result<()> {
                 .with_context(|| plan::failed_to_attach(&state.service, state.port, &state.bridge));
         }
         // Only a service that will listen with MPTCP one day needs it; `status` says so then.
-        (Err(error), None) => log::info!("MPTCP listeners cannot be steered to: {error:#}"),
-        (Ok(()), _) => {}
+        (Err(_), None) | (Ok(()), _) => {}
     }
     for state in &prepared.steered {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);

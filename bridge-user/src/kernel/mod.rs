@@ -1,6 +1,6 @@
 //! Everything that talks to eBPF: loading, pinning, map state, listener registration, events.
 //!
-//! Only this module imports aya; others use the re-exports. It knows nothing of Docker.
+//! Only this module imports aya. It knows nothing of Docker.
 
 pub mod events;
 pub mod features;
@@ -16,5 +16,4 @@ pub mod state;
 mod sys;
 pub mod tc;
 
-pub use aya::Ebpf;
 pub use instance::Instance;

@@ -179,10 +179,16 @@ pub fn program_fd<'a>(ebpf: &'a Ebpf, name: &str) -> anyhow::Result<&'a aya::pro
         .with_context(|| format!("program {name} is not loaded"))
 }
 
+/// Name, key and value size in bytes of every map an object declares.
+#[cfg(test)]
+pub(super) fn declared_maps(object: &[u8]) -> std::collections::BTreeMap<String, (u32, u32)> {
+    let object = aya_obj::Object::parse(object).unwrap();
+    let maps = object.maps.iter().filter(|(name, _)| !name.starts_with(".rodata"));
+    maps.map(|(name, map)| (name.clone(), (map.key_size(), map.value_size()))).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::kernel::maps::LAYOUT;
 
@@ -199,15 +205,8 @@ mod tests {
 
     #[test]
     fn object_has_every_map_with_the_shared_layout() {
-        let object = aya_obj::Object::parse(OBJECT).unwrap();
-        let declared: BTreeMap<&str, (u32, u32)> = object
-            .maps
-            .iter()
-            .map(|(name, map)| (name.as_str(), (map.key_size(), map.value_size())))
-            .filter(|(name, _)| !name.starts_with(".rodata"))
-            .collect();
-        let expected = LAYOUT.iter().map(|&(name, key, value)| (name, (key as u32, value as u32))).collect();
-        assert_eq!(declared, expected);
+        let layout = LAYOUT.iter().map(|&(name, key, value)| (name.to_owned(), (key as u32, value as u32)));
+        assert_eq!(declared_maps(OBJECT), layout.collect());
         assert_eq!(LAYOUT.map(|(name, ..)| name), names::ALL_MAPS);
     }
 }

@@ -4,8 +4,7 @@
 //! after it, so that whoever removes the directory knows what to undo: `link_steer_tc_<ifindex>` is a TCX link (Linux
 //! 6.6), `filter_steer_tc_<ifindex>` stands for a clsact filter, `qdisc_<ifindex>` for a clsact qdisc that was not there
 //! before; `table_bridge_user` for the nftables table (`net/untrack.rs`). Other programs' filters and qdiscs are never
-//! touched. Only what is attached to an existing interface is
-//! undone; the kernel removes the rest with the interface.
+//! touched. Only what is attached to an existing interface is undone; the kernel removes the rest with the interface.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +37,8 @@ const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0xb7d9, 1);
 const INGRESS: TcAttachType = TcAttachType::Ingress;
 
-fn link_pin(dir: &Path, ifindex: u32) -> PathBuf {
+/// The pin of the TCX link on an interface.
+pub fn link_pin(dir: &Path, ifindex: u32) -> PathBuf {
     dir.join(format!("{}_{ifindex}", super::pins::link_name(names::PROG_STEER_TC)))
 }
 

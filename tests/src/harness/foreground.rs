@@ -93,15 +93,6 @@ impl Foreground {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
     }
 
-    /// CPU time of all its threads in clock ticks of 10 ms.
-    pub(crate) fn cpu_ticks(&self) -> Result<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // The name, in parentheses, may contain spaces; utime and stime are the 14th and 15th field.
-        let (_, fields) = stat.rsplit_once(')').context("odd stat file")?;
-        let times = fields.split_whitespace().skip(11).take(2);
-        times.map(|field| field.parse::<u64>().context("odd stat file")).sum()
-    }
-
     /// Entries in all BPF hash maps and socket hash maps it holds.
     pub(crate) fn map_entries(&self) -> Result<usize> {
         // BPF_MAP_TYPE_HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH, SOCKHASH.

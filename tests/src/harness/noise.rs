@@ -13,14 +13,16 @@ use super::endings::expect_fin;
 const BLOCK: usize = 200_008;
 
 /// xorshift64: every loss, repetition and reordering shows.
-struct Noise(u64);
+pub(crate) struct Noise(u64);
 
 impl Noise {
-    fn new(seed: u64) -> Self {
+    /// A stream of its own for each seed.
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) {
+    /// The next bytes.
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;

@@ -11,6 +11,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage,
 
 use super::Test;
 use crate::harness::client::{answers, connect, dial, exchange, finish, refused};
+use crate::harness::noise::Noise;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Port, Service, TRAILER, listener};
 use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, at6, local};
@@ -32,15 +33,8 @@ fn gateway() -> SocketAddr {
 
 /// Bytes that repeat nowhere nearby, so loss and reordering both show.
 fn pattern(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_ne_bytes());
-    }
-    bytes.truncate(length);
+    let mut bytes = vec![0; length];
+    Noise::new(1).fill(&mut bytes);
     bytes
 }
 
