@@ -21,6 +21,10 @@ impl Ip {
     pub const ANY_V4: Self = Self::from_v4_word(0);
     /// `::`, the IPv6 (and, unless `IPV6_V6ONLY`, dual-stack) wildcard.
     pub const ANY_V6: Self = Self { words: [0; 4] };
+    /// `127.0.0.1`.
+    pub const LOCALHOST_V4: Self = Self::from_v4_word(0x7f00_0001_u32.to_be());
+    /// `::1`.
+    pub const LOCALHOST_V6: Self = Self { words: [0, 0, 0, 1_u32.to_be()] };
 
     /// From an IPv4 address word in network byte order, as `bpf_sk_lookup.remote_ip4` holds it.
     #[inline(always)]

@@ -37,6 +37,10 @@ pub const MAX_TARGETS: u32 = 3 * MAX_ATTACHMENTS;
 pub const MAX_LISTENERS: u32 = 8192;
 /// Bound-but-not-yet-listening sockets remembered below Linux 5.15, least recently used go first.
 pub const MAX_BOUND: u32 = 8192;
+/// Connections between their SYN and the end of their handshake, of attachments with the loopback identity; least
+/// recently used go first. One that was forgotten shows the container's address: the service then trusts it less, not
+/// more.
+pub const MAX_ARRIVING: u32 = 8192;
 
 /// Where a connection must arrive to be steered.
 #[repr(C)]
@@ -76,6 +80,20 @@ pub struct ListenerKey {
     pub slot: u16,
 }
 
+/// One connection that is being made to a gateway, as the service's side sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionKey {
+    /// The container's address.
+    pub source: Ip,
+    /// The address it connects to.
+    pub gateway: Ip,
+    /// The container's port, host byte order.
+    pub source_port: u16,
+    /// The port on the gateway, host byte order.
+    pub port: u16,
+}
+
 /// The data part of an allow-list key; the trie matches it bit by bit from the start.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +126,8 @@ pub struct Attachment {
     pub port: u16,
     /// Why this datapath was chosen: [`REASON_PROBED`] or [`REASON_REQUESTED`].
     pub reason: u32,
+    /// Whom the service sees: [`IDENTITY_CONTAINER`] or [`IDENTITY_LOOPBACK`].
+    pub identity: u32,
     /// Service name, NUL-padded.
     pub service: [u8; SERVICE_LEN],
     /// Network name, NUL-padded.
@@ -120,6 +140,11 @@ pub struct Attachment {
 pub const REASON_PROBED: u32 = 0;
 /// [`Attachment::reason`]: the user asked for this datapath.
 pub const REASON_REQUESTED: u32 = 1;
+
+/// [`Attachment::identity`]: the container's address.
+pub const IDENTITY_CONTAINER: u32 = 0;
+/// [`Attachment::identity`]: 127.0.0.1 or ::1.
+pub const IDENTITY_LOOPBACK: u32 = 1;
 
 /// Per-attachment, per-CPU counters. Units: connections (SYNs).
 #[repr(C)]
@@ -177,8 +202,9 @@ const _: () = {
     assert!(size_of::<RuleKey>() == 24);
     assert!(size_of::<TargetKey>() == 20);
     assert!(size_of::<ListenerKey>() == 20);
+    assert!(size_of::<ConnectionKey>() == 36);
     assert!(size_of::<AllowKey>() == 20);
-    assert!(size_of::<Attachment>() == 32 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN);
+    assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN);
     assert!(size_of::<Stats>() == 56);
     assert!(size_of::<TrackStats>() == 40);
     assert!(size_of::<Meta>() == 32);
@@ -221,5 +247,5 @@ mod pod {
             $(unsafe impl aya::Pod for $ty {})*
         };
     }
-    pod!(Ip, RuleKey, TargetKey, ListenerKey, AllowKey, Attachment, Stats, TrackStats, Meta);
+    pod!(Ip, RuleKey, TargetKey, ListenerKey, ConnectionKey, AllowKey, Attachment, Stats, TrackStats, Meta);
 }

@@ -19,14 +19,33 @@ pub const STATS: &str = "STATS";
 pub const TRACK_STATS: &str = "TRACK_STATS";
 /// Where a socket was bound: socket cookie (`u64`) → network namespace cookie (`u64`); used below Linux 5.15.
 pub const BOUND: &str = "BOUND";
+/// Connections whose handshake is under way: [`ConnectionKey`](crate::maps::ConnectionKey) → the address and port the
+/// service is to believe its own ([`TargetKey`](crate::maps::TargetKey)).
+pub const ARRIVING: &str = "ARRIVING";
+/// Connections whose service sees a local client: socket → the address and port it believes its own
+/// ([`TargetKey`](crate::maps::TargetKey)).
+pub const LOCAL: &str = "LOCAL";
 /// What this instance is: index 0 → [`Meta`](crate::maps::Meta).
 pub const META: &str = "META";
 /// aya-log's ring buffer.
 pub const LOGS: &str = "AYA_LOGS";
 
 /// Every map, in the order it is pinned.
-pub const ALL_MAPS: [&str; 11] =
-    [META, RULES, ATTACHMENTS, ALLOW, TARGETS, MPTCP, LISTENERS, STATS, TRACK_STATS, BOUND, LOGS];
+pub const ALL_MAPS: [&str; 13] = [
+    META,
+    RULES,
+    ATTACHMENTS,
+    ALLOW,
+    TARGETS,
+    MPTCP,
+    LISTENERS,
+    STATS,
+    TRACK_STATS,
+    BOUND,
+    ARRIVING,
+    LOCAL,
+    LOGS,
+];
 
 /// The `sk_lookup` program that steers connections.
 pub const PROG_STEER: &str = "steer";
@@ -38,6 +57,16 @@ pub const PROG_TRACK: &str = "track_listener";
 pub const PROG_BIND4: &str = "note_bind4";
 /// The `cgroup/post_bind6` program that notes where an IPv6 socket was bound (below Linux 5.15).
 pub const PROG_BIND6: &str = "note_bind6";
+/// The `sock_ops` program that notes on a new connection that its service sees a local client.
+pub const PROG_NOTE_LOCAL: &str = "note_local";
+/// The `cgroup/getpeername4` program that tells such a service 127.0.0.1.
+pub const PROG_PEER4: &str = "tell_peer4";
+/// The `cgroup/getpeername6` program, ::1 or ::ffff:127.0.0.1.
+pub const PROG_PEER6: &str = "tell_peer6";
+/// The `cgroup/getsockname4` program that tells it the address it listens on.
+pub const PROG_OWN4: &str = "tell_own4";
+/// The `cgroup/getsockname6` program.
+pub const PROG_OWN6: &str = "tell_own6";
 
 /// Load-time switch (`u8`): `sk_lookup` exposes `ingress_ifindex` (Linux 5.17).
 pub const HAVE_INGRESS_IFINDEX: &str = "HAVE_INGRESS_IFINDEX";

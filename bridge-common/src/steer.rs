@@ -87,6 +87,13 @@ pub const fn candidates(target: Ip, port: u16) -> [TargetKey; 3] {
     [TargetKey::new(target, port), TargetKey::new(Ip::ANY_V4, port), TargetKey::new(Ip::ANY_V6, port)]
 }
 
+/// The client a service on `target` sees under the loopback identity: 127.0.0.1, also for the rest of 127.0.0.0/8, whose
+/// routes all have it as their source address; or ::1.
+#[inline(always)]
+pub const fn local_client(target: Ip) -> Ip {
+    if target.is_v4() { Ip::LOCALHOST_V4 } else { Ip::LOCALHOST_V6 }
+}
+
 /// Whether an event may be written now; keeps the per-CPU state in `stats`. Returns the number of events left out
 /// since the last one.
 #[inline(always)]
@@ -104,7 +111,7 @@ pub const fn admit_event(stats: &mut Stats, now_ns: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::net::Ipv4Addr;
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn only_denied_drops() {
@@ -129,6 +136,14 @@ mod tests {
         let target = Ip::from(Ipv4Addr::LOCALHOST);
         let keys = candidates(target, 6379);
         assert_eq!(keys.map(|k| k.addr), [target, Ip::ANY_V4, Ip::ANY_V6]);
+    }
+
+    #[test]
+    fn a_local_client_has_the_services_family() {
+        let client = |target: &str| IpAddr::from(local_client(target.parse::<IpAddr>().unwrap().into()));
+        assert_eq!(client("127.0.0.1"), Ipv4Addr::LOCALHOST);
+        assert_eq!(client("127.0.0.2"), Ipv4Addr::LOCALHOST);
+        assert_eq!(client("::1"), Ipv6Addr::LOCALHOST);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod bind;
 mod context;
 mod events;
+mod identity;
 mod maps;
 mod steer;
 mod steer_tc;

@@ -5,12 +5,13 @@ use core::cell::UnsafeCell;
 
 use aya_ebpf::{
     bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_SOCKHASH},
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::maps::{
-    AllowKey, Attachment, ListenerKey, MAX_ALLOW, MAX_ATTACHMENTS, MAX_BOUND, MAX_LISTENERS, MAX_RULES,
-    MAX_TARGETS, Meta, RuleKey, Stats, TargetKey, TrackStats,
+    AllowKey, Attachment, ConnectionKey, ListenerKey, MAX_ALLOW, MAX_ARRIVING, MAX_ATTACHMENTS, MAX_BOUND,
+    MAX_LISTENERS, MAX_RULES, MAX_TARGETS, Meta, RuleKey, Stats, TargetKey, TrackStats,
 };
 
 /// Index 0 → what this instance is. Writer: userspace, when it publishes or upgrades the instance. Readers:
@@ -28,8 +29,8 @@ pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_R
 #[map]
 pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 
-/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Reader: `steer`. A set is complete before the attachment that
-/// names it is written, and removed after.
+/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Reader: `steer`. A set is complete before
+/// the attachment that names it is written, and removed after.
 #[map]
 pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_ALLOW, 0);
 
@@ -37,9 +38,9 @@ pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_
 #[map]
 pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
-/// (address, port) whose newest listener is an MPTCP one → 1. Writers: `track` on listen(2); userspace for listeners that
-/// were there before. Readers: `steer`, `steer_tc`. An entry whose listener has gone has no effect: `steer_tc` then finds
-/// nothing.
+/// (address, port) whose newest listener is an MPTCP one → 1. Writers: `track` on listen(2); userspace for listeners
+/// that were there before. Readers: `steer`, `steer_tc`. An entry whose listener has gone has no effect: `steer_tc`
+/// then finds nothing.
 #[map]
 pub(crate) static MPTCP: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
@@ -55,6 +56,19 @@ pub(crate) static TRACK_STATS: PerCpuArray<TrackStats> = PerCpuArray::with_max_e
 /// `track`. Least recently used entries go first.
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND, 0);
+
+/// Connection → the address and port its service is to believe its own. Writers: `steer` and `steer_tc` when they give
+/// a connection with the loopback identity to a listener, and take it back when they refuse one; `identity`, which
+/// moves the entry to [`LOCAL`] once the handshake is done. Least recently used entries go first.
+#[map]
+pub(crate) static ARRIVING: LruHashMap<ConnectionKey, TargetKey> =
+    LruHashMap::with_max_entries(MAX_ARRIVING, 0);
+
+/// Socket of a connection with the loopback identity → the address and port its service believes its own. Writer and
+/// reader: `identity`. The kernel frees an entry with its socket. A socket's story never changes: what is attached
+/// anew, or with another identity, concerns later connections.
+#[btf_map]
+pub(crate) static LOCAL: SkStorage<TargetKey> = SkStorage::new();
 
 /// (address, port, slot) → listening socket. Writers: `track` on listen(2); userspace for listeners that were there
 /// before. Reader: `steer`. The kernel removes an entry when its socket closes.

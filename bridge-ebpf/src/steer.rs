@@ -22,7 +22,7 @@ use bridge_common::{
     steer::{self, Outcome, Source},
 };
 
-use crate::{context::words, events, maps, switches};
+use crate::{context::words, events, identity::announce, maps, switches};
 
 /// `IPPROTO_TCP`.
 const IPPROTO_TCP: u32 = 6;
@@ -71,6 +71,7 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         Source::Host => return None,
         Source::Stranger => Outcome::Denied,
     };
+    announce(&service, &packet, outcome);
     if outcome == Outcome::NoListener && is_mptcp_target(&service) {
         // `steer_tc` has it, and asks for established connections through here.
         return None;
@@ -84,6 +85,7 @@ pub(crate) struct Service {
     pub(crate) allow_set: u32,
     pub(crate) target: Ip,
     pub(crate) port: u16,
+    pub(crate) identity: u32,
 }
 
 /// Whether the newest listener that may serve it is an MPTCP one.
@@ -109,10 +111,12 @@ pub(crate) fn read_attachment(id: u32) -> Option<Service> {
         let allow_set = addr_of!((*attachment).allow_set).read_volatile();
         let target = addr_of!((*attachment).target).read_volatile();
         let port = addr_of!((*attachment).target_port).read_volatile();
+        let identity = addr_of!((*attachment).identity).read_volatile();
         (addr_of!((*attachment).allow_set).read_volatile() == allow_set).then_some(Service {
             allow_set,
             target,
             port,
+            identity,
         })
     }
 }

@@ -22,6 +22,7 @@ use bridge_common::{
 };
 
 use crate::{
+    identity::announce,
     maps,
     steer::{Packet, Service, is_mptcp_target, read_attachment, record},
     switches,
@@ -89,6 +90,7 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
     let stats: &mut Stats = unsafe { &mut *stats };
     let outcome = assign(ctx, packet, &service);
+    announce(&service, packet, outcome);
     // The end of a handshake with a SYN cookie is the same connection once more.
     if segment.is_syn() {
         record(ctx, stats, outcome, packet);

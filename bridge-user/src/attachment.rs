@@ -35,6 +35,8 @@ pub struct AttachmentState {
     pub datapath: Datapath,
     /// Why that datapath.
     pub reason: Reason,
+    /// Whom the service sees.
+    pub identity: Identity,
 }
 
 impl AttachmentState {

@@ -74,7 +74,7 @@ struct AttachArgs {
     /// Use --datapath sockmap although this kernel has known bugs in what it needs
     #[arg(long)]
     force: bool,
-    /// Whom the service sees; steering has container in this version, a relay is always local
+    /// Whom the service sees: the container's address, or a local client (127.0.0.1, ::1); a relay is always local
     #[arg(long, value_enum, default_value_t)]
     identity: Identity,
     /// Source allowed to connect (default: the bridge's subnets); may repeat
@@ -279,12 +279,6 @@ fn run_attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
         let plan = attach::dry_run::Plan::new(&prepared)?;
         return print_as(args.output.output, &plan, attach::dry_run::Plan::to_text);
     }
-    if args.identity == Identity::Loopback && !prepared.steered.is_empty() {
-        bail!(
-            "--identity loopback is not in this version for steered connections, expected container: let the service \
-             trust the container's address, or use a relay (--datapath splice --foreground)"
-        );
-    }
     if !args.foreground {
         prepared.require_no_relay()?;
     }
@@ -321,22 +315,26 @@ fn print_attached(
     print_as(args.output.output, &report, with_notes)
 }
 
-/// What the attached services are known to do with clients that are not local, or with relayed ones, which are.
+/// What the attached services are known to do with clients that are not local, and a warning where they are.
 fn notes(request: &Request, prepared: &Prepared) -> String {
     let of_preset = |spec: &ServiceSpec| {
-        let preset = presets::find(&spec.service).filter(|preset| !preset.note.is_empty())?;
-        let steered = prepared.steered.iter().any(|state| state.service == spec.service);
-        steered.then(|| format!("note: {}: {}\n", preset.name, preset.note))
+        let preset = presets::find(&spec.service)?;
+        let state = prepared.wanted().find(|state| state.service == spec.service)?;
+        Some(format!("note: {}: {}\n", preset.name, preset.note.text(state.identity)?))
     };
-    let relayed: Vec<_> = prepared.relayed.iter().map(AttachmentState::name).collect();
-    let local = match relayed.is_empty() {
+    let local: Vec<_> = prepared
+        .wanted()
+        .filter(|state| state.identity == Identity::Loopback)
+        .map(AttachmentState::name)
+        .collect();
+    let warning = match local.is_empty() {
         true => String::new(),
         false => format!(
             "warning: {}: the service sees a local client, so rules that trust local clients now trust these containers\n",
-            relayed.join(", ")
+            local.join(", ")
         ),
     };
-    request.specs.iter().filter_map(of_preset).chain([local]).collect()
+    request.specs.iter().filter_map(of_preset).chain([warning]).collect()
 }
 
 fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
@@ -351,6 +349,7 @@ fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
         networks: args.networks.clone(),
         bridges: args.bridges.clone(),
         datapath: args.datapath,
+        identity: args.identity,
         allow: args.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
         event_level: args.event_level,
         relay: args.relay.options(),

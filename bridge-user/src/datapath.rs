@@ -9,7 +9,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Target;
+use crate::{attachment::Identity, spec::Target};
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -76,6 +76,8 @@ pub enum Reason {
     ProxyProtocol,
     /// Steering does not work on this host; says why.
     SteeringFailed(String),
+    /// The loopback identity was asked for, and a steered connection cannot have it on this host; says why.
+    NoLoopbackIdentity(String),
 }
 
 impl fmt::Display for Reason {
@@ -92,6 +94,9 @@ impl fmt::Display for Reason {
             }
             Self::ProxyProtocol => f.write_str("a PROXY header is written by a relay only"),
             Self::SteeringFailed(why) => write!(f, "steering does not work here: {why}"),
+            Self::NoLoopbackIdentity(why) => {
+                write!(f, "a steered connection cannot have the loopback identity here: {why}")
+            }
         }
     }
 }
@@ -109,6 +114,10 @@ pub struct Facts {
     pub sockmap: Result<(), String>,
     /// A PROXY header was asked for.
     pub proxy_protocol: bool,
+    /// Whom the service is to see.
+    pub identity: Identity,
+    /// Whether a steered connection can have the loopback identity, if that was looked at; why not.
+    pub loopback: Result<(), String>,
 }
 
 /// Chooses the datapath for one target; `mptcp`: only an MPTCP listener serves it now.
@@ -120,10 +129,13 @@ pub fn choose(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, 
     match facts.requested {
         Requested::Auto if unix => Ok((Datapath::Splice, Reason::UnixTarget)),
         Requested::Auto if facts.proxy_protocol => Ok((Datapath::Splice, Reason::ProxyProtocol)),
-        Requested::Auto => Ok(match (&facts.steer, &facts.mptcp) {
-            (Err(why), _) => (Datapath::Splice, Reason::SteeringFailed(why.clone())),
-            (Ok(()), Err(why)) if mptcp => (Datapath::Splice, Reason::Mptcp(why.clone())),
-            (Ok(()), _) => (Datapath::Steer, Reason::ProbePassed),
+        Requested::Auto => Ok(match (&facts.steer, &facts.mptcp, &facts.loopback) {
+            (Err(why), ..) => (Datapath::Splice, Reason::SteeringFailed(why.clone())),
+            (_, Err(why), _) if mptcp => (Datapath::Splice, Reason::Mptcp(why.clone())),
+            (.., Err(why)) if facts.identity == Identity::Loopback => {
+                (Datapath::Splice, Reason::NoLoopbackIdentity(why.clone()))
+            }
+            _ => (Datapath::Steer, Reason::ProbePassed),
         }),
         Requested::Steer => steer(facts, target, mptcp),
         Requested::Splice => Ok((Datapath::Splice, Reason::Requested(Datapath::Splice))),
@@ -157,6 +169,12 @@ fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reaso
              with --foreground, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)"
         ));
     }
+    if let (Identity::Loopback, Err(why)) = (facts.identity, &facts.loopback) {
+        return Err(format!(
+            "a steered connection cannot have the loopback identity here ({why}): use --datapath auto with --foreground, \
+             or --identity container"
+        ));
+    }
     facts.steer.clone().map(|()| (Datapath::Steer, Reason::Requested(Datapath::Steer)))
 }
 
@@ -173,7 +191,15 @@ mod tests {
     }
 
     fn facts(requested: Requested) -> Facts {
-        Facts { requested, steer: Ok(()), mptcp: Ok(()), sockmap: Ok(()), proxy_protocol: false }
+        Facts {
+            requested,
+            steer: Ok(()),
+            mptcp: Ok(()),
+            sockmap: Ok(()),
+            proxy_protocol: false,
+            identity: Identity::Container,
+            loopback: Ok(()),
+        }
     }
 
     #[test]
@@ -187,6 +213,11 @@ mod tests {
         assert_eq!(choose(&auto, &unix(), false), Ok((Datapath::Splice, Reason::UnixTarget)));
         let proxy = Facts { proxy_protocol: true, ..auto.clone() };
         assert_eq!(choose(&proxy, &tcp(), false), Ok((Datapath::Splice, Reason::ProxyProtocol)));
+        let no_hooks = Facts { loopback: Err("no hook".into()), ..auto.clone() };
+        assert_eq!(choose(&no_hooks, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
+        let local = Facts { identity: Identity::Loopback, ..no_hooks };
+        let reason = Reason::NoLoopbackIdentity("no hook".into());
+        assert_eq!(choose(&local, &tcp(), false), Ok((Datapath::Splice, reason)));
         let broken = Facts { steer: Err("no sk_lookup".into()), ..auto };
         let (datapath, reason) = choose(&broken, &tcp(), false).unwrap();
         assert_eq!(datapath, Datapath::Splice);
@@ -218,6 +249,10 @@ mod tests {
         let no_tc = Facts { mptcp: Err("no nft".into()), ..steer.clone() };
         let error = choose(&no_tc, &tcp(), true).unwrap_err();
         assert!(error.contains("MPTCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
+        let no_hooks =
+            Facts { identity: Identity::Loopback, loopback: Err("no hook".into()), ..steer.clone() };
+        let error = choose(&no_hooks, &tcp(), false).unwrap_err();
+        assert!(error.contains("no hook") && error.contains("--identity container"), "{error}");
         let error = choose(&Facts { proxy_protocol: true, ..steer }, &tcp(), false).unwrap_err();
         assert!(error.contains("PROXY"), "{error}");
         let error = choose(&facts(Requested::Express), &tcp(), false).unwrap_err();

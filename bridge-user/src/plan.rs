@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    attachment::AttachmentState,
+    attachment::{AttachmentState, Identity},
     datapath::{self, Datapath, Facts, Reason},
     net::{links::Bridge, listeners::Listener},
     spec::{Port, ServiceSpec, Target},
@@ -47,7 +47,7 @@ pub fn wanted(
         for spec in specs {
             let mptcp = is_mptcp(listeners, &spec.target);
             let one = datapath::choose(facts, &spec.target, mptcp)
-                .and_then(|choice| attachment(spec, network, choice, match_ifindex));
+                .and_then(|choice| attachment(spec, network, choice, facts.identity, match_ifindex));
             all.push(one.map_err(|cause| {
                 format!("{}: {cause}", failed_to_attach(&spec.service, spec.port, &network.bridge.name))
             })?);
@@ -61,6 +61,7 @@ fn attachment(
     spec: &ServiceSpec,
     network: &Network,
     (datapath, reason): (Datapath, Reason),
+    identity: Identity,
     match_ifindex: bool,
 ) -> Result<AttachmentState, String> {
     let bridge = &network.bridge;
@@ -89,6 +90,8 @@ fn attachment(
         allow,
         datapath,
         reason,
+        // A relay is itself the service's peer.
+        identity: if datapath.is_relay() { Identity::Loopback } else { identity },
     })
 }
 
@@ -284,7 +287,15 @@ mod tests {
     }
 
     fn facts(requested: Requested) -> Facts {
-        Facts { requested, steer: Ok(()), mptcp: Ok(()), sockmap: Ok(()), proxy_protocol: false }
+        Facts {
+            requested,
+            steer: Ok(()),
+            mptcp: Ok(()),
+            sockmap: Ok(()),
+            proxy_protocol: false,
+            identity: Identity::Container,
+            loopback: Ok(()),
+        }
     }
 
     fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<AttachmentState>, String> {

@@ -6,6 +6,8 @@
 
 use std::num::NonZeroU16;
 
+use crate::attachment::Identity;
+
 /// One known service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preset {
@@ -15,31 +17,63 @@ pub struct Preset {
     pub port: NonZeroU16,
     /// What it is, in a few words, for `--help` and lists.
     pub summary: &'static str,
-    /// What the service does with a client whose address is not 127.0.0.1, or another trap; empty if nothing.
-    /// `attach` prints it.
-    pub note: &'static str,
+    /// A trap, which `attach` tells of.
+    pub note: Note,
 }
 
-const fn preset(name: &'static str, port: u16, summary: &'static str, note: &'static str) -> Preset {
+/// What somebody who attaches a service should know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Nothing.
+    None,
+    /// Whoever its clients are.
+    Always(&'static str),
+    /// What it does with a client whose address is not local, and what to do about it.
+    Remote(&'static str),
+}
+
+impl Note {
+    /// The text, if it concerns a service that sees its clients like this.
+    pub fn text(self, identity: Identity) -> Option<String> {
+        match (self, identity) {
+            (Self::Always(text), _) => Some(text.to_owned()),
+            (Self::Remote(text), Identity::Container) => {
+                Some(format!("{text}, or attach with --identity loopback"))
+            }
+            (Self::Remote(_), Identity::Loopback) | (Self::None, _) => None,
+        }
+    }
+}
+
+const fn preset(name: &'static str, port: u16, summary: &'static str, note: Note) -> Preset {
     match NonZeroU16::new(port) {
         Some(port) => Preset { name, port, summary, note },
         None => panic!("a preset's port is never 0"),
     }
 }
 
-const PG_NOTE: &str = "pg_hba.conf needs a line for the container's subnet";
-const MYSQL_NOTE: &str =
-    "accounts for 'user'@'localhost' do not match a container's address: grant to its subnet";
-const REDIS_NOTE: &str = "without a password, protected mode answers only 127.0.0.1: set a password";
-const OLLAMA_NOTE: &str = "an MPTCP listener (any Go program) needs GODEBUG=multipathtcp=0 for now; answers 403 to Host names other than localhost, IP addresses and names in .local, .localhost or .internal";
-const JVM_NOTE: &str = "Java often listens on the IPv4-mapped address ::ffff:127.0.0.1";
-const NO_AUTH_NOTE: &str = "has no authentication by default: every allowed container gets full access";
+const PG_NOTE: Note = Note::Remote("pg_hba.conf needs a line for the container's subnet");
+const MYSQL_NOTE: Note =
+    Note::Remote("accounts for 'user'@'localhost' do not match a container's address: grant to its subnet");
+const REDIS_NOTE: Note =
+    Note::Remote("without a password, protected mode answers only 127.0.0.1: set a password");
+const OLLAMA_NOTE: Note = Note::Always(
+    "answers 403 to Host names other than localhost, IP addresses and names in .local, .localhost or .internal",
+);
+const JVM_NOTE: Note = Note::Always("Java often listens on the IPv4-mapped address ::ffff:127.0.0.1");
+const NO_AUTH_NOTE: Note =
+    Note::Always("has no authentication by default: every allowed container gets full access");
 
 /// All presets, in the order they are listed to people.
 pub const PRESETS: &[Preset] = &[
     preset("ollama", 11434, "Ollama, local language models", OLLAMA_NOTE),
-    preset("openclaw", 18789, "OpenClaw AI gateway", "the gateway's own token is still required"),
-    preset("litellm", 4000, "LiteLLM proxy", ""),
+    preset(
+        "openclaw",
+        18789,
+        "OpenClaw AI gateway",
+        Note::Always("the gateway's own token is still required"),
+    ),
+    preset("litellm", 4000, "LiteLLM proxy", Note::None),
     preset("vllm", 8000, "vLLM, OpenAI-compatible server", NO_AUTH_NOTE),
     preset("llamacpp", 8080, "llama.cpp llama-server", NO_AUTH_NOTE),
     preset("lmstudio", 1234, "LM Studio local server", NO_AUTH_NOTE),
@@ -48,34 +82,39 @@ pub const PRESETS: &[Preset] = &[
     preset("postgres", 5432, "PostgreSQL", PG_NOTE),
     preset("mysql", 3306, "MySQL", MYSQL_NOTE),
     preset("mariadb", 3306, "MariaDB", MYSQL_NOTE),
-    preset("mongodb", 27017, "MongoDB", "the localhost exception does not apply to containers"),
+    preset(
+        "mongodb",
+        27017,
+        "MongoDB",
+        Note::Remote("the localhost exception does not apply to containers: make the first user on the host"),
+    ),
     preset("redis", 6379, "Redis", REDIS_NOTE),
     preset("valkey", 6379, "Valkey", REDIS_NOTE),
     preset("memcached", 11211, "memcached", NO_AUTH_NOTE),
     preset("qdrant", 6333, "Qdrant, HTTP API (gRPC is 6334)", NO_AUTH_NOTE),
     preset("chroma", 8000, "Chroma vector database", NO_AUTH_NOTE),
     preset("weaviate", 8080, "Weaviate, HTTP API", NO_AUTH_NOTE),
-    preset("meilisearch", 7700, "Meilisearch", ""),
+    preset("meilisearch", 7700, "Meilisearch", Note::None),
     preset("elasticsearch", 9200, "Elasticsearch, HTTP API", JVM_NOTE),
     preset("opensearch", 9200, "OpenSearch, HTTP API", JVM_NOTE),
-    preset("clickhouse", 8123, "ClickHouse, HTTP API (native is 9000)", ""),
+    preset("clickhouse", 8123, "ClickHouse, HTTP API (native is 9000)", Note::None),
     preset("neo4j", 7687, "Neo4j, Bolt", JVM_NOTE),
-    preset("influxdb", 8086, "InfluxDB 2", ""),
+    preset("influxdb", 8086, "InfluxDB 2", Note::None),
     preset(
         "rabbitmq",
         5672,
         "RabbitMQ, AMQP",
-        "user guest may log in only from 127.0.0.1: make another user",
+        Note::Remote("user guest may log in only from 127.0.0.1: make another user"),
     ),
-    preset("mosquitto", 1883, "Mosquitto, MQTT", ""),
-    preset("nats", 4222, "NATS", ""),
-    preset("minio", 9000, "MinIO, S3 API", ""),
-    preset("etcd", 2379, "etcd, client API", ""),
-    preset("vault", 8200, "HashiCorp Vault", ""),
+    preset("mosquitto", 1883, "Mosquitto, MQTT", Note::None),
+    preset("nats", 4222, "NATS", Note::None),
+    preset("minio", 9000, "MinIO, S3 API", Note::None),
+    preset("etcd", 2379, "etcd, client API", Note::None),
+    preset("vault", 8200, "HashiCorp Vault", Note::None),
     preset("prometheus", 9090, "Prometheus", NO_AUTH_NOTE),
-    preset("grafana", 3000, "Grafana", ""),
-    preset("n8n", 5678, "n8n workflows", ""),
-    preset("windmill", 8000, "Windmill server", ""),
+    preset("grafana", 3000, "Grafana", Note::None),
+    preset("n8n", 5678, "n8n workflows", Note::None),
+    preset("windmill", 8000, "Windmill server", Note::None),
 ];
 
 /// The preset called exactly `name`, if there is one.

@@ -229,7 +229,7 @@ impl Entry {
             bytes: None,
             relay: None,
         };
-        let entry = Self::new(state, Identity::Container, judgement, counters);
+        let entry = Self::new(state, judgement, counters);
         Self { datapath: facts.carrier(state), ..entry }
     }
 
@@ -242,15 +242,10 @@ impl Entry {
             bytes: Some(stats.bytes_up + stats.bytes_down),
             relay: Some(stats),
         };
-        Self::new(state, Identity::Loopback, judgement, counters)
+        Self::new(state, judgement, counters)
     }
 
-    fn new(
-        state: &AttachmentState,
-        identity: Identity,
-        (readiness, detail): Judgement,
-        counters: Counters,
-    ) -> Self {
+    fn new(state: &AttachmentState, (readiness, detail): Judgement, counters: Counters) -> Self {
         Self {
             name: state.name(),
             service: state.service.clone(),
@@ -261,7 +256,7 @@ impl Entry {
             gateways: state.gateways.iter().map(ToString::to_string).collect(),
             datapath: state.datapath,
             reason: state.reason.to_string(),
-            identity,
+            identity: state.identity,
             state: readiness,
             detail,
             allow: state.allow.iter().map(ToString::to_string).collect(),
@@ -296,6 +291,8 @@ impl Report {
         for entry in &self.attachments {
             if entry.datapath.is_relay() {
                 let _ = writeln!(text, "{}: relayed with {}: {}", entry.name, entry.datapath, entry.reason);
+            } else if entry.identity == Identity::Loopback {
+                let _ = writeln!(text, "{}: the service sees local clients (identity loopback)", entry.name);
             }
             if let Some(detail) = &entry.detail {
                 let _ = writeln!(text, "{}: {detail}", entry.name);
@@ -352,6 +349,7 @@ mod tests {
             allow: BTreeSet::from(["172.17.0.0/16".parse().unwrap()]),
             datapath: Datapath::Steer,
             reason: Reason::ProbePassed,
+            identity: Identity::Container,
         }
     }
 
@@ -410,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_relays_entry_survives_its_way_through_json() {
-        let state = AttachmentState { datapath: Datapath::Splice, ..state() };
+        let state = AttachmentState { datapath: Datapath::Splice, identity: Identity::Loopback, ..state() };
         let stats = RelayStats { accepted: 3, bytes_up: 5, bytes_down: 7, ..RelayStats::default() };
         let entry = Entry::of_relay(&state, stats, judge_relay(&state, true, &[]));
         let json = serde_json::to_string(&entry).unwrap();

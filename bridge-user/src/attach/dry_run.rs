@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::{Prepared, owner_name};
 use crate::{
-    attachment::AttachmentState,
+    attachment::{AttachmentState, Identity},
     datapath::Datapath,
-    kernel::{Instance, host, object, pins, tc},
+    kernel::{Instance, host, identity, object, pins, tc},
     net::{listeners::Listener, untrack},
     plan,
     report::JSON_VERSION,
@@ -62,6 +62,7 @@ impl Plan {
         let mut present = Vec::new();
         let mut registered = HashSet::new();
         let mut mptcp_bridges = BTreeSet::new();
+        let mut tells_identities = false;
         match Instance::open()? {
             None if prepared.steered.is_empty() => {}
             None => steps.extend(create_steps(prepared, &dir)),
@@ -71,10 +72,14 @@ impl Plan {
                 }
                 present = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
                 mptcp_bridges = instance.mptcp_bridges()?;
+                tells_identities = instance.tells_identities();
                 registered = instance.state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
             }
         }
         steps.extend(mptcp_steps(prepared, &mptcp_bridges, &dir));
+        if !tells_identities && prepared.steered.iter().any(|state| state.identity == Identity::Loopback) {
+            steps.extend(identity::PROGRAMS.map(|program| link_step(program, &dir)));
+        }
         for state in &prepared.steered {
             let now = present.iter().find(|other| other.is_same(state));
             if now != Some(state) {
@@ -109,16 +114,20 @@ fn create_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
     }
     steps.push(format!("mkdir {}", dir.display()));
     steps.extend(names::ALL_MAPS.map(|map| format!("bpftool map create {}/{map}", dir.display())));
-    for program in programs(prepared) {
-        let hook = match program {
-            names::PROG_STEER => "sk_lookup of this network namespace",
-            names::PROG_TRACK => "sock_ops of the root cgroup",
-            _ => "post_bind of the root cgroup",
-        };
-        let pin = dir.join(pins::link_name(program));
-        steps.push(format!("bpftool link create {program} -> {hook}, pinned {}", pin.display()));
-    }
+    steps.extend(programs(prepared).map(|program| link_step(program, dir)));
     steps
+}
+
+fn link_step(program: &str, dir: &Path) -> String {
+    let hook = match program {
+        names::PROG_STEER => "sk_lookup of this network namespace",
+        names::PROG_TRACK | names::PROG_NOTE_LOCAL => "sock_ops of the root cgroup",
+        names::PROG_PEER4 | names::PROG_PEER6 => "getpeername of the root cgroup",
+        names::PROG_OWN4 | names::PROG_OWN6 => "getsockname of the root cgroup",
+        _ => "post_bind of the root cgroup",
+    };
+    let pin = dir.join(pins::link_name(program));
+    format!("bpftool link create {program} -> {hook}, pinned {}", pin.display())
 }
 
 /// What steering to MPTCP listeners needs, now or when a service begins to listen so.
@@ -192,7 +201,9 @@ fn attachment_steps(state: &AttachmentState, now: Option<&AttachmentState>, dir:
         )
     };
     steps.extend(state.gateways.iter().map(|gateway| rule("update", state, gateway)));
-    steps.push(format!("{} {} -> {}", update(dir, names::ATTACHMENTS), state.name(), state.target));
+    let shown = if state.identity == Identity::Loopback { ", which sees local clients" } else { "" };
+    let attachments = update(dir, names::ATTACHMENTS);
+    steps.push(format!("{attachments} {} -> {}{shown}", state.name(), state.target));
     if let Some(now) = now {
         let gone = |gateway: &&IpAddr| now.ifindex != state.ifindex || !state.gateways.contains(gateway);
         steps.extend(now.gateways.iter().filter(gone).map(|gateway| rule("delete", now, gateway)));

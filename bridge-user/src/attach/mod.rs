@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     UsageError,
-    attachment::AttachmentState,
+    attachment::{AttachmentState, Identity},
     check,
     control::docker::{Docker, DockerNetwork},
     datapath::{Facts, Reason, Requested},
@@ -41,6 +41,8 @@ pub struct Request {
     pub bridges: Vec<String>,
     /// Datapath asked for.
     pub datapath: Requested,
+    /// Whom services see of steered connections.
+    pub identity: Identity,
     /// Allowed sources; empty: the bridge's own subnets.
     pub allow: Vec<Source>,
     /// Level of the event channel; `None` keeps what is there.
@@ -148,6 +150,8 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
         mptcp: mptcp_steering(request, features, instance.as_ref(), &listeners)?,
         sockmap: sockmap(request).map_err(|error| format!("{error:#}")),
         proxy_protocol: request.relay.proxy_protocol.is_some(),
+        identity: request.identity,
+        loopback: loopback_identity(request, features, instance.as_ref()),
     };
     let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
     let wanted = plan::wanted(&request.specs, &networks, &facts, &listeners, match_ifindex)
@@ -219,6 +223,19 @@ fn mptcp_steering(
     Ok(check::require_mptcp_steering(features).map_err(|error| format!("{error:#}")))
 }
 
+/// Whether steered connections can have the loopback identity, if it was asked for.
+fn loopback_identity(
+    request: &Request,
+    features: Option<Features>,
+    instance: Option<&Instance>,
+) -> Result<(), String> {
+    let Some(features) = features.filter(|_| request.identity == Identity::Loopback) else { return Ok(()) };
+    if instance.is_some_and(Instance::tells_identities) || request.datapath == Requested::Steer {
+        return Ok(());
+    }
+    check::require_loopback_identity(features).map_err(|error| format!("{error:#}"))
+}
+
 /// Makes the prepared attachments that are steered; a failure undoes those made before it.
 ///
 /// # Errors
@@ -249,6 +266,11 @@ fn put_all(session: &mut Session, prepared: &Prepared) -> anyhow::Result<()> {
         }
         // Only a service that will listen with MPTCP one day needs it; `status` says so then.
         (Err(_), None) | (Ok(()), _) => {}
+    }
+    if let Some(state) = prepared.steered.iter().find(|state| state.identity == Identity::Loopback) {
+        session
+            .tell_identities()
+            .with_context(|| plan::failed_to_attach(&state.service, state.port, &state.bridge))?;
     }
     for state in &prepared.steered {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);

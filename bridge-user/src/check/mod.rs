@@ -54,6 +54,7 @@ pub fn run() -> anyhow::Result<CheckReport> {
     capabilities.extend(kernel_capabilities(features));
     capabilities.extend(probed_capabilities(features));
     capabilities.push(mptcp_capability(features));
+    capabilities.push(identity_capability(features));
     capabilities.extend(relay_capabilities());
     Ok(CheckReport {
         version: JSON_VERSION,
@@ -81,6 +82,14 @@ pub fn require_mptcp_steering(features: Features) -> anyhow::Result<()> {
         anyhow::bail!("this kernel cannot tell MPTCP listeners (Linux 5.19 with MPTCP can)");
     }
     probe::run_mptcp(features).context("a probe connection in a scratch namespace failed")
+}
+
+/// Requires that a steered connection's service can be shown a local client, by doing it in a scratch topology.
+///
+/// # Errors
+/// When it does not work; says what was tried.
+pub fn require_loopback_identity(features: Features) -> anyhow::Result<()> {
+    probe::run_identity(features).context("a probe connection in a scratch namespace failed")
 }
 
 /// Requires that the socket-map relay works, by relaying connections through one. It does not ask
@@ -213,6 +222,16 @@ fn mptcp_capability(features: Features) -> Capability {
         require_mptcp_steering(features),
         "tried: it works, with NAT rules loaded",
         ["MPTCP listeners (Go programs such as Ollama) are steered to", "MPTCP listeners need a relay"],
+    )
+}
+
+fn identity_capability(features: Features) -> Capability {
+    from_result(
+        "loopback_identity",
+        false,
+        require_loopback_identity(features),
+        "tried: it works",
+        ["--identity loopback is possible for steered connections", "--identity loopback needs a relay"],
     )
 }
 

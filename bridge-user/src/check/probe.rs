@@ -17,12 +17,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen,
 
 use super::scratch::{CONTAINER, GATEWAY, Scratch};
 use crate::{
-    attachment::AttachmentState,
+    attachment::{AttachmentState, Identity},
     datapath::{Datapath, Reason},
     kernel::{
         events::Events,
         features::Features,
-        host,
+        host, identity,
         instance::write_meta,
         maps::Maps,
         object::{self, EventLevel},
@@ -42,6 +42,7 @@ const ANSWER: &[u8; 4] = b"pong";
 struct Probe<'a> {
     scratch: &'a Scratch,
     state: &'a mut State,
+    identity: Identity,
 }
 
 impl Probe<'_> {
@@ -59,6 +60,7 @@ impl Probe<'_> {
             allow: BTreeSet::from([allow.parse()?]),
             datapath: Datapath::Steer,
             reason: Reason::Requested(Datapath::Steer),
+            identity: self.identity,
         };
         // The kernel may hand out a port again that an earlier part had in the other namespace.
         for (id, other) in self.state.list()? {
@@ -77,19 +79,25 @@ impl Probe<'_> {
         self.scratch.in_container(move || ask(SocketAddr::new(GATEWAY.into(), port)))
     }
 
-    /// Requires that one connection reaches `listener`, with the container's address, counted as accepted.
+    /// Requires that one connection reaches `listener`, with the addresses of its identity, counted as accepted.
     fn expect_served(&self, id: u32, listener: &TcpListener) -> anyhow::Result<()> {
         let port = listener.local_addr()?.port();
         let before = self.state.stats(id)?.accepted;
-        let (answer, peer) = thread::scope(|scope| {
+        let (answer, seen) = thread::scope(|scope| {
             let server = scope.spawn(|| serve_one(listener));
             let answer = self.connect(port);
             (answer, server.join())
         });
         let answer = answer?.context("the connection from the scratch container failed")?;
-        let peer = peer.map_err(|_| anyhow!("the probe service panicked"))?.context("nothing arrived")?;
+        let (peer, own) =
+            seen.map_err(|_| anyhow!("the probe service panicked"))?.context("nothing arrived")?;
         ensure!(answer == ANSWER, "the container received {answer:?}, expected {ANSWER:?}");
-        ensure!(peer.ip() == CONTAINER, "the service saw {peer}, expected {CONTAINER}");
+        let (client, gateway) = match self.identity {
+            Identity::Container => (CONTAINER, GATEWAY),
+            Identity::Loopback => (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST),
+        };
+        ensure!(peer.ip() == client, "the service saw {peer}, expected {client}");
+        ensure!(own.ip() == gateway, "the service's own address was {own}, expected {gateway}");
         let counted = self.state.stats(id)?.accepted - before;
         ensure!(counted == 1, "{counted} connections were counted as accepted, expected 1");
         Ok(())
@@ -108,8 +116,8 @@ fn ask(to: SocketAddr) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Answers one connection, and says who called.
-fn serve_one(listener: &TcpListener) -> io::Result<SocketAddr> {
+/// Answers one connection; says who called, and which address.
+fn serve_one(listener: &TcpListener) -> io::Result<(SocketAddr, SocketAddr)> {
     let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(TIMEOUT).unwrap_or(PollTimeout::MAX);
     if poll(&mut fds, timeout)? == 0 {
@@ -117,7 +125,7 @@ fn serve_one(listener: &TcpListener) -> io::Result<SocketAddr> {
     }
     let (mut stream, peer) = listener.accept()?;
     stream.write_all(ANSWER)?;
-    Ok(peer)
+    Ok((peer, stream.local_addr()?))
 }
 
 fn expect_refused(answer: io::Result<Vec<u8>>, who: &str) -> anyhow::Result<()> {
@@ -154,7 +162,7 @@ pub(super) fn run(features: Features) -> anyhow::Result<Findings> {
         let _links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
         write_meta(&mut maps, EventLevel::Warn, false)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
-        let mut probe = Probe { scratch, state: &mut state };
+        let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let steer = existing_listener(&mut probe);
         let tracking = later_listener(&mut probe);
         let guard = foreign_listener(&mut probe);
@@ -174,7 +182,24 @@ pub(super) fn run_steer(features: Features) -> anyhow::Result<()> {
         let maps = Maps::take(&mut ebpf)?;
         let _link = object::attach_steer(&mut ebpf, &host::netns()?)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
-        existing_listener(&mut Probe { scratch, state: &mut state })
+        existing_listener(&mut Probe { scratch, state: &mut state, identity: Identity::Container })
+    })
+}
+
+/// Steers one connection whose service sees a local client; nothing is pinned.
+///
+/// # Errors
+/// When the kernel refuses a program, or the service sees something else.
+pub(super) fn run_identity(features: Features) -> anyhow::Result<()> {
+    Scratch::run(|scratch| {
+        let mut ebpf = object::load(features, EventLevel::Off, None)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let cgroup = host::cgroup_root()?;
+        let _links = object::attach(&mut ebpf, features, &host::netns()?, &cgroup)?;
+        let _hooks = identity::attach_for_now(&mut ebpf, &cgroup)?;
+        write_meta(&mut maps, EventLevel::Off, false)?;
+        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        existing_listener(&mut Probe { scratch, state: &mut state, identity: Identity::Loopback })
     })
 }
 
@@ -190,7 +215,7 @@ pub(super) fn run_mptcp(features: Features) -> anyhow::Result<()> {
         untrack::install()?;
         tc::attach_for_now(&mut ebpf, &scratch.bridge.name)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
-        let mut probe = Probe { scratch, state: &mut state };
+        let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let listener = mptcp_listener()?;
         let id = probe.attach("mptcp", listener.local_addr()?.port(), CONTAINERS)?;
         probe.expect_served(id, &listener)

@@ -13,7 +13,7 @@ use bridge_common::{ABI_VERSION, maps::Meta, names};
 
 use super::{
     features::Features,
-    host,
+    host, identity,
     maps::{self, Maps},
     object::{self, BUILD_ID, EventLevel},
     pins::{self, Building, Lock, PinDir},
@@ -94,6 +94,11 @@ impl Instance {
     pub fn mptcp_bridges(&self) -> anyhow::Result<BTreeSet<u32>> {
         let path = self.dir.path();
         tc::attached(&path).with_context(|| format!("failed to read {}", path.display()))
+    }
+
+    /// Whether services can be shown local clients.
+    pub fn tells_identities(&self) -> bool {
+        identity::is_attached(&self.dir.path())
     }
 
     /// Id of the program that steers, which the event channel is found by.
@@ -213,6 +218,7 @@ impl Writer {
                 .with_context(|| format!("failed to replace program {program}"))?;
         }
         tc::upgrade(&path, &mut ebpf)?;
+        identity::upgrade(&path, &mut ebpf)?;
         let meta = Meta { event_level: wanted, build: BUILD_ID, ..meta };
         instance.state.maps.meta.set(0, meta, 0).context("failed to write map META")?;
         Ok(Some(ebpf))
@@ -232,20 +238,37 @@ impl Session {
         if missing.is_empty() || !self.features.mptcp_helper {
             return Ok(());
         }
-        let ebpf = match &mut self.ebpf {
-            Some(ebpf) => ebpf,
-            none => {
-                let level = level_from(self.state.meta()?.event_level);
-                none.insert(object::load(self.features, level, Some(&self.path))?)
-            }
-        };
-        tc::ensure_table(&self.path, ebpf)?;
+        let path = self.path.clone();
+        let ebpf = self.loaded()?;
+        tc::ensure_table(&path, ebpf)?;
         for ifindex in missing {
             if let Some(link) = link_by_index(ifindex)? {
-                tc::ensure(&self.path, ebpf, &link)?;
+                tc::ensure(&path, ebpf, &link)?;
             }
         }
         Ok(())
+    }
+
+    /// Lets services see local clients, where an attachment says so.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn tell_identities(&mut self) -> anyhow::Result<()> {
+        let path = self.path.clone();
+        if identity::is_attached(&path) {
+            return Ok(());
+        }
+        identity::ensure(&path, self.loaded()?, &host::cgroup_root()?)
+    }
+
+    fn loaded(&mut self) -> anyhow::Result<&mut Ebpf> {
+        match &mut self.ebpf {
+            Some(ebpf) => Ok(ebpf),
+            none => {
+                let level = level_from(self.state.meta()?.event_level);
+                Ok(none.insert(object::load(self.features, level, Some(&self.path))?))
+            }
+        }
     }
 
     /// Takes the tc program off bridges that no attachment is on any more.

@@ -9,7 +9,7 @@ use aya::{
 };
 use bridge_common::{
     ABI_VERSION,
-    maps::{AllowKey, Attachment, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats},
+    maps::{AllowKey, Attachment, ConnectionKey, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats},
     names,
 };
 
@@ -80,7 +80,7 @@ impl Maps {
 }
 
 /// (name, key size, value size) of every map, in bytes. The ring buffer has neither.
-pub const LAYOUT: [(&str, usize, usize); 11] = [
+pub const LAYOUT: [(&str, usize, usize); 13] = [
     (names::META, 4, size_of::<Meta>()),
     (names::RULES, size_of::<RuleKey>(), 4),
     (names::ATTACHMENTS, 4, size_of::<Attachment>()),
@@ -91,6 +91,8 @@ pub const LAYOUT: [(&str, usize, usize); 11] = [
     (names::STATS, 4, size_of::<Stats>()),
     (names::TRACK_STATS, 4, size_of::<TrackStats>()),
     (names::BOUND, 8, 8),
+    (names::ARRIVING, size_of::<ConnectionKey>(), size_of::<TargetKey>()),
+    (names::LOCAL, 4, size_of::<TargetKey>()),
     (names::LOGS, 0, 0),
 ];
 

@@ -6,6 +6,7 @@ pub mod events;
 pub mod features;
 pub mod floor;
 pub mod host;
+pub mod identity;
 pub mod instance;
 pub mod maps;
 pub mod object;

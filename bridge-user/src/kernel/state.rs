@@ -15,8 +15,9 @@ use aya::maps::{PerCpuValues, lpm_trie};
 use bridge_common::{
     Ip,
     maps::{
-        ALLOW_SET_BITS, AllowKey, Attachment, IFNAME_LEN, ListenerKey, Meta, NETWORK_LEN, REASON_PROBED,
-        REASON_REQUESTED, RuleKey, SERVICE_LEN, Stats, TargetKey, TrackStats,
+        ALLOW_SET_BITS, AllowKey, Attachment, IDENTITY_CONTAINER, IDENTITY_LOOPBACK, IFNAME_LEN, ListenerKey,
+        Meta, NETWORK_LEN, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN, Stats, TargetKey,
+        TrackStats,
     },
     steer::{self, Source},
 };
@@ -29,7 +30,7 @@ use super::{
     sys,
 };
 use crate::{
-    attachment::AttachmentState,
+    attachment::{AttachmentState, Identity},
     datapath::{Datapath, Reason},
     spec::{Port, Target},
 };
@@ -325,6 +326,10 @@ fn encode(state: &AttachmentState, target: SocketAddr, allow_set: u32) -> anyhow
         target_port: target.port(),
         port: state.port.get(),
         reason: if state.reason == Reason::ProbePassed { REASON_PROBED } else { REASON_REQUESTED },
+        identity: match state.identity {
+            Identity::Container => IDENTITY_CONTAINER,
+            Identity::Loopback => IDENTITY_LOOPBACK,
+        },
         service: padded::<SERVICE_LEN>("service", &state.service)?,
         network: padded::<NETWORK_LEN>("network", &state.network)?,
         bridge: padded::<IFNAME_LEN>("bridge", &state.bridge)?,
@@ -342,6 +347,7 @@ fn decode(value: &Attachment, gateways: BTreeSet<IpAddr>, allow: BTreeSet<IpNet>
         gateways,
         allow,
         datapath: Datapath::Steer,
+        identity: if value.identity == IDENTITY_LOOPBACK { Identity::Loopback } else { Identity::Container },
         reason: if value.reason == REASON_REQUESTED {
             Reason::Requested(Datapath::Steer)
         } else {

@@ -2,10 +2,11 @@
 //!
 //! One topology with Docker-like NAT rules holds both sides: the same service bound on the gateway itself ("direct",
 //! the limit) and on loopback behind an attachment ("steer"). Direct connections also pass the attached program, which
-//! finds no rule for them; "bare" is a direct connection on an equal host where nothing is attached, and shows what that
-//! costs (the listener tracking on the root cgroup it shares, as every namespace does).
-//! The same again for MPTCP listeners: one bound on the gateway ("mptcp") and one on loopback ("steer-tc").
-//! Invariant: whatever ends it, nothing stays attached.
+//! finds no rule for them; "bare" is a direct connection on an equal host where nothing is attached, and shows what
+//! that costs (the listener tracking on the root cgroup it shares, as every namespace does). The same again for MPTCP
+//! listeners: one bound on the gateway ("mptcp") and one on loopback ("steer-tc"). Then what the loopback identity
+//! costs each connection ("loopback", of "container"); the programs for it are attached to the root cgroup, so all
+//! connections pass them in both. Invariant: whatever ends it, nothing stays attached.
 
 use anyhow::{Result, ensure};
 
@@ -25,6 +26,10 @@ const SHARE: Share = Share { required: 0.97, aim: None };
 const DIRECT_MPTCP: u16 = 7102;
 const STEERED_MPTCP: u16 = 7103;
 const SHARE_MPTCP: Share = Share { required: 0.95, aim: None };
+/// Ports on the gateway of one service, with either identity.
+const REAL: u16 = 7104;
+const LOCAL: u16 = 7105;
+const SHARE_LOCAL: Share = Share { required: 0.99, aim: None };
 const MEASURES: [Measure; 4] = [Measure::Put, Measure::Get, Measure::RoundTrips, Measure::Connect];
 
 /// The whole run.
@@ -64,8 +69,32 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     ];
     let report = super::measure(rig.cli(), &targets, &MEASURES, options)?;
     let mptcp = measure_mptcp(&rig, options)?;
-    let series = report.series.into_iter().chain(mptcp.series).collect();
-    Ok(Report { timings, series, load_after: mptcp.load_after, ..report })
+    let identity = measure_identity(&rig, options)?;
+    let series = report.series.into_iter().chain(mptcp.series).chain(identity.series).collect();
+    Ok(Report { timings, series, load_after: identity.load_after, ..report })
+}
+
+fn measure_identity(rig: &Rig, options: &Options) -> Result<Report> {
+    let service = LoadService::start(&rig.net.host, local(REAL))?;
+    rig.attach("real=7104")?;
+    rig.attach_with("local=7105:7104", &["--identity", "loopback"])?;
+    let real = Target {
+        name: "container",
+        net: &rig.net,
+        address: at(GATEWAY_A, REAL),
+        service: &service,
+        attachment: Some("br-a-real-7104"),
+        relay: None,
+        role: Role::Baseline,
+    };
+    let local = Target {
+        name: "loopback",
+        address: at(GATEWAY_A, LOCAL),
+        attachment: Some("br-a-local-7105"),
+        role: Role::Judged(SHARE_LOCAL),
+        ..real
+    };
+    super::measure(rig.cli(), &[real, local], &[Measure::Connect], options)
 }
 
 fn measure_mptcp(rig: &Rig, options: &Options) -> Result<Report> {

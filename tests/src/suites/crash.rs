@@ -31,7 +31,8 @@ pub(super) const TESTS: &[Test] = &[
 
 const NAME: &str = "br-a-tcp-7001";
 const SECOND: &str = "br-a-tcp-7002";
-const ATTACH: [&str; 4] = ["attach", "7001", "--bridge", "br-a"];
+/// With everything an attach can put into the kernel.
+const ATTACH: [&str; 6] = ["attach", "7001", "--bridge", "br-a", "--identity", "loopback"];
 
 /// How long one undisturbed run of a verb takes here.
 fn duration_of(rig: &Rig, arguments: &[&str]) -> Result<Duration> {

@@ -29,6 +29,8 @@ mod conflicts;
 mod crash;
 mod docker;
 mod events;
+mod identity;
+mod identity_leaks;
 mod leaks;
 mod lifecycle;
 mod listeners;
@@ -127,6 +129,8 @@ pub(crate) fn all() -> Vec<Test> {
         reach::TESTS,
         listeners::TESTS,
         mptcp::TESTS,
+        identity::TESTS,
+        identity_leaks::TESTS,
         traffic::TESTS,
         scope::TESTS,
         attack::TESTS,

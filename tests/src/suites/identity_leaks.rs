@@ -1,0 +1,157 @@
+//! `identity::*`, the attacks: who must not look local, and whom else the loopback identity must not concern.
+//!
+//! Invariant: each trial first proves that the attachment's own clients do look local.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+
+use super::Test;
+use crate::harness::client::{answers, connect, refused, round};
+use crate::harness::rig::{Moved, Rig};
+use crate::harness::service::{Peer, Service};
+use crate::harness::sys::mptcp_listener;
+use crate::harness::topology::{A1, A2, GATEWAY_A, GATEWAY_B, at, local};
+use crate::harness::wait::patience;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("identity::other_attachments_of_the_service_show_the_truth", other_attachments),
+    Test::new("identity::local_clients_and_other_services_are_not_concerned", others),
+    Test::new("identity::whoever_takes_the_gateways_port_sees_the_container", usurper),
+    Test::with_mptcp("identity::whoever_takes_the_port_of_an_mptcp_service_sees_it_too", mptcp_usurper),
+    Test::new("identity::only_allowed_sources_look_local", allow_list),
+];
+
+const NAME: &str = "br-a-tcp-7001";
+const LOOPBACK: &[&str] = &["--identity", "loopback"];
+/// The port of clients that come again.
+const SOURCE_PORT: u16 = 40_404;
+
+fn gateway() -> SocketAddr {
+    at(GATEWAY_A, 7001)
+}
+
+fn remotes(service: &Service) -> Vec<std::net::IpAddr> {
+    service.peers().iter().map(|peer| peer.remote.ip()).collect()
+}
+
+/// A client of the attachment looks local.
+fn looks_local(rig: &Rig, service: &Service) -> Result<()> {
+    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
+    let seen = remotes(service).pop();
+    ensure!(seen == Some(Ipv4Addr::LOCALHOST.into()), "the service saw {seen:?}");
+    Ok(())
+}
+
+fn other_attachments() -> Result<()> {
+    let rig = Rig::new()?;
+    let service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach_with("7001", LOOPBACK)?;
+    looks_local(&rig, &service)?;
+    rig.attach("7002:7001")?;
+    rig.cli().ok(&["attach", "7001", "--bridge", "br-b"])?;
+    let other_port = answers(&rig.net.a1, at(GATEWAY_A, 7002))?;
+    let other_bridge = answers(&rig.net.b1, at(GATEWAY_B, 7001))?;
+    let expected = [(other_port, at(GATEWAY_A, 7002)), (other_bridge, at(GATEWAY_B, 7001))]
+        .map(|(remote, local)| Peer { remote, local });
+    ensure!(service.peers()[1..] == expected, "the service saw {:?}", service.peers());
+    looks_local(&rig, &service)
+}
+
+fn others() -> Result<()> {
+    let rig = Rig::new()?;
+    let service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach_with("7001", LOOPBACK)?;
+    looks_local(&rig, &service)?;
+    let own = rig.expect(NAME, Moved::NOTHING, || rig.net.host.run(|| round(local(7001))))?;
+    let seen = service.peers()[1];
+    ensure!(seen == Peer { remote: own, local: local(7001) }, "of a local client the service saw {seen:?}");
+    let container = Service::start(&rig.net.a1, at(A1, 7001))?;
+    let remote = answers(&rig.net.a2, at(A1, 7001))?;
+    let seen = container.peers();
+    ensure!(seen == [Peer { remote, local: at(A1, 7001) }], "a container's service saw {seen:?}");
+    let own = Service::start(&rig.net.host, at(GATEWAY_A, 7003))?;
+    let remote = answers(&rig.net.a1, at(GATEWAY_A, 7003))?;
+    ensure!(remote.ip() == A1 && own.peers()[0].remote == remote, "the host's service saw {:?}", own.peers());
+    Ok(())
+}
+
+/// The service is gone, and another program listens on the gateway itself. Its clients come with the addresses of
+/// connections that were on their way to the service.
+fn usurper() -> Result<()> {
+    let rig = Rig::new()?;
+    let service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach_with("7001", LOOPBACK)?;
+    looks_local(&rig, &service)?;
+    half_made(&rig)?;
+    service.stop();
+    let usurper = Service::start(&rig.net.host, gateway())?;
+    drop(rig.net.a1.run(|| dial_from(SOURCE_PORT))?);
+    answers(&rig.net.a1, gateway())?;
+    let seen = remotes(&usurper);
+    ensure!(seen == [A1, A1], "the other program saw {seen:?}");
+    Ok(())
+}
+
+fn mptcp_usurper() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.net.host.sysctl("net/mptcp/enabled", "1")?;
+    let service = Service::serve(rig.net.host.run(|| mptcp_listener(local(7001)))?)?;
+    rig.attach_with("7001", LOOPBACK)?;
+    rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
+    ensure!(remotes(&service) == [Ipv4Addr::LOCALHOST], "the service saw {:?}", remotes(&service));
+    half_made(&rig)?;
+    service.stop();
+    let usurper = Service::start(&rig.net.host, gateway())?;
+    drop(rig.net.a1.run(|| dial_from(SOURCE_PORT))?);
+    let seen = remotes(&usurper);
+    ensure!(seen == [A1], "the other program saw {seen:?}");
+    Ok(())
+}
+
+/// A connection from [`SOURCE_PORT`] whose SYN was given to the service, and whose handshake never ends.
+fn half_made(rig: &Rig) -> Result<()> {
+    const DEAF: &str =
+        "table ip deaf { chain c { type filter hook input priority 0; tcp sport 7001 drop; }; }";
+    let before = rig.cli().attachment(NAME)?.counters.accepted;
+    rig.net.a1.nft(DEAF)?;
+    let outcome = rig.net.a1.run(|| dial_from(SOURCE_PORT));
+    ensure!(outcome.is_err(), "the handshake was completed");
+    rig.net.a1.nft("delete table ip deaf")?;
+    let after = rig.cli().attachment(NAME)?.counters.accepted;
+    ensure!(after > before, "no SYN was given to the service");
+    Ok(())
+}
+
+/// Connects from a port of its own to the gateway, in the calling thread's namespace; gives up soon.
+fn dial_from(port: u16) -> Result<TcpStream> {
+    let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    // Also bounds connect(2).
+    let second = nix::sys::time::TimeVal::new(i64::try_from(patience(1).as_secs())?, 0);
+    socket::setsockopt(&fd, sockopt::SendTimeout, &second)?;
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(at(A1, port)))?;
+    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(gateway())).context("failed to connect")?;
+    Ok(TcpStream::from(fd))
+}
+
+fn allow_list() -> Result<()> {
+    let rig = Rig::new()?;
+    let service = Service::start(&rig.net.host, local(7001))?;
+    let allow = format!("{A2}");
+    rig.attach_with("7001", &["--identity", "loopback", "--allow", &allow])?;
+    rig.expect(NAME, Moved::denied(1), || refused(&rig.net.a1, gateway()))?;
+    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a2, gateway()))?;
+    refused(&rig.net.b1, gateway())?;
+    refused(&rig.net.outside, gateway())?;
+    refused(&rig.net.host, gateway())?;
+    ensure!(remotes(&service) == [Ipv4Addr::LOCALHOST], "the service saw {:?}", remotes(&service));
+    // The others' way in, for comparison: a listener on every address, which the attachment does not concern.
+    let open = Service::start(&rig.net.host, at(Ipv4Addr::UNSPECIFIED, 7009))?;
+    let client = connect(&rig.net.outside, at(GATEWAY_A, 7009))?.local_addr()?;
+    answers(&rig.net.outside, at(GATEWAY_A, 7009))?;
+    ensure!(open.peers()[0].remote == client, "a stranger looks like {:?}", open.peers());
+    Ok(())
+}
