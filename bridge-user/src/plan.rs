@@ -1,7 +1,7 @@
 //! From what was asked for and what is there to what should be: pure, no I/O.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
 
@@ -157,30 +157,43 @@ fn allowed(
     Ok(asked)
 }
 
-/// Two networks may turn out to be the same bridge.
+/// Two networks may turn out to be the same bridge, and two services may get the same gateway address.
 fn no_two_on_one_bridge_port(all: &[AttachmentState]) -> Result<(), String> {
-    let mut seen: BTreeMap<(u32, Port), &AttachmentState> = BTreeMap::new();
-    for state in all {
-        if let Some(first) = seen.insert((state.ifindex, state.port), state) {
-            return Err(format!(
-                "{}: networks {} and {} are both on this bridge: name one of them",
-                failed_to_attach(&state.service, state.port, &state.bridge),
-                first.network,
-                state.network
-            ));
-        }
+    for (at, state) in all.iter().enumerate() {
+        let Some(first) = all[..at].iter().find(|first| share_a_port(first, state)) else { continue };
+        let failed = failed_to_attach(&state.service, state.port, &state.bridge);
+        return Err(if first.network == state.network {
+            format!(
+                "{failed}: it would get the same gateway address as {}: choose another port",
+                first.name()
+            )
+        } else {
+            format!(
+                "{failed}: networks {} and {} are both on this bridge: name one of them",
+                first.network, state.network
+            )
+        });
     }
     Ok(())
 }
 
-/// Two services on one port of the gateway.
+/// Whether both would answer at one port of one gateway address. Attachments of either family may have the same port.
+fn share_a_port(one: &AttachmentState, other: &AttachmentState) -> bool {
+    one.ifindex == other.ifindex && one.port == other.port && !one.gateways.is_disjoint(&other.gateways)
+}
+
+/// Two services on one port of the gateway; one for each family of the gateway's addresses is possible.
 ///
 /// # Errors
 /// Names both.
 pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
-    let mut seen: BTreeMap<Port, &ServiceSpec> = BTreeMap::new();
-    for spec in specs {
-        if let Some(first) = seen.insert(spec.port, spec) {
+    let family = |spec: &ServiceSpec| spec.target.tcp().map(|target| target.is_ipv4());
+    for (at, spec) in specs.iter().enumerate() {
+        let taken = |first: &&ServiceSpec| {
+            let apart = family(first).zip(family(spec)).is_some_and(|(one, other)| one != other);
+            first.port == spec.port && !(apart && first.service != spec.service)
+        };
+        if let Some(first) = specs[..at].iter().find(taken) {
             return Err(format!(
                 "the command line asks for port {} twice, for {} and {}: give each its own port, \
                  NAME=PORT:TARGET_PORT",
@@ -196,7 +209,6 @@ pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
 /// # Errors
 /// Names the attachment that is in the way.
 pub fn taken_by_attachment(wanted: &AttachmentState, present: &[AttachmentState]) -> Result<(), String> {
-    let same_port = |other: &&AttachmentState| other.ifindex == wanted.ifindex && other.port == wanted.port;
     let other_of_this_name =
         |other: &&AttachmentState| other.name() == wanted.name() && !other.is_same(wanted);
     if let Some(other) = present.iter().find(other_of_this_name) {
@@ -218,7 +230,7 @@ pub fn taken_by_attachment(wanted: &AttachmentState, present: &[AttachmentState]
             other.name()
         ));
     }
-    match present.iter().find(|other| same_port(other) && other.name() != wanted.name()) {
+    match present.iter().find(|other| share_a_port(other, wanted) && other.name() != wanted.name()) {
         None => Ok(()),
         Some(other) => Err(format!(
             "port {} is already attached there as {}: detach that first (bridge-user detach {}), or choose another \
@@ -343,11 +355,25 @@ mod tests {
         let error = no_two_on_one_port(&specs(&["redis", "cache=6379:7000"])).unwrap_err();
         assert!(error.contains("6379 twice, for redis and cache"), "{error}");
         assert_eq!(no_two_on_one_port(&specs(&["redis", "cache=6380:7000"])), Ok(()));
+        assert_eq!(no_two_on_one_port(&specs(&["redis", "redis6=6379:[::1]:6379"])), Ok(()));
+        assert!(no_two_on_one_port(&specs(&["redis", "redis=6379:[::1]:6379"])).is_err());
+    }
+
+    #[test]
+    fn each_family_of_a_port_may_have_its_attachment() {
+        let both = || network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
+        let all = plan(&["redis", "redis6=6379:[::1]:6379"], both(), true).unwrap();
+        assert_eq!(taken_by_attachment(&all[1], &all[..1]), Ok(()));
+        let spliced = Facts { proxy_protocol: true, ..facts(Requested::Auto) };
+        let texts = ["redis", "redis6=6379:[::1]:6379"];
+        let error = wanted(&specs(&texts), &[both()], &spliced, &[], true).unwrap_err();
+        assert!(error.contains("appnet-redis-6379") && error.contains("another port"), "{error}");
     }
 
     #[test]
     fn two_networks_on_one_bridge_are_refused() {
-        let networks = [network(&["172.30.1.1/24"], &[]), network(&["172.30.1.1/24"], &[])];
+        let other = Network { name: "other".into(), ..network(&["172.30.1.1/24"], &[]) };
+        let networks = [network(&["172.30.1.1/24"], &[]), other];
         let error = wanted(&specs(&["redis"]), &networks, &facts(Requested::Auto), &[], true).unwrap_err();
         assert!(error.contains("both on this bridge"), "{error}");
     }

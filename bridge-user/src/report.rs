@@ -184,7 +184,7 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judg
         );
         return (Readiness::Failed, Some(text));
     }
-    waiting_for_listener(state)
+    waiting_for_listener(state, &facts.listeners)
 }
 
 /// Judges one relayed attachment; `listeners`: those of this namespace.
@@ -197,7 +197,7 @@ pub fn judge_relay(state: &AttachmentState, bridge_there: bool, listeners: &[Lis
         Target::Tcp(target) => listeners.iter().any(|listener| listener.serves(*target)),
         Target::Unix(path) => path.metadata().is_ok_and(|meta| meta.file_type().is_socket()),
     };
-    if there { (Readiness::Ready, None) } else { waiting_for_listener(state) }
+    if there { (Readiness::Ready, None) } else { waiting_for_listener(state, listeners) }
 }
 
 fn bridge_gone(state: &AttachmentState) -> Judgement {
@@ -210,8 +210,19 @@ fn bridge_gone(state: &AttachmentState) -> Judgement {
     (Readiness::WaitingForBridge, Some(text))
 }
 
-fn waiting_for_listener(state: &AttachmentState) -> Judgement {
-    (Readiness::WaitingForListener, Some(format!("nothing listens on {}", state.target)))
+fn waiting_for_listener(state: &AttachmentState, listeners: &[Listener]) -> Judgement {
+    let elsewhere = |listener: &&Listener| {
+        state.target.tcp().is_some_and(|target| listener.addr.port() == target.port())
+            && listener.addr.ip().to_canonical().is_loopback()
+    };
+    let hint = listeners.iter().find(elsewhere).map(|listener| {
+        format!(
+            ", but there is a listener on {0}: attach {1}={2}:{0} to mean that",
+            listener.addr, state.service, state.port
+        )
+    });
+    let text = format!("nothing listens on {}{}", state.target, hint.unwrap_or_default());
+    (Readiness::WaitingForListener, Some(text))
 }
 
 impl Entry {
@@ -375,6 +386,17 @@ mod tests {
         assert_eq!(judged(false, vec![redis()], &[5]), Readiness::WaitingForBridge);
         let other = listener("172.17.0.1:6379", 6, false);
         assert_eq!(judged(true, vec![redis(), other], &[5]), Readiness::Conflict);
+    }
+
+    #[test]
+    fn a_service_on_the_other_loopback_is_pointed_out() {
+        let text = |listeners| judge(&state(), true, &facts(listeners, &[])).1.unwrap();
+        assert_eq!(text(vec![listener("127.0.0.1:6380", 5, false)]), "nothing listens on 127.0.0.1:6379");
+        let hint = text(vec![listener("[::1]:6379", 5, false)]);
+        assert!(
+            hint.ends_with("a listener on [::1]:6379: attach redis=6379:[::1]:6379 to mean that"),
+            "{hint}"
+        );
     }
 
     #[test]
