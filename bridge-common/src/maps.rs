@@ -40,6 +40,7 @@ pub const MAX_BOUND: u32 = 8192;
 /// Connections between their SYN and the end of their handshake, of attachments with the loopback identity; least
 /// recently used go first. One that was forgotten shows the container's address: the service then trusts it less, not
 /// more.
+/// At least; userspace asks for more on a machine with many CPUs.
 pub const MAX_ARRIVING: u32 = 8192;
 
 /// Where a connection must arrive to be steered.

@@ -51,15 +51,13 @@ pub const ALL_MAPS: [&str; 13] = [
 pub const PROG_STEER: &str = "steer";
 /// The tc program that steers connections to MPTCP listeners.
 pub const PROG_STEER_TC: &str = "steer_tc";
-/// The `sock_ops` program that tracks listeners.
+/// The `sock_ops` program that tracks listeners, and connections whose services see local clients.
 pub const PROG_TRACK: &str = "track_listener";
 /// The `cgroup/post_bind4` program that notes where an IPv4 socket was bound (below Linux 5.15).
 pub const PROG_BIND4: &str = "note_bind4";
 /// The `cgroup/post_bind6` program that notes where an IPv6 socket was bound (below Linux 5.15).
 pub const PROG_BIND6: &str = "note_bind6";
-/// The `sock_ops` program that notes on a new connection that its service sees a local client.
-pub const PROG_NOTE_LOCAL: &str = "note_local";
-/// The `cgroup/getpeername4` program that tells such a service 127.0.0.1.
+/// The `cgroup/getpeername4` program that tells a service 127.0.0.1.
 pub const PROG_PEER4: &str = "tell_peer4";
 /// The `cgroup/getpeername6` program, ::1 or ::ffff:127.0.0.1.
 pub const PROG_PEER6: &str = "tell_peer6";

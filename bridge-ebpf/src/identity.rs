@@ -1,8 +1,8 @@
 //! The loopback identity: what accept(2), getpeername(2) and getsockname(2) tell a service about a steered connection.
 //!
 //! A connection is noted under its addresses when it is given to a listener ([`announce`], from the steering programs,
-//! which know the bridge it came over); on its socket when its handshake is done (`note_local`); and read from there
-//! when the service asks. So no other socket can be meant: not that of another listener on the same address, nor one of
+//! which know the bridge it came over); on its socket when its handshake is done ([`note`], from `sock_ops`); and read
+//! from there when the service asks. So no other socket can be meant: not that of another listener on the same address, nor one of
 //! a local client, nor the container's own end. And what a socket was told once stays so, whatever is attached later.
 //! Bytes pass none of this.
 
@@ -10,13 +10,11 @@ use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{
-        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_addr, bpf_sock_ops,
-    },
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr, bpf_sock_ops},
     cty::c_void,
     helpers::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
-    macros::{cgroup_sock_addr, sock_ops},
-    programs::{SockAddrContext, SockOpsContext},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
 };
 use bridge_common::{
     Ip,
@@ -54,18 +52,10 @@ pub(crate) fn announce(service: &Service, packet: &Packet, outcome: Outcome) {
     };
 }
 
-/// Entry point. The return value only matters for callbacks that ask for a reply; this one does not.
-#[sock_ops]
-pub(crate) fn note_local(ctx: SockOpsContext) -> u32 {
-    if ctx.op() == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
-        note(ctx.ops);
-    }
-    1
-}
-
-/// Runs before accept(2) can return the socket, which is locked meanwhile.
+/// Moves the note to the socket of a connection whose handshake is done. accept(2) cannot return the socket before: it is
+/// locked meanwhile.
 #[inline(always)]
-fn note(ops: *mut bpf_sock_ops) {
+pub(crate) fn note(ops: *mut bpf_sock_ops) {
     let key = connection_key(ops);
     // SAFETY: the value is copied at once; at worst it is another noted connection's.
     let Some(own) = (unsafe { maps::ARRIVING.get(&key) }).copied() else { return };
@@ -128,7 +118,7 @@ fn connection_key(ops: *const bpf_sock_ops) -> ConnectionKey {
 fn own_address(ctx: &SockAddrContext) -> Option<TargetKey> {
     // SAFETY: the kernel passes a valid context with a socket; the value lives as long as the socket.
     let own = unsafe { *maps::LOCAL.get_ptr_mut(ctx).as_ref()? };
-    // Two namespaces may have connections with the same addresses, and `note_local` sees both.
+    // Two namespaces may have connections with the same addresses, and `note` sees both.
     // SAFETY: allowed in this hook since Linux 5.7.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     (netns == maps::META.get(0)?.netns_cookie).then_some(own)

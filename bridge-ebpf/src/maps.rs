@@ -58,7 +58,7 @@ pub(crate) static TRACK_STATS: PerCpuArray<TrackStats> = PerCpuArray::with_max_e
 pub(crate) static BOUND: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND, 0);
 
 /// Connection → the address and port its service is to believe its own. Writers: `steer` and `steer_tc` when they give
-/// a connection with the loopback identity to a listener, and take it back when they refuse one; `identity`, which
+/// a connection with the loopback identity to a listener, and take it back when they refuse one; `track`, which
 /// moves the entry to [`LOCAL`] once the handshake is done. Least recently used entries go first.
 #[map]
 pub(crate) static ARRIVING: LruHashMap<ConnectionKey, TargetKey> =

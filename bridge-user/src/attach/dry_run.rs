@@ -121,7 +121,7 @@ fn create_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
 fn link_step(program: &str, dir: &Path) -> String {
     let hook = match program {
         names::PROG_STEER => "sk_lookup of this network namespace",
-        names::PROG_TRACK | names::PROG_NOTE_LOCAL => "sock_ops of the root cgroup",
+        names::PROG_TRACK => "sock_ops of the root cgroup",
         names::PROG_PEER4 | names::PROG_PEER6 => "getpeername of the root cgroup",
         names::PROG_OWN4 | names::PROG_OWN6 => "getsockname of the root cgroup",
         _ => "post_bind of the root cgroup",

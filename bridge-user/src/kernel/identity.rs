@@ -1,23 +1,21 @@
-//! The programs of the loopback identity: on the root cgroup, attached when the first attachment wants them.
+//! The programs of the loopback identity: on the root cgroup, attached before the first attachment that wants them.
 //!
-//! Invariants: once attached they stay as long as the instance, whatever becomes of the attachments, so that a
-//! connection's service is told the same to the end. The program that notes connections comes last: what is noted is
-//! always told.
+//! Invariant: once attached they stay as long as the instance, whatever becomes of the attachments, so that a
+//! connection's service is told the same to the end.
 
 use std::{fs::File, os::fd::AsFd as _, path::Path};
 
 use anyhow::Context as _;
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, SockOps, links::FdLink},
+    programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
 };
 use bridge_common::names;
 
 use super::{object, pins::link_name, sys};
 
-/// Every program, in the order they are attached.
-pub const PROGRAMS: [&str; 5] =
-    [names::PROG_PEER4, names::PROG_PEER6, names::PROG_OWN4, names::PROG_OWN6, names::PROG_NOTE_LOCAL];
+/// Every program.
+pub const PROGRAMS: [&str; 4] = [names::PROG_PEER4, names::PROG_PEER6, names::PROG_OWN4, names::PROG_OWN6];
 
 /// Whether all of them are attached to the instance in `dir`.
 pub fn is_attached(dir: &Path) -> bool {
@@ -67,23 +65,14 @@ pub fn upgrade(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
 
 fn attach(ebpf: &mut Ebpf, program: &'static str, cgroup: &File) -> anyhow::Result<FdLink> {
     load(ebpf, program)?;
-    let failed = || format!("failed to attach program {program}");
-    let mode = CgroupAttachMode::Single;
-    if program == names::PROG_NOTE_LOCAL {
-        let note: &mut SockOps = object::program(ebpf, program)?;
-        let id = note.attach(cgroup, mode).with_context(failed)?;
-        return Ok(note.take_link(id)?.try_into()?);
-    }
     let tell: &mut CgroupSockAddr = object::program(ebpf, program)?;
-    let id = tell.attach(cgroup, mode).with_context(failed)?;
+    let id = tell
+        .attach(cgroup, CgroupAttachMode::Single)
+        .with_context(|| format!("failed to attach program {program}"))?;
     Ok(tell.take_link(id)?.try_into()?)
 }
 
 fn load(ebpf: &mut Ebpf, program: &'static str) -> anyhow::Result<()> {
-    let loaded = if program == names::PROG_NOTE_LOCAL {
-        object::program::<SockOps>(ebpf, program)?.load()
-    } else {
-        object::program::<CgroupSockAddr>(ebpf, program)?.load()
-    };
-    loaded.map_err(|error| object::refusal(program, error))
+    let tell: &mut CgroupSockAddr = object::program(ebpf, program)?;
+    tell.load().map_err(|error| object::refusal(program, error))
 }

@@ -9,7 +9,7 @@ use aya::{
         CgroupAttachMode, CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink,
     },
 };
-use bridge_common::names;
+use bridge_common::{maps::MAX_ARRIVING, names};
 
 use super::features::Features;
 
@@ -53,12 +53,14 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         u8::from(features.mptcp_helper),
     );
     let level = level.as_u8();
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::HAVE_INGRESS_IFINDEX, &ifindex, true)
         .override_global(names::HAVE_NETNS_COOKIE, &cookie, true)
         .override_global(names::HAVE_MPTCP_HELPER, &mptcp, true)
-        .override_global(aya_log::LEVEL, &level, true);
+        .override_global(aya_log::LEVEL, &level, true)
+        .map_max_entries(names::ARRIVING, arriving_entries(cpus));
     if let Some(dir) = pins {
         for name in names::ALL_MAPS {
             loader.map_pin_path(name, dir.join(name));
@@ -67,6 +69,12 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
     let mut ebpf = loader.load(OBJECT).context("failed to load the eBPF object")?;
     load_programs(&mut ebpf, features)?;
     Ok(ebpf)
+}
+
+/// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when that is
+/// all of them, it takes entries away that are new.
+fn arriving_entries(cpus: usize) -> u32 {
+    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_ARRIVING)
 }
 
 fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
@@ -202,7 +210,12 @@ mod tests {
         {
             assert!(object.programs.contains_key(name), "{name}");
         }
-        assert_eq!(object.programs.len(), 10);
+        assert_eq!(object.programs.len(), 9);
+    }
+
+    #[test]
+    fn there_is_room_for_arriving_connections_on_every_cpu() {
+        assert_eq!([1, 32, 128].map(arriving_entries), [MAX_ARRIVING, MAX_ARRIVING, 4 * MAX_ARRIVING]);
     }
 
     #[test]
