@@ -6,7 +6,6 @@ mod console;
 mod cpio;
 mod initramfs;
 mod manifest;
-mod mirror;
 mod modules;
 mod update;
 
