@@ -5,7 +5,7 @@
 //! returns owned, checked values.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::sys::ptrace;
 use nix::sys::signal::SigSet;
-use nix::sys::socket::{Backlog, SockaddrStorage, bind, listen, setsockopt, sockopt};
+use nix::sys::socket::{Backlog, SockaddrStorage, bind, connect, listen, setsockopt, sockopt};
 use nix::unistd::Pid;
 
 /// A kind of kernel BPF object that can be listed by id.
@@ -193,6 +193,21 @@ pub(crate) fn entered_call(pid: Pid) -> nix::Result<Option<(libc::c_long, u64)>>
 
 /// A listener of the kind Go ≥ 1.24 makes by default, in the calling thread's namespace.
 pub(crate) fn mptcp_listener(address: SocketAddr) -> Result<TcpListener> {
+    let fd = mptcp_socket(address)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).context("failed to bind the MPTCP socket")?;
+    listen(&fd, Backlog::MAXCONN).context("failed to listen on the MPTCP socket")?;
+    Ok(TcpListener::from(fd))
+}
+
+/// A connection that asks for MPTCP, from the calling thread's namespace.
+pub(crate) fn mptcp_connect(address: SocketAddr) -> Result<TcpStream> {
+    let fd = mptcp_socket(address)?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).context("failed to connect with MPTCP")?;
+    Ok(TcpStream::from(fd))
+}
+
+fn mptcp_socket(address: SocketAddr) -> Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket(2) takes three integers.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
@@ -201,11 +216,7 @@ pub(crate) fn mptcp_listener(address: SocketAddr) -> Result<TcpListener> {
             .context("failed to open an MPTCP socket: the kernel lacks MPTCP");
     }
     // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).context("failed to bind the MPTCP socket")?;
-    listen(&fd, Backlog::MAXCONN).context("failed to listen on the MPTCP socket")?;
-    Ok(TcpListener::from(fd))
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Sets the options of every IPv4 header the socket sends.

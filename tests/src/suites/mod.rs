@@ -33,6 +33,7 @@ mod leaks;
 mod lifecycle;
 mod listeners;
 mod mptcp;
+mod mptcp_go;
 mod privileges;
 mod reach;
 mod refusals;
@@ -127,6 +128,7 @@ pub(crate) fn all() -> Vec<Test> {
         reach::TESTS,
         listeners::TESTS,
         mptcp::TESTS,
+        mptcp_go::TESTS,
         traffic::TESTS,
         scope::TESTS,
         attack::TESTS,
