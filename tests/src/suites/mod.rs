@@ -29,11 +29,13 @@ mod conflicts;
 mod crash;
 mod docker;
 mod events;
+mod fragments;
 mod leaks;
 mod lifecycle;
 mod listeners;
 mod mptcp;
 mod mptcp_go;
+mod mptcp_time_wait;
 mod privileges;
 mod reach;
 mod refusals;
@@ -127,8 +129,10 @@ pub(crate) fn all() -> Vec<Test> {
         privileges::TESTS,
         reach::TESTS,
         listeners::TESTS,
+        fragments::TESTS,
         mptcp::TESTS,
         mptcp_go::TESTS,
+        mptcp_time_wait::TESTS,
         traffic::TESTS,
         scope::TESTS,
         attack::TESTS,
