@@ -30,6 +30,7 @@ mod crash;
 mod docker;
 mod events;
 mod fragments;
+mod ipv6;
 mod leaks;
 mod lifecycle;
 mod listeners;
@@ -129,6 +130,7 @@ pub(crate) fn all() -> Vec<Test> {
         privileges::TESTS,
         reach::TESTS,
         listeners::TESTS,
+        ipv6::TESTS,
         fragments::TESTS,
         mptcp::TESTS,
         mptcp_go::TESTS,
