@@ -1,10 +1,10 @@
-//! `fragments::*`: connections whose SYN arrives in IP fragments.
+//! `fragments::*`: connections whose SYN arrives in IP fragments, or behind an IPv6 extension header.
 //!
-//! Invariant: the client is the kernel's own TCP behind a route too narrow for a SYN, and its namespace's counters say that
+//! Invariant: the client of the fragments is the kernel's own TCP behind a route too narrow for a SYN, and its namespace's counters say that
 //! fragments were made.
 
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -15,8 +15,8 @@ use crate::harness::client::{answers, exchange, finish};
 use crate::harness::netns::Netns;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
-use crate::harness::sys::{ip_options, mptcp_listener};
-use crate::harness::topology::{A1, GATEWAY_A, at, local};
+use crate::harness::sys::{destination_options, ip_options, mptcp_listener};
+use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, local};
 use crate::harness::wait::patience;
 
 pub(super) const TESTS: &[Test] = &[
@@ -25,6 +25,11 @@ pub(super) const TESTS: &[Test] = &[
     Test::with_mptcp(
         "fragments::syn_to_an_mptcp_listener_with_bridge_netfilter",
         mptcp_behind_bridge_netfilter,
+    ),
+    Test::new("fragments::syn_behind_an_extension_header_is_steered", extension_header),
+    Test::with_mptcp(
+        "fragments::syn_behind_an_extension_header_to_an_mptcp_listener",
+        extension_header_mptcp,
     ),
 ];
 
@@ -56,10 +61,15 @@ fn whole_again(rig: &Rig) -> Result<()> {
 fn dial() -> Result<Option<TcpStream>> {
     let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     ip_options(&fd, &[1; 40])?;
+    connect(fd, gateway())
+}
+
+/// `None`: refused.
+fn connect(fd: OwnedFd, to: SocketAddr) -> Result<Option<TcpStream>> {
     socket::setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-    match socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(gateway())) {
+    match socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
         Err(Errno::ECONNREFUSED) => return Ok(None),
-        connected => connected.context("failed to connect in fragments")?,
+        connected => connected.with_context(|| format!("failed to connect to {to}"))?,
     }
     let stream = TcpStream::from(fd);
     stream.set_read_timeout(Some(patience(5)))?;
@@ -76,7 +86,7 @@ fn fragments_made(netns: &Netns) -> Result<u64> {
 }
 
 fn exchanges(stream: Option<TcpStream>) -> Result<()> {
-    let mut stream = stream.context("the SYN in fragments was refused")?;
+    let mut stream = stream.context("the SYN was refused")?;
     exchange(&mut stream, &[0x5a; 5000])?;
     finish(stream)
 }
@@ -92,9 +102,9 @@ fn plain() -> Result<()> {
     Ok(())
 }
 
-fn mptcp_service(rig: &Rig) -> Result<Service> {
+fn mptcp_service(rig: &Rig, address: SocketAddr) -> Result<Service> {
     rig.net.host.sysctl("net/mptcp/enabled", "1")?;
-    Service::serve(rig.net.host.run(|| mptcp_listener(local(7001)))?)
+    Service::serve(rig.net.host.run(|| mptcp_listener(address))?)
 }
 
 /// Whether packets pass netfilter on the bridge, which puts fragments together before the tc program sees them.
@@ -109,7 +119,7 @@ fn set_bridge_netfilter(rig: &Rig, value: &str) -> Result<bool> {
 /// The tc program runs before reassembly and leaves fragments alone; whole packets of the same container are served.
 fn mptcp() -> Result<()> {
     let rig = Rig::new()?;
-    let service = mptcp_service(&rig)?;
+    let service = mptcp_service(&rig, local(7001))?;
     set_bridge_netfilter(&rig, "0")?;
     rig.attach("7001")?;
     for _ in 0..2 {
@@ -129,7 +139,7 @@ fn mptcp() -> Result<()> {
 /// Where the kernel has no br_netfilter, fragments are refused as they are with it switched off.
 fn mptcp_behind_bridge_netfilter() -> Result<()> {
     let rig = Rig::new()?;
-    let _service = mptcp_service(&rig)?;
+    let _service = mptcp_service(&rig, local(7001))?;
     let there = set_bridge_netfilter(&rig, "1")?;
     rig.attach("7001")?;
     rig.expect_tc(NAME, Moved::accepted(usize::from(there)), || match fragmented(&rig)? {
@@ -139,4 +149,39 @@ fn mptcp_behind_bridge_netfilter() -> Result<()> {
             Ok(())
         }
     })
+}
+
+const GATEWAY6: SocketAddr = SocketAddr::new(IpAddr::V6(GATEWAY_A6), 7001);
+const LOCAL6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 7001);
+const TARGET6: &str = "7001:[::1]:7001";
+
+/// A connection from a1 whose packets have a destination options header of 8 bytes, all of it padding.
+fn behind_extension_header(rig: &Rig) -> Result<Option<TcpStream>> {
+    rig.net.a1.run(|| {
+        let fd = socket::socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        destination_options(&fd, &[0, 0, 1, 4, 0, 0, 0, 0])?;
+        connect(fd, GATEWAY6)
+    })
+}
+
+fn extension_header() -> Result<()> {
+    let rig = Rig::new()?;
+    let service = Service::start(&rig.net.host, LOCAL6)?;
+    rig.attach(TARGET6)?;
+    rig.expect(NAME, Moved::accepted(1), || exchanges(behind_extension_header(&rig)?))?;
+    let seen: Vec<_> = service.peers().iter().map(|peer| peer.remote.ip()).collect();
+    ensure!(seen == [A1_6], "the service saw {seen:?}");
+    Ok(())
+}
+
+fn extension_header_mptcp() -> Result<()> {
+    let rig = Rig::new()?;
+    let _service = mptcp_service(&rig, LOCAL6)?;
+    rig.attach(TARGET6)?;
+    rig.expect_tc(NAME, Moved::NOTHING, || {
+        ensure!(behind_extension_header(&rig)?.is_none(), "the SYN was accepted");
+        Ok(())
+    })?;
+    rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, GATEWAY6))?;
+    Ok(())
 }
