@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod counts;
+mod debian;
 mod demo;
 mod exec;
 mod lint;

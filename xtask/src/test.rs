@@ -17,6 +17,9 @@ use crate::{
     workspace::{OBJECT_VARIABLE, Workspace},
 };
 
+/// The variable that tells the suite where the Go HTTP server is.
+pub(crate) const GO_SERVER_VARIABLE: &str = "BRIDGE_GO_SERVER";
+
 /// Options of the command.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -115,10 +118,12 @@ fn host(ws: &Workspace, part: &'static str, group: &str, filter: Option<&str>) -
 
 fn prepare_host(ws: &Workspace) -> Result<Command> {
     setup::programs(ws, &[Need::Build, Need::HostSuite], Detail::OnlyWork)?;
+    setup::go(ws, Detail::OnlyWork)?;
     build_suite(ws)?;
     let mut envs = vec![
         ("BRIDGE_USER", OsString::from(ws.release("bridge-user"))),
         (OBJECT_VARIABLE, OsString::from(ws.ebpf_object())),
+        (GO_SERVER_VARIABLE, OsString::from(setup::go_server(ws))),
     ];
     if let Some(postgres) = setup::postgres() {
         envs.push(("BRIDGE_POSTGRES", postgres.into()));

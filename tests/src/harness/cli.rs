@@ -151,7 +151,7 @@ pub(crate) fn expect_usage_error(output: &Output, needles: &[&str]) -> Result<()
 /// Whether a message tells its reader something to do, or what was expected instead.
 fn has_next_step(line: &str) -> bool {
     const STEPS: &str = "use |try |choose |stop |run |mount|known |must |detach |create |give |see |add |start |set \
-                         |pass |as root|name one|name another|expected |let |leave |list|connect it|needs ";
+                         |pass |as root|name one|name another|expected |let |leave |list|connect it|needs |: allow ";
     let line = line.to_lowercase();
     STEPS.split('|').any(|step| line.contains(step))
 }

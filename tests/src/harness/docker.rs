@@ -4,8 +4,10 @@
 //! and firewall rules live in the namespace; dropping it removes containers, stops the engine and
 //! its containerd, and unmounts what is left under the directory.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
@@ -108,10 +110,20 @@ impl Engine {
     }
 
     /// A container's address on a network.
-    pub(crate) fn address(&self, container: &str, network: &str) -> Result<std::net::Ipv4Addr> {
-        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+    pub(crate) fn address(&self, container: &str, network: &str) -> Result<Ipv4Addr> {
+        self.endpoint_field(container, network, "IPAddress")
+    }
+
+    /// A container's IPv6 address on a network.
+    pub(crate) fn address6(&self, container: &str, network: &str) -> Result<Ipv6Addr> {
+        self.endpoint_field(container, network, "GlobalIPv6Address")
+    }
+
+    fn endpoint_field<T: FromStr>(&self, container: &str, network: &str, field: &str) -> Result<T> {
+        let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}");
         let text = self.docker(&["inspect", "--format", &format, container])?;
-        text.parse().with_context(|| format!("container {container} has no address on {network}: {text:?}"))
+        let address = text.parse().ok();
+        address.with_context(|| format!("container {container} has no {field} on {network}: {text:?}"))
     }
 
     /// The bridge interface of a network.
@@ -126,18 +138,28 @@ impl Engine {
 
     /// The gateway of a network: the address on its bridge. (The engine's own description of the
     /// default network may leave it out.)
-    pub(crate) fn gateway(&self, network: &str) -> Result<std::net::Ipv4Addr> {
+    pub(crate) fn gateway(&self, network: &str) -> Result<Ipv4Addr> {
+        self.bridge_address(network, "-4", "inet")
+    }
+
+    /// The IPv6 gateway of a network, found in the same way.
+    pub(crate) fn gateway6(&self, network: &str) -> Result<Ipv6Addr> {
+        self.bridge_address(network, "-6", "inet6")
+    }
+
+    fn bridge_address<T: FromStr>(&self, network: &str, family: &str, word: &str) -> Result<T> {
         let bridge = self.bridge(network)?;
         let mut ip = Command::new("ip");
-        let output = run_in(&self.host, ip.args(["-4", "-oneline", "addr", "show", "dev", &bridge]))?;
+        ip.args([family, "-oneline", "addr", "show", "dev", &bridge, "scope", "global"]);
+        let output = run_in(&self.host, &mut ip)?;
         output.success()?;
-        let address = output.stdout.split_whitespace().skip_while(|word| *word != "inet").nth(1);
+        let address = output.stdout.split_whitespace().skip_while(|found| *found != word).nth(1);
         let address = address.and_then(|text| text.split('/').next()?.parse().ok());
-        address.with_context(|| format!("{bridge} has no IPv4 address: {}", output.stdout))
+        address.with_context(|| format!("{bridge} has no global {word} address: {}", output.stdout))
     }
 
     /// Runs busybox `nc` inside a container and returns what the other end said.
-    pub(crate) fn nc(&self, container: &str, to: std::net::SocketAddr, input: &str) -> Result<String> {
+    pub(crate) fn nc(&self, container: &str, to: SocketAddr, input: &str) -> Result<String> {
         let (address, port) = (to.ip().to_string(), to.port().to_string());
         let mut command = Command::new("docker");
         command.args(["exec", "--interactive", container, "/bin/nc", "-w", "10", &address, &port]);

@@ -9,6 +9,7 @@ pub(crate) mod docker;
 pub(crate) mod endings;
 pub(crate) mod floor;
 pub(crate) mod foreground;
+pub(crate) mod go_server;
 pub(crate) mod group;
 pub(crate) mod kernel_ids;
 pub(crate) mod leftovers;

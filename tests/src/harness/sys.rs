@@ -200,10 +200,10 @@ pub(crate) fn mptcp_listener(address: SocketAddr) -> Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
-/// A connection whose client speaks MPTCP, from the calling thread's namespace.
-pub(crate) fn mptcp_dial(to: SocketAddr) -> Result<TcpStream> {
-    let fd = mptcp_socket(to)?;
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).context("failed to connect with MPTCP")?;
+/// A connection that asks for MPTCP, from the calling thread's namespace.
+pub(crate) fn mptcp_connect(address: SocketAddr) -> Result<TcpStream> {
+    let fd = mptcp_socket(address)?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).context("failed to connect with MPTCP")?;
     Ok(TcpStream::from(fd))
 }
 
@@ -221,10 +221,18 @@ fn mptcp_socket(address: SocketAddr) -> Result<OwnedFd> {
 
 /// Sets the options of every IPv4 header the socket sends.
 pub(crate) fn ip_options(socket: &OwnedFd, options: &[u8]) -> Result<()> {
-    let length = libc::socklen_t::try_from(options.len())?;
-    // SAFETY: the kernel reads `length` bytes of `options`.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, libc::IP_OPTIONS, options.as_ptr().cast(), length)
-    };
-    if result != 0 { Err(io::Error::last_os_error()).context("failed to set IP options") } else { Ok(()) }
+    header_option(socket, libc::SOL_IP, libc::IP_OPTIONS, options).context("failed to set IP options")
+}
+
+/// Gives every IPv6 packet the socket sends a destination options header.
+pub(crate) fn destination_options(socket: &OwnedFd, header: &[u8]) -> Result<()> {
+    let set = header_option(socket, libc::SOL_IPV6, libc::IPV6_DSTOPTS, header);
+    set.context("failed to set IPv6 destination options")
+}
+
+fn header_option(socket: &OwnedFd, level: i32, name: i32, value: &[u8]) -> Result<()> {
+    let length = libc::socklen_t::try_from(value.len())?;
+    // SAFETY: the kernel reads `length` bytes of `value`.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    if result != 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
 }

@@ -3,7 +3,7 @@
 //! Invariant: names, bridges, gateways and container addresses come from the engine itself, never
 //! from assumptions about its defaults.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 
@@ -12,7 +12,7 @@ use crate::harness::client::refused;
 use crate::harness::docker::Engine;
 use crate::harness::redis::{Redis, Session};
 use crate::harness::rig::{Moved, expect_moved};
-use crate::harness::topology::at;
+use crate::harness::topology::{at, at6, reaches};
 use crate::harness::transcript::note;
 
 pub(super) const TESTS: &[Test] = &[
@@ -25,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::allow_a_container_by_name", || on_engine(allow_container)),
     Test::on_host("docker::unknown_container_is_refused", || on_engine(unknown_container)),
     Test::on_host("docker::removed_network_is_waited_for", || on_engine(removed_network)),
+    Test::on_host("docker::network_with_ipv6_serves_both_families", || on_engine(ipv6_network)),
 ];
 
 const DEFAULT: &str = "bridge-redis-6379";
@@ -54,9 +55,12 @@ fn endpoint(engine: &Engine, network: &str) -> Result<SocketAddr> {
 
 /// `container` gets a PONG by its own busybox, and Redis names its address.
 fn pongs(engine: &Engine, container: &str, network: &str) -> Result<()> {
-    let gateway = endpoint(engine, network)?;
+    let address = engine.address(container, network)?;
+    pongs_at(engine, container, endpoint(engine, network)?, &address.to_string())
+}
+
+fn pongs_at(engine: &Engine, container: &str, gateway: SocketAddr, address: &str) -> Result<()> {
     let said = engine.nc(container, gateway, "PING\r\nCLIENT LIST\r\nQUIT\r\n")?;
-    let address: Ipv4Addr = engine.address(container, network)?;
     ensure!(said.starts_with("+PONG\r\n"), "{container} heard {said:?}");
     ensure!(said.contains(&format!(" addr={address}:")), "redis does not name {address}: {said}");
     Ok(())
@@ -183,5 +187,48 @@ fn removed_network(engine: &Engine) -> Result<()> {
     ensure!(!detail.is_empty(), "waiting-for-bridge has no detail: {}", attachment.raw);
     cli.ok(&["detach", name])?;
     ensure!(cli.status()?.is_empty(), "detach left the attachment of a removed network");
+    Ok(())
+}
+
+/// A service on both loopback addresses, at the network's gateway of each family.
+fn ipv6_network(engine: &Engine) -> Result<()> {
+    const NETWORK: &str = "net6";
+    const FOUR: &str = "net6-redis-6379";
+    const SIX: &str = "net6-six-6380";
+    let _redis = Redis::start(&engine.host, 6379, &["--protected-mode", "no", "--bind", "127.0.0.1", "::1"])?;
+    engine.docker(&["network", "create", "--ipv6", "--subnet", "fd00:30:d::/64", NETWORK])?;
+    for container in ["c6", "d6"] {
+        engine.container(container, &["--network", NETWORK])?;
+    }
+    let gateway6 = engine.gateway6(NETWORK)?;
+    for container in ["c6", "d6"] {
+        // A new address takes a moment before it can be used.
+        reaches(&engine.netns(container)?, at6(gateway6, 1))?;
+    }
+    let cli = engine.cli();
+    let specs = ["attach", "redis", "six=6380:[::1]:6379", "--network", NETWORK];
+    cli.ok(&[&specs, ["--allow", "c6"].as_slice()].concat())?;
+    let (address, address6) = (engine.address("c6", NETWORK)?, engine.address6("c6", NETWORK)?);
+    let four = (FOUR, endpoint(engine, NETWORK)?, format!("{address}/32"), address.to_string());
+    let six = (SIX, at6(gateway6, 6380), format!("{address6}/128"), format!("[{address6}]"));
+    for (name, gateway, allow, client) in [four, six] {
+        let attachment = cli.attachment(name)?;
+        ensure!(attachment.gateways == [gateway.ip().to_string()], "{name} has {:?}", attachment.gateways);
+        ensure!(attachment.allow == [allow.clone()], "the list is {:?}, not {allow}", attachment.allow);
+        expect_moved(&cli, name, Moved::accepted(1), || pongs_at(engine, "c6", gateway, &client))?;
+        expect_moved(&cli, name, Moved::denied(1), || refused(&engine.netns("d6")?, gateway))?;
+    }
+    refused(&engine.netns("c1")?, endpoint(engine, NETWORK)?)?;
+    // Without a list, both subnets of the network are.
+    cli.ok(&specs)?;
+    for (name, gateway) in [(FOUR, endpoint(engine, NETWORK)?), (SIX, at6(gateway6, 6380))] {
+        expect_moved(&cli, name, Moved::accepted(1), || answers_ping(engine, "d6", gateway))?;
+    }
+    Ok(())
+}
+
+fn answers_ping(engine: &Engine, container: &str, gateway: SocketAddr) -> Result<()> {
+    let pong = Session::open(&engine.netns(container)?, gateway)?.command("PING")?;
+    ensure!(pong == "+PONG", "redis said {pong}");
     Ok(())
 }

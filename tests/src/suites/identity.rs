@@ -14,7 +14,7 @@ use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::{Redis, Session};
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Port, Service, listener};
-use crate::harness::sys::{mptcp_dial, mptcp_listener};
+use crate::harness::sys::{mptcp_connect, mptcp_listener};
 use crate::harness::topology::{A1, GATEWAY_A, GATEWAY_A6, at, at6, local};
 
 pub(super) const TESTS: &[Test] = &[
@@ -100,7 +100,7 @@ fn mptcp() -> Result<()> {
     rig.attach_with("7001", LOOPBACK)?;
     let plain = rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
     let multipath = rig.expect_tc(NAME, Moved::accepted(1), || {
-        let mut stream = rig.net.a1.run(|| mptcp_dial(gateway()))?;
+        let mut stream = rig.net.a1.run(|| mptcp_connect(gateway()))?;
         let own = stream.local_addr()?;
         stream.shutdown(std::net::Shutdown::Write)?;
         let mut end = Vec::new();

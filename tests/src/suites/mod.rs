@@ -29,12 +29,16 @@ mod conflicts;
 mod crash;
 mod docker;
 mod events;
+mod fragments;
 mod identity;
 mod identity_leaks;
+mod ipv6;
 mod leaks;
 mod lifecycle;
 mod listeners;
 mod mptcp;
+mod mptcp_go;
+mod mptcp_time_wait;
 mod privileges;
 mod reach;
 mod refusals;
@@ -128,7 +132,11 @@ pub(crate) fn all() -> Vec<Test> {
         privileges::TESTS,
         reach::TESTS,
         listeners::TESTS,
+        ipv6::TESTS,
+        fragments::TESTS,
         mptcp::TESTS,
+        mptcp_go::TESTS,
+        mptcp_time_wait::TESTS,
         identity::TESTS,
         identity_leaks::TESTS,
         traffic::TESTS,

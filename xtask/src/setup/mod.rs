@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: finds what is there, installs only what is missing.
 
+mod go;
 mod linker;
 mod packages;
 mod toolchain;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+pub(crate) use go::server as go_server;
 pub(crate) use packages::{Need, postgres};
 pub(crate) use toolchain::Toolchain;
 
@@ -29,7 +31,12 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     ui::heading("setup");
     programs(ws, &[Need::Build, Need::HostSuite, Need::Vm], Detail::Every)?;
     ebpf(ws, Detail::Every)?;
-    Ok(())
+    go(ws, Detail::Every)
+}
+
+/// Makes sure that the tests' Go HTTP server is built.
+pub(crate) fn go(ws: &Workspace, detail: Detail) -> Result<()> {
+    go::ensure(ws, detail)
 }
 
 /// Makes sure that the programs needed for the given purposes are there.

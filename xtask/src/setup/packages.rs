@@ -31,6 +31,8 @@ pub(crate) enum Need {
     HostSuite,
     /// Kernels under QEMU.
     Vm,
+    /// Packages that are unpacked and not installed.
+    Unpack,
 }
 
 /// A program, the Debian package it comes in and what it is for.
@@ -48,7 +50,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "sysctl", package: "procps", needs: &[Need::HostSuite] },
     Program { name: "depmod", package: "kmod", needs: &[Need::HostSuite, Need::Vm] },
     Program { name: "busybox", package: "busybox-static", needs: &[Need::HostSuite, Need::Vm] },
-    Program { name: "dpkg-deb", package: "dpkg", needs: &[Need::Vm] },
+    Program { name: "dpkg-deb", package: "dpkg", needs: &[Need::Vm, Need::Unpack] },
     Program { name: "xz", package: "xz-utils", needs: &[Need::Vm] },
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needs: &[Need::Vm] },
     Program { name: "redis-server", package: "redis-server", needs: &[Need::HostSuite, Need::Vm] },

@@ -1,28 +1,18 @@
-//! Kernels out of Debian packages: downloaded once, checked against their hashes, unpacked, never installed.
+//! Kernels out of Debian packages, unpacked below `target/vm/kernels`.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs,
     path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
-    exec::{self, which},
+    debian::Bundle,
     ui::{Detail, Step},
-    vm::{
-        manifest::{Kernel, Package},
-        mirror::Mirror,
-    },
+    vm::manifest::Kernel,
     workspace::Workspace,
 };
-
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(900);
-const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 
 /// An unpacked kernel.
 pub(super) struct Tree {
@@ -41,87 +31,19 @@ pub(super) fn fetch(ws: &Workspace, kernel: &Kernel) -> Result<Tree> {
         );
     }
     let root = ws.target("vm/kernels").join(&kernel.name);
-    let stamp = root.join(".packages");
-    let wanted: String = kernel.packages.iter().map(|package| format!("{}\n", package.sha256)).collect();
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Tree::locate(&root);
-    }
-    let step = Step::start(format!("kernel {}", kernel.name), Detail::Every);
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("failed to empty {}", root.display()))?;
-    }
-    fs::create_dir_all(&root).with_context(|| format!("failed to create {}", root.display()))?;
-    for package in &kernel.packages {
-        let file = download(ws, kernel, package, &step)?;
-        step.note("unpacking");
-        let mut unpack = exec::tool("dpkg-deb");
-        exec::capture(unpack.arg("-x").arg(&file).arg(&root), "unpack a kernel package")?;
-    }
-    let tree = Tree::locate(&root)?;
-    fs::write(&stamp, wanted).with_context(|| format!("failed to write {}", stamp.display()))?;
-    step.done(&format!("{} downloaded and unpacked", kernel.version));
-    Ok(tree)
-}
-
-/// A package's file, from the cache or from the mirror.
-fn download(ws: &Workspace, kernel: &Kernel, package: &Package, step: &Step) -> Result<PathBuf> {
-    let name = package.path.file_name().context("failed to read the package's path: it names no file")?;
-    let cached = ws.target("vm/debs").join(name);
-    if cached.exists() && sha256(&cached)? == package.sha256 {
-        return Ok(cached);
-    }
-    let partial = cached.with_extension("partial");
-    let url = format!("{}/{}", Mirror::find()?.archive(&kernel.suite), package.path.display());
-    let (by_hand, name) = (&kernel.name, name.to_string_lossy());
-    step.note(&format!("downloading {name}"));
-    let mut command = downloader(&url, &partial, &package.sha256)?;
-    exec::run_logged(
-        &mut command,
-        &format!("download {name}"),
-        step,
-        &partial.with_extension("log"),
-        DOWNLOAD_LIMIT,
-    )
-    .with_context(|| {
-        format!(
-            "failed to get kernel {by_hand}: if the mirror has dropped {}, take a newer one with \
-                 `cargo xtask vm --update {by_hand}`",
-            kernel.version
-        )
-    })?;
-    let found = sha256(&partial)?;
-    if found != package.sha256 {
-        bail!(
-            "failed to trust {name}: its SHA-256 is {found}, tests/kernels.toml says {}: the mirror's file was changed \
-             or damaged",
-            package.sha256
-        );
-    }
-    fs::rename(&partial, &cached).with_context(|| format!("failed to keep {}", cached.display()))?;
-    Ok(cached)
-}
-
-/// apt's own downloader where there is one, since it knows the machine's proxies; curl elsewhere.
-fn downloader(url: &str, file: &Path, sha256: &str) -> Result<Command> {
-    if Path::new(APT_HELPER).exists() {
-        let mut command = exec::tool(APT_HELPER);
-        command.args(["-o", "APT::Sandbox::User=root", "download-file", url]).arg(file);
-        command.arg(format!("SHA256:{sha256}"));
-        return Ok(command);
-    }
-    let Some(curl) = which("curl") else {
-        bail!("failed to download {url}: neither apt nor curl is there: install curl");
+    let bundle = Bundle {
+        name: &format!("kernel {} ({})", kernel.name, kernel.version),
+        suite: &kernel.suite,
+        packages: &kernel.packages,
+        listed_in: "tests/kernels.toml",
+        newer: &format!("take a newer one with `cargo xtask vm --update {}`", kernel.name),
     };
-    let mut command = exec::tool(curl);
-    command.args(["--fail", "--location", "--silent", "--show-error", "--output"]).arg(file).arg(url);
-    Ok(command)
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let failed = || format!("failed to read {}", path.display());
-    let mut hasher = Sha256::new();
-    io::copy(&mut File::open(path).with_context(failed)?, &mut hasher).with_context(failed)?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    if !bundle.is_in(&root) {
+        let step = Step::start(format!("kernel {}", kernel.name), Detail::Every);
+        bundle.unpack(ws, &root, &step)?;
+        step.done(&format!("{} downloaded and unpacked", kernel.version));
+    }
+    Tree::locate(&root)
 }
 
 impl Tree {

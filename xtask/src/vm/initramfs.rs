@@ -9,12 +9,15 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     exec::{self, which},
+    setup,
+    test::GO_SERVER_VARIABLE,
     vm::{archive::Tree, cpio::Archive, manifest::Kernel, modules},
     workspace::{OBJECT_VARIABLE, Workspace},
 };
 
 const INIT: &str = include_str!("init.sh");
 const OBJECT: &str = "usr/lib/bridge-ebpf.o";
+const GO_SERVER: &str = "go-http-server";
 
 /// This machine's programs that the suite uses inside a guest; busybox provides the rest. The shell is among them since
 /// busybox's prefers its own applets to the real `ip`. The second group is only taken along when present.
@@ -41,6 +44,10 @@ pub(super) fn write(ws: &Workspace, kernel: &Kernel, tree: &Tree, payload: &Payl
     if bridge_user.exists() {
         program(&mut archive, "bridge-user", &bridge_user)?;
         archive.copy(OBJECT, &ws.ebpf_object())?;
+    }
+    let go_server = setup::go_server(ws);
+    if go_server.exists() {
+        program(&mut archive, GO_SERVER, &go_server)?;
     }
     for name in PROGRAMS {
         let found =
@@ -134,12 +141,14 @@ fn kernel_modules(archive: &mut Archive, tree: &Tree) -> Result<()> {
 /// The suite's environment, for the guest's shell to read.
 fn environment(kernel: &Kernel, payload: &Payload) -> String {
     let object = format!("/{OBJECT}");
+    let go_server = format!("/usr/bin/{GO_SERVER}");
     let expectation = kernel.expectation();
     let variables = [
         ("BRIDGE_KERNEL", kernel.name.as_str()),
         ("BRIDGE_EXPECT", expectation.as_str()),
         ("BRIDGE_USER", "/usr/bin/bridge-user"),
         (OBJECT_VARIABLE, object.as_str()),
+        (GO_SERVER_VARIABLE, go_server.as_str()),
         ("BRIDGE_FILTER", payload.filter.as_deref().unwrap_or_default()),
         ("RUST_BACKTRACE", "1"),
     ];

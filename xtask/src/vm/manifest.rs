@@ -1,13 +1,11 @@
 //! `tests/kernels.toml`: which kernels, from which Debian packages, and what to expect of each.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+
+use crate::debian::Package;
 
 /// The whole file.
 #[derive(Debug, Deserialize, Serialize)]
@@ -43,16 +41,6 @@ pub(super) struct Kernel {
     /// The packages that hold the kernel and its modules.
     #[serde(default, rename = "package")]
     pub(super) packages: Vec<Package>,
-}
-
-/// One Debian package.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Package {
-    /// Its place in the archive.
-    pub(super) path: PathBuf,
-    /// The hash of the file.
-    pub(super) sha256: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

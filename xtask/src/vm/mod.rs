@@ -6,7 +6,6 @@ mod console;
 mod cpio;
 mod initramfs;
 mod manifest;
-mod mirror;
 mod modules;
 mod update;
 
@@ -82,6 +81,7 @@ pub(crate) fn default_set(ws: &Workspace, filter: Option<&str>) -> Result<Matrix
 }
 
 fn suite_payload(ws: &Workspace, filter: Option<String>) -> Result<Payload> {
+    setup::go(ws, Detail::OnlyWork)?;
     test::build_suite(ws)?;
     Ok(Payload { suite: ws.release("suite"), filter })
 }

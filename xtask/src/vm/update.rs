@@ -13,12 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    debian::{Mirror, Package},
     exec,
     ui::{Detail, Step},
-    vm::{
-        manifest::{Manifest, Package},
-        mirror::Mirror,
-    },
+    vm::manifest::Manifest,
     workspace::Workspace,
 };
 

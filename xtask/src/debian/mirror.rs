@@ -9,14 +9,14 @@ const VARIABLE: &str = "BRIDGE_DEBIAN_MIRROR";
 
 /// A Debian mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mirror {
+pub(crate) struct Mirror {
     main: String,
     security: String,
 }
 
 impl Mirror {
     /// The mirror this machine uses.
-    pub(super) fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         if let Ok(value) = env::var(VARIABLE) {
             let mut urls = value.split_whitespace();
             let Some(main) = urls.next() else { bail!("failed to read {VARIABLE}: it is empty") };
@@ -44,7 +44,7 @@ impl Mirror {
     }
 
     /// The archive's URL for a suite.
-    pub(super) fn archive(&self, suite: &str) -> &str {
+    pub(crate) fn archive(&self, suite: &str) -> &str {
         if suite.ends_with("-security") { &self.security } else { &self.main }
     }
 
