@@ -50,6 +50,7 @@ impl Probe<'_> {
         let bridge = &self.scratch.bridge;
         let attachment = AttachmentState {
             service: service.to_owned(),
+            container: None,
             network: "scratch".to_owned(),
             bridge: bridge.name.clone(),
             ifindex: bridge.index,
@@ -152,7 +153,7 @@ pub(super) fn run(features: Features) -> anyhow::Result<Findings> {
         let mut maps = Maps::take(&mut ebpf)?;
         let mut channel = Events::of_object(&mut ebpf)?;
         let _links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
-        write_meta(&mut maps, EventLevel::Warn, false)?;
+        write_meta(&mut maps, EventLevel::Warn, false, 0)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         let mut probe = Probe { scratch, state: &mut state };
         let steer = existing_listener(&mut probe);

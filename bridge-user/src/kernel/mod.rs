@@ -9,6 +9,7 @@ pub mod host;
 pub mod instance;
 pub mod maps;
 pub mod object;
+pub mod owned;
 pub mod pins;
 pub mod redirect;
 pub mod register;

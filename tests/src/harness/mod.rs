@@ -5,6 +5,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod client;
+pub(crate) mod containers;
 pub(crate) mod docker;
 pub(crate) mod endings;
 pub(crate) mod floor;
