@@ -31,7 +31,7 @@ pub fn run(follow: bool, container: Option<&str>) -> anyhow::Result<()> {
         }
     }
     bail!(
-        "failed to read events: nothing is attached inside container {container} as it runs now: attach a service first"
+        "failed to read events: nothing is attached inside container {container} as it runs now: see `bridge-user status`, and attach a service first"
     );
 }
 

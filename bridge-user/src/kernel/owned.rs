@@ -29,16 +29,16 @@ pub struct Owned {
 /// Every instance that this namespace owns, finished or not.
 ///
 /// # Errors
-/// When bpffs cannot be read, usually for lack of privileges.
+/// When bpffs or other processes cannot be read, usually for lack of privileges.
 pub fn owned() -> anyhow::Result<Vec<Owned>> {
     let own = host::netns_inode()?;
     let dirs = PinDir::all().with_context(|| format!("failed to read {ROOT}: root is needed"))?;
     let mine = dirs.into_iter().filter(|dir| dir.origin().owner == own);
     let open = |dir: PinDir| {
-        let namespace = dir.namespace();
-        Owned { alive: namespace.is_some() && dir.is_alive(), dir, namespace }
+        let namespace = dir.namespace()?;
+        Ok(Owned { alive: namespace.is_some() && dir.is_alive(), dir, namespace })
     };
-    Ok(mine.map(open).collect())
+    mine.map(open).collect()
 }
 
 impl Owned {

@@ -83,14 +83,17 @@ impl PinDir {
     }
 
     /// The namespace it is for, if that exists still and a process is in it.
-    pub(super) fn namespace(&self) -> Option<File> {
-        let namespace = netns::find(self.inode).filter(|_| self.aside.is_none())?;
+    pub(super) fn namespace(&self) -> anyhow::Result<Option<File>> {
+        if self.aside.is_some() {
+            return Ok(None);
+        }
+        let Some(namespace) = netns::find(self.inode)? else { return Ok(None) };
         let is_it = || match netns::run_in(&namespace, || Ok(host::netns_cookie())) {
             Ok(Some(cookie)) => cookie == self.origin().netns_cookie,
             // A kernel that does not tell, or no right to go there.
             Ok(None) | Err(_) => true,
         };
-        (self.is_alive() || is_it()).then_some(namespace)
+        Ok((self.is_alive() || is_it()).then_some(namespace))
     }
 
     /// What the instance says of where it comes from.
@@ -205,7 +208,7 @@ impl PinDir {
     fn remove_from_outside(&self) -> anyhow::Result<()> {
         let path = self.path();
         let owner = self.origin().owner;
-        let is_seen = || owner == host::netns_inode().unwrap_or(0) || netns::find(owner).is_some();
+        let is_seen = || owner == host::netns_inode().unwrap_or(0) || !matches!(netns::find(owner), Ok(None));
         if owner != 0 && self.is_published()? && is_seen() {
             return Ok(());
         }
@@ -214,10 +217,13 @@ impl PinDir {
         }
         match self.namespace() {
             // What marks stand for can be undone from there only. If this process may not go there, somebody else will.
-            Some(namespace) => Ok(drop(netns::run_in(&namespace, || remove_tree(&path)))),
+            Ok(Some(namespace)) => {
+                let _ = netns::run_in(&namespace, || remove_tree(&path));
+                Ok(())
+            }
             // No process is in a container's namespace once it is gone. Others may be kept by name.
-            None if owner != 0 => remove_pins(&path),
-            None => Ok(()),
+            Ok(None) if owner != 0 => remove_pins(&path),
+            Ok(None) | Err(_) => Ok(()),
         }
     }
 

@@ -9,7 +9,8 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
+use caps::{CapSet, Capability};
 use nix::sched::{CloneFlags, setns};
 
 /// Opens the network namespace of a process. The namespace lives at least as long as the file.
@@ -32,11 +33,25 @@ pub fn inode_of(namespace: &File) -> anyhow::Result<u64> {
 }
 
 /// The namespace with this inode, if a process is in it.
-pub fn find(inode: u64) -> Option<File> {
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| of_process(pid).ok())
-        .find(|namespace| inode_of(namespace).is_ok_and(|found| found == inode))
+///
+/// # Errors
+/// When it is not found, and processes of others may not be looked into.
+pub fn find(inode: u64) -> anyhow::Result<Option<File>> {
+    for process in fs::read_dir("/proc").context("failed to list processes: is /proc mounted?")?.flatten() {
+        if process.file_name().to_str().is_none_or(|name| name.parse::<i32>().is_err()) {
+            continue;
+        }
+        // It ended meanwhile, or the system hides it, as containers' processes are not.
+        let Ok(namespace) = File::open(process.path().join("ns/net")) else { continue };
+        if inode_of(&namespace)? == inode {
+            return Ok(Some(namespace));
+        }
+    }
+    ensure!(
+        caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE)?,
+        "failed to look for a network namespace in every process: run as root, or with CAP_SYS_PTRACE"
+    );
+    Ok(None)
 }
 
 /// Runs `body` on a thread inside the namespace and waits for it.
@@ -68,7 +83,7 @@ mod tests {
     fn the_own_namespace_is_found_by_its_inode() {
         let own = of_process(nix::unistd::getpid().as_raw()).unwrap();
         let inode = inode_of(&own).unwrap();
-        assert_eq!(find(inode).map(|found| inode_of(&found).unwrap()), Some(inode));
-        assert!(find(0).is_none());
+        assert_eq!(find(inode).unwrap().map(|found| inode_of(&found).unwrap()), Some(inode));
+        assert!(!matches!(find(0), Ok(Some(_))));
     }
 }

@@ -27,6 +27,7 @@ mod attack;
 mod check;
 mod conflicts;
 mod container_follow;
+mod container_kernels;
 mod container_reach;
 mod container_refusals;
 mod container_scope;
@@ -143,6 +144,7 @@ pub(crate) fn all() -> Vec<Test> {
         leaks::TESTS,
         upgrade::TESTS,
         docker::TESTS,
+        container_kernels::TESTS,
         container_refusals::TESTS,
         container_reach::TESTS,
         container_scope::TESTS,
