@@ -1,6 +1,8 @@
 //! Keys and values of the eBPF maps. Who writes and reads each map, and how long an entry lives, is written at
 //! the map's definition in `bridge-ebpf/src/maps.rs`.
 
+use core::mem::offset_of;
+
 use crate::addr::Ip;
 
 /// Slots per (address, port): how many members of one `SO_REUSEPORT` group are remembered. The kernel itself
@@ -22,6 +24,8 @@ pub const fn overflow_slot(socket_cookie: u64) -> u16 {
 pub const SERVICE_LEN: usize = 32;
 /// Longest network name, in bytes.
 pub const NETWORK_LEN: usize = 128;
+/// Longest container name, in bytes.
+pub const CONTAINER_LEN: usize = 64;
 /// `IFNAMSIZ`: longest interface name plus its NUL.
 pub const IFNAME_LEN: usize = 16;
 
@@ -135,6 +139,8 @@ pub struct Attachment {
     pub network: [u8; NETWORK_LEN],
     /// Bridge interface name, NUL-padded.
     pub bridge: [u8; IFNAME_LEN],
+    /// The container whose namespace this is, NUL-padded; empty for an attachment of a host.
+    pub container: [u8; CONTAINER_LEN],
 }
 
 /// [`Attachment::reason`]: a probe connection was really steered on this kernel.
@@ -183,7 +189,7 @@ pub struct TrackStats {
     pub replaced: u64,
 }
 
-/// What a set of pinned objects is. The first field never moves, so that any version can read it.
+/// What a set of pinned objects is. The fields up to `owner` never move, so that any version can read them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -195,6 +201,8 @@ pub struct Meta {
     pub probed: u16,
     /// `SO_NETNS_COOKIE` of the attached network namespace.
     pub netns_cookie: u64,
+    /// Inode of the network namespace that attached it from outside, as `attach --container` does; otherwise 0.
+    pub owner: u64,
     /// First 16 bytes of the SHA-256 of the eBPF object the programs come from.
     pub build: [u8; 16],
 }
@@ -205,10 +213,11 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ConnectionKey>() == 36);
     assert!(size_of::<AllowKey>() == 20);
-    assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN);
+    assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
     assert!(size_of::<Stats>() == 56);
     assert!(size_of::<TrackStats>() == 40);
-    assert!(size_of::<Meta>() == 32);
+    assert!(offset_of!(Meta, owner) == 16);
+    assert!(size_of::<Meta>() == 40);
 };
 
 impl TargetKey {

@@ -17,9 +17,11 @@ use crate::{
 pub struct AttachmentState {
     /// Service name.
     pub service: String,
+    /// The container in whose network namespace it is; none: in the caller's.
+    pub container: Option<String>,
     /// Docker network, or the interface name where a bridge was given.
     pub network: String,
-    /// Bridge interface name.
+    /// Bridge interface name; in a container the interface that holds its address.
     pub bridge: String,
     /// Bridge interface index.
     pub ifindex: u32,
@@ -27,7 +29,7 @@ pub struct AttachmentState {
     pub port: Port,
     /// Where the service listens; a steered attachment's is always TCP.
     pub target: Target,
-    /// Gateway addresses containers connect to, sorted.
+    /// Addresses containers connect to, sorted: the gateway's, or those of the container itself.
     pub gateways: BTreeSet<IpAddr>,
     /// Allowed sources, sorted.
     pub allow: BTreeSet<IpNet>,
@@ -40,19 +42,22 @@ pub struct AttachmentState {
 }
 
 impl AttachmentState {
-    /// `<network>-<service>-<port>`.
+    /// `<network>-<service>-<port>`, where a container's network is `<container>.<network>`.
     pub fn name(&self) -> String {
-        naming::attachment_name(&self.network, &self.service, self.port)
+        naming::attachment_name(self.container.as_deref(), &self.network, &self.service, self.port)
     }
 
     /// Whether a NAME on the command line means it.
     pub fn is_meant_by(&self, query: &str) -> bool {
-        naming::matches(query, &self.network, &self.service, self.port)
+        naming::matches(query, self.container.as_deref(), &self.network, &self.service, self.port)
     }
 
     /// True when `other` is this attachment, perhaps with other settings.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.network == other.network && self.service == other.service && self.port == other.port
+        self.container == other.container
+            && self.network == other.network
+            && self.service == other.service
+            && self.port == other.port
     }
 }
 

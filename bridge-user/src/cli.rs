@@ -62,7 +62,10 @@ struct AttachArgs {
     /// [NAME=]PORT:unix:/PATH; PORT is the one containers use on the gateway
     #[arg(required = true, value_name = "SPEC", long_help = spec_help())]
     specs: Vec<String>,
-    /// Docker network to attach to (default: bridge); may repeat
+    /// Attach inside this running container: its own 127.0.0.1 services become reachable at its own addresses
+    #[arg(long, value_name = "NAME", conflicts_with = "bridges")]
+    container: Option<String>,
+    /// Docker network to attach to (default: bridge; with --container: each that it is on); may repeat
     #[arg(long = "network", value_name = "NAME")]
     networks: Vec<String>,
     /// Linux bridge to attach to, without Docker; may repeat
@@ -92,7 +95,7 @@ struct AttachArgs {
     /// Keep the attachment in the daemon's configuration (not in this version)
     #[arg(long)]
     save: bool,
-    /// Relay in the foreground until SIGINT or SIGTERM, then drain
+    /// Relay in the foreground until SIGINT or SIGTERM, then drain; with --container, follow its restarts until then
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]
@@ -174,6 +177,9 @@ struct EventsArgs {
     /// Go on until interrupted
     #[arg(long, short)]
     follow: bool,
+    /// Those of what is attached inside this container
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
 }
 
 #[derive(Args)]
@@ -257,7 +263,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             print_as(args.output, &report, check::CheckReport::to_text)?;
             Ok(ExitCode::from(u8::from(!report.passed())))
         }
-        Verb::Events(args) => events::run(args.follow).map(|()| ExitCode::SUCCESS),
+        Verb::Events(args) => events::run(args.follow, args.container.as_deref()).map(|()| ExitCode::SUCCESS),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bridge-user", &mut script);
@@ -285,6 +291,10 @@ fn run_attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     // Relays first: they stop by themselves when steering fails after them.
     let runner = Runner::start(&prepared.relayed, request.relay)?;
     attach::apply(&prepared)?;
+    if let Some(place) = prepared.place.as_ref().filter(|_| args.foreground) {
+        let announce = || print_attached(&args, &request, &prepared, &runner).map(drop);
+        return attach::follow::run(&request, place, announce).map(|()| ExitCode::SUCCESS);
+    }
     if runner.is_empty() {
         return print_attached(&args, &request, &prepared, &runner);
     }
@@ -346,6 +356,7 @@ fn parse_request(args: &AttachArgs) -> anyhow::Result<Request> {
     plan::no_two_on_one_port(&specs).map_err(UsageError)?;
     Ok(Request {
         specs,
+        container: args.container.clone(),
         networks: args.networks.clone(),
         bridges: args.bridges.clone(),
         datapath: args.datapath,

@@ -1,9 +1,13 @@
-//! The `detach` verb: removes attachments, and with the last one the whole instance; stops relays.
+//! The `detach` verb: removes attachments, and with the last one of a namespace its whole instance; stops relays.
 
 use anyhow::{Context as _, bail};
 
 use crate::{
-    kernel::instance::Writer,
+    attachment::AttachmentState,
+    kernel::{
+        Instance,
+        owned::{self, Owned, owned},
+    },
     plan, preflight,
     report::Entry,
     runner::control::{self, Ask, Peer},
@@ -16,54 +20,45 @@ use crate::{
 pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
     let relays = Relays::find()?;
-    let writer = Writer::begin_if_mounted()?;
-    let mut instance = writer.as_ref().map_or(Ok(None), Writer::open_existing)?;
-    let all = instance.as_ref().map_or_else(|| Ok(Vec::new()), |instance| instance.state.list())?;
+    let containers = owned()?;
+    let own = Instance::open()?.map_or_else(|| Ok(Vec::new()), |instance| instance.state.list())?;
+    let mut steered: Vec<_> = own.into_iter().map(|(_, state)| state).collect();
+    for container in &containers {
+        steered.extend(container.attachments()?);
+    }
     for name in names {
-        let steered = all.iter().any(|(_, state)| state.is_meant_by(name));
-        if !steered && !relays.entries().any(|entry| entry.is_meant_by(name)) {
-            let all: Vec<_> = all.iter().map(|(_, state)| state.name()).collect();
-            let known = plan::known(all.iter().chain(relays.entries().map(|entry| &entry.name)));
+        let is_steered = steered.iter().any(|state| state.is_meant_by(name));
+        if !is_steered && !relays.entries().any(|entry| entry.is_meant_by(name)) {
+            let steered: Vec<_> = steered.iter().map(AttachmentState::name).collect();
+            let known = plan::known(steered.iter().chain(relays.entries().map(|entry| &entry.name)));
             bail!("failed to detach {name}: no attachment or service has this name: {known}");
         }
     }
     let mut detached = relays.stop(|entry| names.iter().any(|name| entry.is_meant_by(name)))?;
-    let chosen: Vec<_> =
-        all.iter().filter(|(_, state)| names.iter().any(|name| state.is_meant_by(name))).collect();
-    if let Some(writer) = writer.filter(|_| chosen.len() == all.len()) {
-        writer.remove_all()?;
-    } else if let Some(instance) = &mut instance {
-        for (id, _) in &chosen {
-            instance.remove(*id)?;
-        }
+    let meant = |state: &AttachmentState| names.iter().any(|name| state.is_meant_by(name));
+    detached.extend(owned::detach_here(meant)?);
+    for container in containers {
+        detached.extend(container.detach(meant)?);
     }
-    detached.extend(chosen.into_iter().map(|(_, state)| state.name()));
     detached.sort();
     Ok(detached)
 }
 
-/// Detaches everything of this network namespace, whatever version pinned it. Returns the names that could be read.
+/// Detaches everything of this network namespace, and what it attached inside containers, whatever version pinned it.
+/// Returns the names that could be read.
 ///
 /// # Errors
-/// When a pin cannot be removed, or a relay process does not answer; the other is done nevertheless.
+/// When a pin cannot be removed, or a relay process does not answer; the rest is done nevertheless.
 pub fn all() -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
     let relayed = Relays::find().and_then(|relays| relays.stop(|_| true));
-    let mut detached = all_steered()?;
-    detached.extend(relayed?);
+    let in_containers: Vec<_> = owned()?.iter().map(Owned::detach_all).collect();
+    let mut detached = owned::detach_all_here()?;
+    for names in in_containers.into_iter().chain([relayed]) {
+        detached.extend(names?);
+    }
     detached.sort();
     Ok(detached)
-}
-
-fn all_steered() -> anyhow::Result<Vec<String>> {
-    let Some(writer) = Writer::begin_if_mounted()? else { return Ok(Vec::new()) };
-    // Pins of another version cannot be listed, but still removed.
-    let names = match writer.open_existing() {
-        Ok(Some(instance)) => instance.state.list()?.into_iter().map(|(_, state)| state.name()).collect(),
-        Ok(None) | Err(_) => Vec::new(),
-    };
-    writer.remove_all()?;
-    Ok(names)
 }
 
 /// The relay processes of this network namespace and what they run.

@@ -5,19 +5,37 @@ use std::{collections::HashMap, io::Write as _, net::SocketAddr, time::Duration}
 use anyhow::bail;
 
 use crate::{
-    kernel::{Instance, events::Events},
+    attachment::AttachmentState,
+    kernel::{Instance, events::Events, owned::owned},
+    net::netns,
     preflight,
 };
 
 /// How often a quiet follower looks whether anything is attached still.
 const STILL_THERE: Duration = Duration::from_secs(1);
 
-/// Prints the events that are there; with `follow`, goes on until interrupted. Each event is shown once.
+/// Prints the events that are there, of this namespace or of what is attached inside a container; with `follow`, goes on
+/// until interrupted. Each event is shown once.
 ///
 /// # Errors
-/// When nothing is attached here, or the channel cannot be read.
-pub fn run(follow: bool) -> anyhow::Result<()> {
+/// When nothing is attached there, or the channel cannot be read.
+pub fn run(follow: bool, container: Option<&str>) -> anyhow::Result<()> {
     preflight::may_read_events()?;
+    let Some(container) = container else { return run_here(follow) };
+    for instance in owned()? {
+        let is_its = |state: &AttachmentState| state.container.as_deref() == Some(container);
+        if let Some(namespace) = instance.namespace()
+            && instance.attachments()?.iter().any(is_its)
+        {
+            return netns::run_in(namespace, || run_here(follow));
+        }
+    }
+    bail!(
+        "failed to read events: nothing is attached inside container {container} as it runs now: see `bridge-user status`, and attach a service first"
+    );
+}
+
+fn run_here(follow: bool) -> anyhow::Result<()> {
     let Some(instance) = Instance::open()? else {
         bail!("failed to read events: nothing is attached in this network namespace: attach a service first");
     };

@@ -17,9 +17,11 @@ use crate::{
 /// One network to attach to.
 #[derive(Clone, Debug)]
 pub struct Network {
+    /// The container in whose namespace it is, if that is not the caller's.
+    pub container: Option<String>,
     /// Docker network name, or the interface's where a bridge was given.
     pub name: String,
-    /// Its bridge on this host.
+    /// Its bridge on this host; in a container the interface that holds the container's address.
     pub bridge: Bridge,
     /// Sources that may connect; empty: every address of the bridge's own subnets.
     pub allow: Vec<IpNet>,
@@ -81,6 +83,7 @@ fn attachment(
     }
     Ok(AttachmentState {
         service: spec.service.clone(),
+        container: network.container.clone(),
         network: network.name.clone(),
         bridge: bridge.name.clone(),
         ifindex: bridge.index,
@@ -291,7 +294,7 @@ mod tests {
     fn network(addrs: &[&str], allow: &[&str]) -> Network {
         let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
         let bridge = Bridge { index: 7, name: "br-a".into(), up: true, addrs: nets(addrs) };
-        Network { name: "appnet".into(), bridge, allow: nets(allow) }
+        Network { container: None, name: "appnet".into(), bridge, allow: nets(allow) }
     }
 
     fn specs(texts: &[&str]) -> Vec<ServiceSpec> {

@@ -43,6 +43,17 @@ pub fn may_attach(steering: Option<Requested>) -> anyhow::Result<()> {
     require(&needed)
 }
 
+/// Requires what attaching inside a container needs besides.
+///
+/// # Errors
+/// Names each missing capability.
+pub fn may_enter() -> anyhow::Result<()> {
+    require(&[
+        (Capability::CAP_SYS_ADMIN, "to enter the container's network namespace"),
+        (Capability::CAP_SYS_PTRACE, "to find the container's network namespace by its process"),
+    ])
+}
+
 /// Requires what detach needs.
 ///
 /// # Errors

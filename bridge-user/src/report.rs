@@ -63,9 +63,12 @@ pub struct Entry {
     pub port: u16,
     /// Where the service listens.
     pub target: String,
+    /// The container it is inside of, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Docker network, or interface name where a bridge was given.
     pub network: String,
-    /// Bridge interface.
+    /// Bridge interface, or the container's.
     pub bridge: String,
     /// Gateway addresses.
     pub gateways: Vec<String>,
@@ -119,6 +122,7 @@ pub enum Readiness {
 }
 
 /// The facts about this namespace that readiness is judged by.
+#[derive(Default)]
 pub struct Facts {
     /// TCP listeners.
     pub listeners: Vec<Listener>,
@@ -210,6 +214,16 @@ fn bridge_gone(state: &AttachmentState) -> Judgement {
     (Readiness::WaitingForBridge, Some(text))
 }
 
+/// Judges an attachment inside a container whose namespace is gone.
+pub fn container_gone(state: &AttachmentState) -> Judgement {
+    let name = state.container.as_deref().unwrap_or("?");
+    let text = format!(
+        "container {name} was stopped or restarted: attach again, or keep `attach --container {name} --foreground` running \
+         to follow restarts"
+    );
+    (Readiness::WaitingForBridge, Some(text))
+}
+
 fn waiting_for_listener(state: &AttachmentState, listeners: &[Listener]) -> Judgement {
     let elsewhere = |listener: &&Listener| {
         state.target.tcp().is_some_and(|target| listener.addr.port() == target.port())
@@ -228,7 +242,9 @@ fn waiting_for_listener(state: &AttachmentState, listeners: &[Listener]) -> Judg
 impl Entry {
     /// Whether a NAME on the command line means it.
     pub fn is_meant_by(&self, query: &str) -> bool {
-        Port::new(self.port).is_some_and(|port| naming::matches(query, &self.network, &self.service, port))
+        let container = self.container.as_deref();
+        let matches = |port| naming::matches(query, container, &self.network, &self.service, port);
+        Port::new(self.port).is_some_and(matches)
     }
 
     /// A steered attachment's.
@@ -262,6 +278,7 @@ impl Entry {
             service: state.service.clone(),
             port: state.port.get(),
             target: state.target.to_string(),
+            container: state.container.clone(),
             network: state.network.clone(),
             bridge: state.bridge.clone(),
             gateways: state.gateways.iter().map(ToString::to_string).collect(),
@@ -351,6 +368,7 @@ mod tests {
     fn state() -> AttachmentState {
         AttachmentState {
             service: "redis".into(),
+            container: None,
             network: "bridge".into(),
             bridge: "docker0".into(),
             ifindex: 3,

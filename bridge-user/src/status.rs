@@ -3,8 +3,12 @@
 use anyhow::bail;
 
 use crate::{
-    kernel::Instance,
-    net::{links, listeners::tcp_listeners},
+    attachment::AttachmentState,
+    kernel::{
+        Instance,
+        owned::{Owned, owned},
+    },
+    net::{links, listeners::tcp_listeners, netns},
     plan,
     report::{self, Entry, Facts, JSON_VERSION, Report},
     runner::control::{self, Ask},
@@ -28,11 +32,34 @@ pub fn run(names: &[String]) -> anyhow::Result<Report> {
     Ok(Report { version: JSON_VERSION, attachments: all, listener_tracking })
 }
 
-/// The attachments the kernel holds, and what became of listeners.
+/// The attachments the kernel holds for this namespace, here and inside containers, and what became of listeners here.
 ///
 /// # Errors
-/// When the state cannot be read.
+/// When the state cannot be read, or a container's namespace not be entered.
 pub fn steered() -> anyhow::Result<Report> {
+    let mut report = steered_here()?;
+    for container in owned()? {
+        report.attachments.extend(match container.namespace() {
+            Some(namespace) => netns::run_in(namespace, steered_here)?.attachments,
+            None => steered_before(&container)?,
+        });
+    }
+    Ok(report)
+}
+
+/// The attachments of a container that was stopped or restarted.
+fn steered_before(container: &Owned) -> anyhow::Result<Vec<Entry>> {
+    let Some(state) = container.state()? else { return Ok(Vec::new()) };
+    let facts = Facts::default();
+    let entry = |(id, attachment): (u32, AttachmentState)| {
+        let judgement = report::container_gone(&attachment);
+        Ok(Entry::of_steered(&attachment, &state.stats(id)?, &facts, judgement))
+    };
+    state.list()?.into_iter().map(entry).collect()
+}
+
+/// The attachments the kernel holds for the calling thread's namespace.
+fn steered_here() -> anyhow::Result<Report> {
     let mut report = Report { version: JSON_VERSION, attachments: Vec::new(), listener_tracking: None };
     let Some(instance) = Instance::open()? else { return Ok(report) };
     let state = &instance.state;

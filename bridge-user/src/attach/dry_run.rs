@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bridge_common::names;
@@ -26,6 +26,9 @@ pub struct Plan {
     pub version: u32,
     /// Always true: tells this document from a report.
     pub dry_run: bool,
+    /// The container in whose network namespace all of it would happen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// What would carry each attachment.
     pub choices: Vec<Choice>,
     /// One command per line, in order; empty when everything is as wanted.
@@ -57,6 +60,23 @@ impl Plan {
     /// # Errors
     /// When the present state cannot be read.
     pub fn new(prepared: &Prepared) -> anyhow::Result<Self> {
+        let mut plan = prepared.in_place(|| Self::here(prepared))?;
+        if let Some(place) = &prepared.place {
+            plan.container = Some(place.to_string());
+            let forget = |(path, names): (PathBuf, Vec<String>)| {
+                format!(
+                    "bridge-user removes {} of an earlier run from {}",
+                    plan::list(&names),
+                    path.display()
+                )
+            };
+            plan.steps.extend(place.earlier(&prepared.steered)?.into_iter().map(forget));
+        }
+        Ok(plan)
+    }
+
+    /// [`Plan::new`] in the calling thread's namespace.
+    fn here(prepared: &Prepared) -> anyhow::Result<Self> {
         let dir = pins::PinDir::current()?.path();
         let mut steps = Vec::new();
         let mut present = Vec::new();
@@ -93,13 +113,17 @@ impl Plan {
         }
         steps.extend(prepared.relayed.iter().flat_map(relay_steps));
         let choices = prepared.wanted().map(|state| Choice::new(prepared, state)).collect();
-        Ok(Self { version: JSON_VERSION, dry_run: true, choices, steps })
+        Ok(Self { version: JSON_VERSION, dry_run: true, container: None, choices, steps })
     }
 
     /// As a script for people.
     pub fn to_text(&self) -> String {
         let choice = |c: &Choice| format!("# {}: {}: {}\n", c.name, c.datapath, c.reason);
-        let choices: String = self.choices.iter().map(choice).collect();
+        let place = self
+            .container
+            .iter()
+            .map(|container| format!("# in the network namespace of container {container}\n"));
+        let choices: String = place.chain(self.choices.iter().map(choice)).collect();
         if self.steps.is_empty() {
             return format!("{choices}# nothing would change: everything is attached as asked\n");
         }

@@ -1,17 +1,17 @@
 //! The `attach` verb: resolve, refuse what cannot work, then change the kernel's state, all or nothing.
 
+mod container;
 pub mod dry_run;
+pub mod follow;
+mod resolve;
 
-use std::{collections::HashSet, net::IpAddr};
+use std::collections::HashSet;
 
 use anyhow::{Context as _, anyhow, bail};
-use ipnet::IpNet;
 
 use crate::{
-    UsageError,
     attachment::{AttachmentState, Identity},
     check,
-    control::docker::{Docker, DockerNetwork},
     datapath::{Facts, Reason, Requested},
     kernel::{
         features::Features,
@@ -21,7 +21,6 @@ use crate::{
         state::State,
     },
     net::{
-        links::bridge_by_name,
         listeners::{Listener, tcp_listeners},
         proc_fd,
     },
@@ -30,12 +29,18 @@ use crate::{
     spec::ServiceSpec,
 };
 
+pub use container::Place;
+use resolve::NetworkResolver;
+pub use resolve::Source;
+
 /// What to attach, parsed.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Services.
     pub specs: Vec<ServiceSpec>,
-    /// Docker networks; with no bridges either, the network `bridge`.
+    /// The container to attach inside of, by name or id.
+    pub container: Option<String>,
+    /// Docker networks; with no bridges either, the network `bridge`. Inside a container: those it is on, or all of them.
     pub networks: Vec<String>,
     /// Bridges by interface name.
     pub bridges: Vec<String>,
@@ -61,38 +66,6 @@ impl Request {
     }
 }
 
-/// An allowed source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// An address or a subnet.
-    Net(IpNet),
-    /// A container, by name or id.
-    Container(String),
-}
-
-impl std::str::FromStr for Source {
-    type Err = UsageError;
-
-    fn from_str(text: &str) -> Result<Self, UsageError> {
-        if let Ok(net) = text.parse::<IpNet>() {
-            return Ok(Self::Net(net));
-        }
-        if let Ok(addr) = text.parse::<IpAddr>() {
-            return Ok(Self::Net(addr.into()));
-        }
-        let name_like = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-        if text.is_empty()
-            || !text.chars().all(name_like)
-            || text.chars().all(|c| c.is_ascii_digit() || c == '.')
-        {
-            return Err(UsageError(format!(
-                "invalid --allow `{text}`: expected an address, a subnet such as 172.17.0.0/16, or a container name"
-            )));
-        }
-        Ok(Self::Container(text.to_owned()))
-    }
-}
-
 /// An attach that passed every check, ready to be carried out or shown.
 pub struct Prepared {
     /// What the kernel can do, where something is to be steered.
@@ -103,10 +76,20 @@ pub struct Prepared {
     pub relayed: Vec<AttachmentState>,
     /// The listeners there are now.
     pub listeners: Vec<Listener>,
+    /// The container it happens inside of.
+    pub place: Option<Place>,
     event_level: Option<EventLevel>,
 }
 
 impl Prepared {
+    /// Runs `body` in the network namespace the request is about.
+    fn in_place<T: Send>(&self, body: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+        match &self.place {
+            Some(place) => place.run(body),
+            None => body(),
+        }
+    }
+
     /// Everything that is wanted.
     pub fn wanted(&self) -> impl Iterator<Item = &AttachmentState> {
         self.steered.iter().chain(&self.relayed)
@@ -139,8 +122,27 @@ impl Prepared {
 /// When something is missing or in the way; each message names the value, the cause and the next step.
 pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
     preflight::may_attach(request.may_steer().then_some(request.datapath))?;
-    let docker = NetworkResolver::new(request)?;
-    let networks = docker.networks(request)?;
+    let Some(container) = &request.container else {
+        let docker = NetworkResolver::new(request)?;
+        return prepare_here(request, &docker.networks(request)?, |state| docker.refuse_published(state));
+    };
+    preflight::may_enter()?;
+    let place = Place::find(request, container)?;
+    let prepared = place.run(|| {
+        // What Docker publishes is bound in another namespace.
+        let prepared = prepare_here(request, &place.networks()?, |_| Ok(()))?;
+        container::require_steered(&prepared)?;
+        Ok(prepared)
+    })?;
+    Ok(Prepared { place: Some(place), ..prepared })
+}
+
+/// [`prepare`] for known networks, in the calling thread's namespace.
+fn prepare_here(
+    request: &Request,
+    networks: &[Network],
+    refuse_published: impl Fn(&AttachmentState) -> anyhow::Result<()>,
+) -> anyhow::Result<Prepared> {
     let instance = Instance::open()?;
     let (features, steer) = steering(request, instance.as_ref())?;
     let listeners = tcp_listeners()?;
@@ -154,7 +156,7 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
         loopback: loopback_identity(request, features, instance.as_ref()),
     };
     let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
-    let wanted = plan::wanted(&request.specs, &networks, &facts, &listeners, match_ifindex)
+    let wanted = plan::wanted(&request.specs, networks, &facts, &listeners, match_ifindex)
         .map_err(|text| anyhow!(text))?;
     let present: Vec<_> = match instance {
         Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
@@ -163,11 +165,11 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
     for state in &wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
-        docker.refuse_published(state).with_context(failed)?;
+        refuse_published(state).with_context(failed)?;
         refuse_bound(state, &listeners).with_context(failed)?;
     }
     let (relayed, steered) = wanted.into_iter().partition(|state| state.datapath.is_relay());
-    Ok(Prepared { features, steered, relayed, listeners, event_level: request.event_level })
+    Ok(Prepared { features, steered, relayed, listeners, place: None, event_level: request.event_level })
 }
 
 /// Whether the socket-map relay may be used, if it was asked for.
@@ -242,9 +244,15 @@ fn loopback_identity(
 /// When the kernel refuses; nothing of this call is left then.
 pub fn apply(prepared: &Prepared) -> anyhow::Result<()> {
     let Some(features) = prepared.features.filter(|_| !prepared.steered.is_empty()) else { return Ok(()) };
+    let owner = prepared.place.as_ref().map_or(0, Place::owner);
+    prepared.in_place(|| apply_here(prepared, features, owner))?;
+    prepared.place.as_ref().map_or(Ok(()), |place| place.forget_earlier(&prepared.steered))
+}
+
+fn apply_here(prepared: &Prepared, features: Features, owner: u64) -> anyhow::Result<()> {
     let writer = Writer::begin()?;
     let probed = prepared.steered.iter().any(|state| state.reason == Reason::ProbePassed);
-    let mut session = writer.open_or_create(features, prepared.event_level, probed)?;
+    let mut session = writer.open_or_create(features, prepared.event_level, probed, owner)?;
     let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
     match put_all(&mut session, prepared) {
         Ok(()) => session.commit(),
@@ -321,106 +329,5 @@ pub fn owner_name(listener: &Listener) -> String {
     match proc_fd::owners_of(&HashSet::from([listener.inode])).remove(&listener.inode) {
         Some(owner) => format!("{} (pid {})", owner.comm, owner.pid),
         None => format!("a process of user {}", listener.uid),
-    }
-}
-
-/// Docker, connected only when the request needs it.
-struct NetworkResolver {
-    docker: Option<(tokio::runtime::Runtime, Docker)>,
-}
-
-impl NetworkResolver {
-    fn new(request: &Request) -> anyhow::Result<Self> {
-        let by_docker = request.bridges.is_empty() || !request.networks.is_empty();
-        let container = request.allow.iter().any(|source| matches!(source, Source::Container(_)));
-        if !by_docker && !container {
-            return Ok(Self { docker: None });
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("failed to start the async runtime")?;
-        let docker = runtime.block_on(async { Docker::connect() })?;
-        Ok(Self { docker: Some((runtime, docker)) })
-    }
-
-    fn networks(&self, request: &Request) -> anyhow::Result<Vec<Network>> {
-        let mut all = Vec::new();
-        let default = ["bridge".to_owned()];
-        let names: &[String] = match (&request.networks[..], &request.bridges[..]) {
-            ([], []) => &default,
-            (names, _) => names,
-        };
-        for name in names {
-            all.push(self.docker_network(name, &request.allow)?);
-        }
-        for name in &request.bridges {
-            let bridge = bridge_by_name(name)?;
-            let allow = self.sources(&request.allow, None)?;
-            all.push(Network { name: name.clone(), bridge, allow });
-        }
-        Ok(all)
-    }
-
-    fn docker_network(&self, name: &str, allow: &[Source]) -> anyhow::Result<Network> {
-        let (runtime, docker) =
-            self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
-        let network = runtime.block_on(docker.network(name))?;
-        let bridge = bridge_by_name(&network.bridge).with_context(|| {
-            format!("failed to find the bridge of Docker network {name} in this network namespace")
-        })?;
-        let allow = self.sources(allow, Some(&network))?;
-        Ok(Network { name: network.name, bridge, allow })
-    }
-
-    fn sources(&self, allow: &[Source], network: Option<&DockerNetwork>) -> anyhow::Result<Vec<IpNet>> {
-        let mut nets = Vec::new();
-        for source in allow {
-            match (source, &self.docker, network) {
-                (Source::Net(net), _, _) => nets.push(*net),
-                (Source::Container(name), Some((runtime, docker)), Some(network)) => {
-                    let addrs = runtime.block_on(docker.container_addresses(name, network))?;
-                    nets.extend(addrs.into_iter().map(IpNet::from));
-                }
-                (Source::Container(name), _, _) => bail!(
-                    "failed to resolve --allow {name}: a container's address is known per Docker network, and --bridge \
-                     names none: use --network, or give the container's address"
-                ),
-            }
-        }
-        Ok(nets)
-    }
-
-    fn refuse_published(&self, state: &AttachmentState) -> anyhow::Result<()> {
-        let Some((runtime, docker)) = &self.docker else { return Ok(()) };
-        for published in runtime.block_on(docker.published(state.port.get()))? {
-            if state.gateways.iter().any(|&gateway| published.covers(gateway)) {
-                bail!(
-                    "port {} is already published by container {}: choose another port (NAME=PORT:TARGET_PORT) or \
-                     unpublish it",
-                    state.port,
-                    published.container
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_are_addresses_subnets_or_containers() {
-        let parse = |text: &str| text.parse::<Source>();
-        assert_eq!(parse("172.17.0.0/16").unwrap(), Source::Net("172.17.0.0/16".parse().unwrap()));
-        assert_eq!(parse("172.17.0.9").unwrap(), Source::Net("172.17.0.9/32".parse().unwrap()));
-        assert_eq!(parse("fd00::7").unwrap(), Source::Net("fd00::7/128".parse().unwrap()));
-        assert_eq!(parse("web-1").unwrap(), Source::Container("web-1".into()));
-        for bad in ["", "172.17.0.0/33", "172.17.0.300", "a/b", "web 1"] {
-            let error = parse(bad).unwrap_err().to_string();
-            assert!(error.contains(&format!("`{bad}`")) && error.contains("expected"), "{error}");
-        }
     }
 }

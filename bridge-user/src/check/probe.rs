@@ -51,6 +51,7 @@ impl Probe<'_> {
         let bridge = &self.scratch.bridge;
         let attachment = AttachmentState {
             service: service.to_owned(),
+            container: None,
             network: "scratch".to_owned(),
             bridge: bridge.name.clone(),
             ifindex: bridge.index,
@@ -160,7 +161,7 @@ pub(super) fn run(features: Features) -> anyhow::Result<Findings> {
         let mut maps = Maps::take(&mut ebpf)?;
         let mut channel = Events::of_object(&mut ebpf)?;
         let _links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
-        write_meta(&mut maps, EventLevel::Warn, false)?;
+        write_meta(&mut maps, EventLevel::Warn, false, 0)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let steer = existing_listener(&mut probe);
@@ -197,7 +198,7 @@ pub(super) fn run_identity(features: Features) -> anyhow::Result<()> {
         let cgroup = host::cgroup_root()?;
         let _links = object::attach(&mut ebpf, features, &host::netns()?, &cgroup)?;
         let _hooks = identity::attach_for_now(&mut ebpf, &cgroup)?;
-        write_meta(&mut maps, EventLevel::Off, false)?;
+        write_meta(&mut maps, EventLevel::Off, false, 0)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         existing_listener(&mut Probe { scratch, state: &mut state, identity: Identity::Loopback })
     })

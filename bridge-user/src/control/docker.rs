@@ -1,7 +1,7 @@
 //! What Docker knows: which bridge a network is, which ports are published, which addresses a container has.
 //!
-//! Invariants: read-only, by two list requests of the Engine API (`/networks`, `/containers/json`), so a name
-//! typed by a person never becomes part of a URL; every request has a deadline; each error names the object
+//! Invariants: read-only, by two list requests of the Engine API (`/networks`, `/containers/json`), and what they
+//! name: so a name typed by a person never becomes part of a URL; every request has a deadline; each error names the object
 //! and the next step. Which address the host really has on a bridge is the kernel's to say
 //! ([`crate::net::links`]): IPAM lists no gateway for some networks, and a bridge may have lost its address.
 
@@ -12,8 +12,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bollard::errors::Error as ApiError;
-use bollard::models::{ContainerSummary, EndpointSettings, Network, PortSummaryTypeEnum};
-use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions};
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, EndpointSettings, Network, PortSummaryTypeEnum,
+};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions};
 use ipnet::IpNet;
 
 pub use super::docker_error::DockerError;
@@ -113,7 +115,7 @@ impl Docker {
         Ok(published_in(&self.list_containers(false).await?, port))
     }
 
-    /// The addresses of a container (by name or id prefix) on `network`, IPv4 first.
+    /// The addresses of a container (by name or id prefix) on the network with this id and name, IPv4 first.
     ///
     /// # Errors
     /// [`DockerError::UnknownContainer`] lists the running containers; [`DockerError::NotOnNetwork`] names the
@@ -122,9 +124,15 @@ impl Docker {
     pub async fn container_addresses(
         &self,
         container: &str,
-        network: &DockerNetwork,
+        (network_id, network): (&str, &str),
     ) -> Result<Vec<IpAddr>, DockerError> {
-        addresses_in(&self.list_containers(true).await?, container, network)
+        addresses_in(&self.list_containers(true).await?, container, (network_id, network))
+    }
+
+    /// Everything about the container with this full id.
+    pub(super) async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, DockerError> {
+        let api = self.api().await?;
+        answer("inspect a container", api.inspect_container(id, None::<InspectContainerOptions>)).await
     }
 
     async fn list_networks(&self) -> Result<Vec<Network>, DockerError> {
@@ -132,14 +140,14 @@ impl Docker {
         answer("list networks", api.list_networks(None::<ListNetworksOptions>)).await
     }
 
-    async fn list_containers(&self, all: bool) -> Result<Vec<ContainerSummary>, DockerError> {
+    pub(super) async fn list_containers(&self, all: bool) -> Result<Vec<ContainerSummary>, DockerError> {
         let api = self.api().await?;
         let options = ListContainersOptions { all, ..ListContainersOptions::default() };
         answer("list containers", api.list_containers(Some(options))).await
     }
 
     /// The client, once the engine has answered and an API version both sides speak is known.
-    async fn api(&self) -> Result<&bollard::Docker, DockerError> {
+    pub(super) async fn api(&self) -> Result<&bollard::Docker, DockerError> {
         if let Some(api) = self.negotiated.get() {
             return Ok(api);
         }
@@ -245,7 +253,7 @@ fn published_in(containers: &[ContainerSummary], port: u16) -> Vec<PublishedPort
 }
 
 /// The name without Docker's leading slash (names with a second one are link aliases), else the short id.
-fn display_name(container: &ContainerSummary) -> String {
+pub(super) fn display_name(container: &ContainerSummary) -> String {
     let mut names = container.names.iter().flatten().map(|name| name.trim_start_matches('/'));
     let own = names.find(|name| !name.is_empty() && !name.contains('/'));
     own.map_or_else(|| short(container.id.as_deref().unwrap_or_default()), str::to_owned)
@@ -254,7 +262,7 @@ fn display_name(container: &ContainerSummary) -> String {
 fn addresses_in(
     containers: &[ContainerSummary],
     wanted: &str,
-    network: &DockerNetwork,
+    (network_id, network): (&str, &str),
 ) -> Result<Vec<IpAddr>, DockerError> {
     let container = pick_container(containers, wanted)?;
     let name = display_name(container);
@@ -263,8 +271,8 @@ fn addresses_in(
     let networks = networks.unwrap_or(&empty);
     // A stopped container's endpoints have no network id, only the name they will have.
     let on_network = |(key, endpoint): &(&String, &EndpointSettings)| match endpoint.network_id.as_deref() {
-        Some(id) if !id.is_empty() => id == network.id,
-        _ => **key == network.name,
+        Some(id) if !id.is_empty() => id == network_id,
+        _ => **key == network,
     };
     let Some((_, endpoint)) = networks.iter().find(on_network) else {
         let mut networks: Vec<String> = networks.keys().cloned().collect();
@@ -272,7 +280,7 @@ fn addresses_in(
         let mode = container.host_config.as_ref().and_then(|config| config.network_mode.clone());
         return Err(DockerError::NotOnNetwork {
             container: name,
-            network: network.name.clone(),
+            network: network.to_owned(),
             networks,
             mode,
         });
@@ -280,13 +288,13 @@ fn addresses_in(
     let candidates = [endpoint.ip_address.as_deref(), endpoint.global_ipv6_address.as_deref()];
     let addresses: Vec<IpAddr> = candidates.into_iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
     if addresses.is_empty() {
-        return Err(DockerError::NoAddress { container: name, network: network.name.clone() });
+        return Err(DockerError::NoAddress { container: name, network: network.to_owned() });
     }
     Ok(addresses)
 }
 
 /// By exact id or name, else by an id prefix that fits one container only.
-fn pick_container<'a>(
+pub(super) fn pick_container<'a>(
     containers: &'a [ContainerSummary],
     wanted: &str,
 ) -> Result<&'a ContainerSummary, DockerError> {

@@ -86,6 +86,14 @@ pub enum DockerError {
         /// Its network mode, which explains an empty list (`none`, `host`, `container:ID`).
         mode: Option<String>,
     },
+    /// The container has no network namespace of its own that could be attached in now.
+    #[error("failed to attach inside container {container}: {reason}")]
+    NotToEnter {
+        /// The container.
+        container: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The container has no address there, so it is not running.
     #[error(
         "failed to find an address of container {container} on network {network}: it has none, containers have addresses while they run: start it (docker start {container}) or give its address instead"

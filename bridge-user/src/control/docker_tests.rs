@@ -94,7 +94,7 @@ fn published_ports_are_tcp_and_say_on_which_address() {
 fn a_containers_addresses_are_those_on_the_network() {
     let network = pick_network(some_networks(), "app_default").expect("app_default");
     for name in ["web", "/web", "c0ffee01"] {
-        let addresses = addresses_in(&containers(), name, &network).expect(name);
+        let addresses = addresses_in(&containers(), name, (&network.id, &network.name)).expect(name);
         assert_eq!(addresses, ["172.18.0.7", "fd00:18::7"].map(|ip| ip.parse::<IpAddr>().expect("ip")));
     }
 }
@@ -103,8 +103,10 @@ fn a_containers_addresses_are_those_on_the_network() {
 fn containers_without_an_address_there_are_refused() {
     let network = pick_network(some_networks(), "app_default").expect("app_default");
     let nogw = pick_network(some_networks(), "nogw").expect("nogw");
-    let refusal =
-        |name: &str, network| addresses_in(&containers(), name, network).expect_err(name).to_string();
+    let refusal = |name: &str, network: &DockerNetwork| {
+        let network = (network.id.as_str(), network.name.as_str());
+        addresses_in(&containers(), name, network).expect_err(name).to_string()
+    };
     assert!(
         refusal("wbe", &network).contains("none has that name or id: choose a running container (side, web)")
     );

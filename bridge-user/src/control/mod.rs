@@ -1,7 +1,9 @@
 //! The control plane's view of the world outside the kernel.
 //!
-//! Invariants: nothing here loads or touches BPF objects (no aya); [`docker`] is the only module that talks
-//! to a container engine, and it only asks.
+//! Invariants: nothing here loads or touches BPF objects (no aya); these are the only modules that talk to a
+//! container engine, and they only ask.
 
+pub mod container;
 pub mod docker;
 mod docker_error;
+pub mod watch;

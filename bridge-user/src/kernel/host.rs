@@ -2,11 +2,13 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::MetadataExt as _,
+    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
+
+use super::sys;
 
 /// Where bpffs is expected, and mounted if it is missing.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -27,6 +29,12 @@ pub fn netns() -> anyhow::Result<File> {
 /// When /proc is not mounted.
 pub fn netns_inode() -> anyhow::Result<u64> {
     Ok(netns()?.metadata()?.ino())
+}
+
+/// The cookie of the calling thread's network namespace, which is never given out twice, as its inode is. Unknown below
+/// Linux 5.14.
+pub fn netns_cookie() -> Option<u64> {
+    sys::netns_cookie(UnixDatagram::unbound().ok()?).ok()
 }
 
 /// Opens the root of the cgroup v2 hierarchy, wherever it is mounted (`/sys/fs/cgroup`, or `…/unified` on a hybrid

@@ -69,7 +69,7 @@ impl Instance {
         Ok(Some(Self::from_pins(dir)?))
     }
 
-    fn from_pins(dir: PinDir) -> anyhow::Result<Self> {
+    pub(super) fn from_pins(dir: PinDir) -> anyhow::Result<Self> {
         let path = dir.path();
         maps::require_same_version(&path)?;
         let maps = Maps::open(&path)?;
@@ -137,7 +137,7 @@ impl Writer {
     }
 
     /// Opens the instance, creating it or replacing the programs of another build as needed. `probed`: steering was
-    /// tried on this host, which is remembered.
+    /// tried on this host, which is remembered. `owner`: the namespace that attaches from outside, or 0.
     ///
     /// # Errors
     /// When the pinned objects have another map layout, or the kernel refuses the programs. Nothing is left behind.
@@ -146,16 +146,15 @@ impl Writer {
         features: Features,
         level: Option<EventLevel>,
         probed: bool,
+        owner: u64,
     ) -> anyhow::Result<Session> {
         let Some(mut instance) = self.open_existing()? else {
-            return self.create(features, level.unwrap_or_default(), probed);
+            return self.create(features, level.unwrap_or_default(), probed, owner);
         };
         let ebpf = self.upgrade(&mut instance, features, level)?;
         instance.state.match_ifindex = features.ingress_ifindex;
         instance.state.sweep()?;
-        if probed {
-            remember_probe(&mut instance.state)?;
-        }
+        remember(&mut instance.state, probed, owner)?;
         let path = self.dir.path();
         Ok(Session { state: instance.state, unpublished: None, path, features, ebpf })
     }
@@ -179,13 +178,19 @@ impl Writer {
         self.dir.remove(&self.lock)
     }
 
-    fn create(&self, features: Features, level: EventLevel, probed: bool) -> anyhow::Result<Session> {
+    fn create(
+        &self,
+        features: Features,
+        level: EventLevel,
+        probed: bool,
+        owner: u64,
+    ) -> anyhow::Result<Session> {
         let building = self.dir.build(&self.lock)?;
         let mut ebpf = object::load(features, level, Some(building.path()))?;
         let maps = Maps::open(building.path())?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         let links = object::attach(&mut ebpf, features, &host::netns()?, &host::cgroup_root()?)?;
-        write_meta(&mut state.maps, level, probed)?;
+        write_meta(&mut state.maps, level, probed, owner)?;
         for (program, link) in links.tracking {
             let path = building.path().join(pins::link_name(program));
             link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
@@ -305,7 +310,7 @@ const fn level_from(level: u16) -> EventLevel {
 ///
 /// # Errors
 /// When the namespace's cookie cannot be learnt or the map not written.
-pub fn write_meta(maps: &mut Maps, level: EventLevel, probed: bool) -> anyhow::Result<()> {
+pub fn write_meta(maps: &mut Maps, level: EventLevel, probed: bool, owner: u64) -> anyhow::Result<()> {
     let netns_cookie =
         current_netns_cookie(maps).context("failed to learn this network namespace's cookie")?;
     let meta = Meta {
@@ -313,17 +318,21 @@ pub fn write_meta(maps: &mut Maps, level: EventLevel, probed: bool) -> anyhow::R
         event_level: u16::from(level.as_u8()),
         probed: u16::from(probed),
         netns_cookie,
+        owner,
         build: BUILD_ID,
     };
     maps.meta.set(0, meta, 0).context("failed to write map META")
 }
 
-fn remember_probe(state: &mut State) -> anyhow::Result<()> {
+/// Whoever attached from outside last is the owner, also of what was attached there before.
+fn remember(state: &mut State, probed: bool, owner: u64) -> anyhow::Result<()> {
     let meta = state.meta()?;
-    if meta.probed != 0 {
+    let owner = if owner == 0 { meta.owner } else { owner };
+    let probed = meta.probed.max(u16::from(probed));
+    if (meta.probed, meta.owner) == (probed, owner) {
         return Ok(());
     }
-    state.maps.meta.set(0, Meta { probed: 1, ..meta }, 0).context("failed to write map META")
+    state.maps.meta.set(0, Meta { probed, owner, ..meta }, 0).context("failed to write map META")
 }
 
 /// The cookie of the calling thread's namespace. Where the kernel does not tell (below Linux 5.14), a socket is bound

@@ -1,6 +1,6 @@
 //! Typed access to one instance's maps, whether pinned or only held by this process.
 
-use std::path::Path;
+use std::{mem::offset_of, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, ensure};
 use aya::{
@@ -12,6 +12,8 @@ use bridge_common::{
     maps::{AllowKey, Attachment, ConnectionKey, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats},
     names,
 };
+
+use super::sys;
 
 /// The maps userspace reads or writes. Their meaning is documented in `bridge-ebpf/src/maps.rs`.
 pub struct Maps {
@@ -123,6 +125,36 @@ pub fn require_same_version(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Where a pinned instance comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// [`Meta::netns_cookie`].
+    pub netns_cookie: u64,
+    /// [`Meta::owner`].
+    pub owner: u64,
+}
+
+/// The origin of the instance pinned in `dir`, whatever later version wrote it; zeroes if it cannot be told.
+pub fn read_origin(dir: &Path) -> Origin {
+    try_read_origin(dir).unwrap_or_default()
+}
+
+fn try_read_origin(dir: &Path) -> Option<Origin> {
+    const WORD: usize = size_of::<u64>();
+    /// More than any version's `META` is expected to have.
+    const WORDS: usize = 64;
+    let meta = MapData::from_pin(dir.join(names::META)).ok()?;
+    let size = meta.info().ok()?.value_size() as usize;
+    // Layouts before 3 were smaller and had no owner.
+    let words: [u64; WORDS] = (size_of::<Meta>()..=WORDS * WORD)
+        .contains(&size)
+        .then(|| sys::map_lookup(meta.fd().as_fd(), &0u32).ok())??;
+    Some(Origin {
+        netns_cookie: words[offset_of!(Meta, netns_cookie) / WORD],
+        owner: words[offset_of!(Meta, owner) / WORD],
+    })
 }
 
 /// The version `META` says; a `META` of another size is another version too.

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod instance;
 pub mod maps;
 pub mod object;
+pub mod owned;
 pub mod pins;
 pub mod redirect;
 pub mod register;

@@ -4,6 +4,10 @@
 //! removed first; a link without a pin ends with its process. So whatever moment a process is killed at, either the
 //! steering link is pinned and all of the instance is there, or nothing is steered and what lies in the directory is
 //! garbage, which the next verb that takes the lock removes. Pins are made and removed under the lock only.
+//!
+//! An instance that was attached from another namespace (`Meta::owner`; see [`super::owned`]) is kept when its namespace
+//! is gone, for the owner to see. Inodes are given out again, to the next container as a rule: a directory in the way of a
+//! new namespace's is then renamed to `<netns inode>-<netns cookie>`.
 
 use std::{
     collections::BTreeSet,
@@ -21,15 +25,23 @@ use aya::programs::links::FdLink;
 use bridge_common::names;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{host, sys, tc};
+use super::{
+    host,
+    maps::{self, Origin},
+    sys, tc,
+};
+use crate::net::netns;
 
 /// The directory all namespaces' directories are in.
 pub const ROOT: &str = "/sys/fs/bpf/bridge-user";
 
 /// The pin directory of one namespace.
+#[derive(Clone)]
 pub struct PinDir {
     root: PathBuf,
     inode: u64,
+    /// Its name was taken by a new namespace; the cookie of the old one is in its new name.
+    aside: Option<u64>,
 }
 
 /// Held while state is changed; released on drop.
@@ -50,12 +62,57 @@ impl PinDir {
     /// # Errors
     /// When the namespace cannot be told.
     pub fn current() -> anyhow::Result<Self> {
-        Ok(Self { root: PathBuf::from(ROOT), inode: host::netns_inode()? })
+        Ok(Self::of(host::netns_inode()?, None))
+    }
+
+    fn of(inode: u64, aside: Option<u64>) -> Self {
+        Self { root: PathBuf::from(ROOT), inode, aside }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        let (inode, aside) = match name.split_once('-') {
+            Some((inode, cookie)) => (inode, Some(cookie.parse().ok()?)),
+            None => (name, None),
+        };
+        Some(Self::of(inode.parse().ok()?, aside))
+    }
+
+    /// The inode of the namespace it is for.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The namespace it is for, if that exists still and a process is in it.
+    pub(super) fn namespace(&self) -> anyhow::Result<Option<File>> {
+        if self.aside.is_some() {
+            return Ok(None);
+        }
+        let Some(namespace) = netns::find(self.inode)? else { return Ok(None) };
+        let is_it = || match netns::run_in(&namespace, || Ok(host::netns_cookie())) {
+            Ok(Some(cookie)) => cookie == self.origin().netns_cookie,
+            // A kernel that does not tell, or no right to go there.
+            Ok(None) | Err(_) => true,
+        };
+        Ok((self.is_alive() || is_it()).then_some(namespace))
+    }
+
+    /// What the instance says of where it comes from.
+    pub(super) fn origin(&self) -> Origin {
+        maps::read_origin(&self.path())
+    }
+
+    /// Whether its namespace still exists: the kernel detaches the link of one that is gone. The inode may belong to a
+    /// new namespace then.
+    pub(super) fn is_alive(&self) -> bool {
+        self.aside.is_none() && link_inode(&self.commit_pin()).is_ok_and(|inode| inode == self.inode)
     }
 
     /// Where published objects are.
     pub fn path(&self) -> PathBuf {
-        self.root.join(self.inode.to_string())
+        match self.aside {
+            Some(cookie) => self.root.join(format!("{}-{cookie}", self.inode)),
+            None => self.root.join(self.inode.to_string()),
+        }
     }
 
     /// Whether an instance is published here.
@@ -104,15 +161,78 @@ impl PinDir {
     }
 
     fn remove_leftovers(&self) -> anyhow::Result<()> {
-        for entry in fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            let ours = path == self.path();
-            // What other namespaces' marks stand for can be undone from there only.
-            if is_garbage(&path) && (ours || !tc::has_marks(&path)) {
-                remove_tree(&path)?;
+        for dir in Self::all()?.into_iter().filter(Self::is_garbage) {
+            if dir.path() == self.path() {
+                self.make_way()?;
+            } else {
+                dir.remove_from_outside()?;
             }
         }
         Ok(())
+    }
+
+    /// Removes this namespace's own garbage, or puts aside what a namespace with the same inode left for its owner.
+    fn make_way(&self) -> anyhow::Result<()> {
+        let Origin { netns_cookie, owner } = self.origin();
+        let is_other = host::netns_cookie().is_some_and(|own| own != netns_cookie);
+        if owner == 0 || !is_other || !self.is_published()? {
+            return remove_tree(&self.path());
+        }
+        let (from, to) = (self.path(), Self::of(self.inode, Some(netns_cookie)).path());
+        fs::rename(&from, &to)
+            .with_context(|| format!("failed to rename {} to {}", from.display(), to.display()))
+    }
+
+    /// Every namespace's directory.
+    pub(super) fn all() -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(ROOT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            found.extend(entry?.file_name().to_str().and_then(Self::named));
+        }
+        Ok(found)
+    }
+
+    /// True for an instance that was never finished, and for one whose namespace no longer exists.
+    fn is_garbage(&self) -> bool {
+        match link_inode(&self.commit_pin()) {
+            Ok(inode) => inode != self.inode || self.aside.is_some(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Removes garbage of another namespace, as far as it can be undone from here and nobody is to see it any more.
+    fn remove_from_outside(&self) -> anyhow::Result<()> {
+        let path = self.path();
+        let owner = self.origin().owner;
+        let is_seen = || owner == host::netns_inode().unwrap_or(0) || !matches!(netns::find(owner), Ok(None));
+        if owner != 0 && self.is_published()? && is_seen() {
+            return Ok(());
+        }
+        if !tc::has_marks(&path) {
+            return remove_tree(&path);
+        }
+        match self.namespace() {
+            // What marks stand for can be undone from there only. If this process may not go there, somebody else will.
+            Ok(Some(namespace)) => {
+                let _ = netns::run_in(&namespace, || remove_tree(&path));
+                Ok(())
+            }
+            // No process is in a container's namespace once it is gone. Others may be kept by name.
+            Ok(None) if owner != 0 => remove_pins(&path),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes everything that is pinned for a namespace that is gone. Needs the lock.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed; the others still are.
+    pub(super) fn forget(&self, _lock: &Lock) -> anyhow::Result<()> {
+        if self.path().try_exists()? { remove_pins(&self.path()) } else { Ok(()) }
     }
 
     /// Makes the directory, empty; it is removed again on drop unless published. Needs the lock.
@@ -199,20 +319,19 @@ fn require_private(root: &fs::Metadata) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// True for an instance that was never finished, and for one whose namespace no longer exists: the kernel has then
-/// detached its link.
-fn is_garbage(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy());
-    let Some(inode) = name.and_then(|name| name.parse::<u64>().ok()) else { return false };
-    match sys::obj_get(&path.join(link_name(names::PROG_STEER))) {
-        Ok(link) => sys::link_facts(link.as_fd()).is_ok_and(|facts| u64::from(facts.netns_inode) != inode),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
+/// The inode of the namespace a pinned link is attached to; 0 once that is gone.
+fn link_inode(pin: &Path) -> io::Result<u64> {
+    Ok(sys::link_facts(sys::obj_get(pin)?.as_fd())?.netns_inode.into())
 }
 
-/// Removes a directory of pins, and what its marks stand for. Goes on after an error, and reports the first.
+/// Removes a directory of pins, and what its marks stand for.
 fn remove_tree(path: &Path) -> anyhow::Result<()> {
     tc::sweep(path, &BTreeSet::new())?;
+    remove_pins(path)
+}
+
+/// Removes a directory of pins. Goes on after an error, and reports the first.
+fn remove_pins(path: &Path) -> anyhow::Result<()> {
     let mut first_error = None;
     for entry in fs::read_dir(path).with_context(|| format!("failed to read {}", path.display()))? {
         let file = entry?.path();

@@ -15,9 +15,9 @@ use aya::maps::{PerCpuValues, lpm_trie};
 use bridge_common::{
     Ip,
     maps::{
-        ALLOW_SET_BITS, AllowKey, Attachment, IDENTITY_CONTAINER, IDENTITY_LOOPBACK, IFNAME_LEN, ListenerKey,
-        Meta, NETWORK_LEN, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN, Stats, TargetKey,
-        TrackStats,
+        ALLOW_SET_BITS, AllowKey, Attachment, CONTAINER_LEN, IDENTITY_CONTAINER, IDENTITY_LOOPBACK,
+        IFNAME_LEN, ListenerKey, Meta, NETWORK_LEN, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN,
+        Stats, TargetKey, TrackStats,
     },
     steer::{self, Source},
 };
@@ -333,12 +333,14 @@ fn encode(state: &AttachmentState, target: SocketAddr, allow_set: u32) -> anyhow
         service: padded::<SERVICE_LEN>("service", &state.service)?,
         network: padded::<NETWORK_LEN>("network", &state.network)?,
         bridge: padded::<IFNAME_LEN>("bridge", &state.bridge)?,
+        container: padded::<CONTAINER_LEN>("container", state.container.as_deref().unwrap_or_default())?,
     })
 }
 
 fn decode(value: &Attachment, gateways: BTreeSet<IpAddr>, allow: BTreeSet<IpNet>) -> Option<AttachmentState> {
     Some(AttachmentState {
         service: unpadded(&value.service),
+        container: Some(unpadded(&value.container)).filter(|name| !name.is_empty()),
         network: unpadded(&value.network),
         bridge: unpadded(&value.bridge),
         ifindex: value.ifindex,

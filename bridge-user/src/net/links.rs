@@ -1,5 +1,7 @@
 //! Network interfaces of the caller's namespace, by rtnetlink: which bridge a name means and its addresses.
 //!
+//! Inside a container the interface with its address takes the place of the bridge.
+//!
 //! Invariants: a [`Bridge`] returned by [`bridge_by_name`] is a Linux bridge with at least one address that
 //! is not link-local; addresses keep the kernel's order, so the first IPv4 address is the primary one.
 
@@ -21,7 +23,7 @@ const MAX_NAME_LEN: usize = 15;
 /// `RTEXT_FILTER_SKIP_STATS`: leave the counters out, they are most of a link's message.
 const SKIP_STATS: u32 = 1 << 3;
 
-/// A Linux bridge: the host side of a container network.
+/// A Linux bridge: the host side of a container network. Inside a container: the interface that takes its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bridge {
     /// Interface index, as BPF programs see it in `ingress_ifindex`. A recreated bridge gets a new one.
@@ -74,6 +76,20 @@ pub fn bridge_by_name(name: &str) -> Result<Bridge, NetError> {
         return Err(NetError::NoAddress { name: link.name });
     }
     Ok(Bridge { index: link.index, name: link.name, up: link.up, addrs })
+}
+
+/// The interface that holds `address`, whatever its kind: where a container is on a network.
+///
+/// # Errors
+/// [`NetError::NoInterface`] if no interface has the address; [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn interface_with(address: IpAddr) -> Result<Bridge, NetError> {
+    for link in links()? {
+        let addrs = addresses(link.index)?;
+        if addrs.iter().any(|net| net.addr() == address) {
+            return Ok(Bridge { index: link.index, name: link.name, up: link.up, addrs });
+        }
+    }
+    Err(NetError::NoInterface { address })
 }
 
 /// The interface called `name`, or `None` if there is none (a name the kernel could never accept included).

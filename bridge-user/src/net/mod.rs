@@ -8,6 +8,7 @@
 pub mod links;
 pub mod listeners;
 mod netlink;
+pub mod netns;
 pub mod proc_fd;
 pub mod qdisc;
 pub mod untrack;
@@ -39,6 +40,14 @@ pub enum NetError {
         kind: String,
         /// Names of the bridges that do exist, sorted.
         bridges: Vec<String>,
+    },
+    /// No interface has this address, which the container's engine says it has.
+    #[error(
+        "failed to find the container's interface: none has address {address}, which Docker says it has (perhaps it was just connected or disconnected): try again"
+    )]
+    NoInterface {
+        /// The address.
+        address: std::net::IpAddr,
     },
     /// The bridge has no address that containers could connect to.
     #[error(

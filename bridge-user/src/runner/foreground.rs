@@ -70,18 +70,21 @@ pub fn run(runner: Runner, announce: impl FnOnce(&Runner) -> anyhow::Result<()>)
     })
 }
 
-struct Signals {
+/// SIGINT and SIGTERM.
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn catch() -> anyhow::Result<Self> {
+    /// Catches them from now on. Needs a runtime.
+    pub(crate) fn catch() -> anyhow::Result<Self> {
         let catch = |kind| signal(kind).context("failed to catch signals");
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -2,22 +2,24 @@
 //!
 //! Invariants: the engine's data, sockets and state live in one temporary directory; its bridges
 //! and firewall rules live in the namespace; dropping it removes containers, stops the engine and
-//! its containerd, and unmounts what is left under the directory.
+//! its containerd, unmounts what is left under the directory, and removes what was pinned since, for
+//! containers too.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::cli::Cli;
-use super::netns::Netns;
+use super::netns::{Netns, pin_directories};
 use super::proc::{Guarded, pipe_through, run_in};
-use super::rig::remove_pins;
+use super::rig::remove_pinned;
 use super::transcript::note;
 use super::wait::{patience, until};
 
@@ -25,11 +27,15 @@ use super::wait::{patience, until};
 const IMAGE: &str = "bridge-test";
 const APPLETS: [&str; 4] = ["sh", "nc", "sleep", "httpd"];
 
+/// What `httpd -h /` serves in a container.
+pub(crate) const PAGE: &str = "served by httpd\n";
+
 /// A running engine with its host namespace.
 pub(crate) struct Engine {
     pub(crate) host: Netns,
     server: Guarded,
     directory: TempDir,
+    pins_before: BTreeSet<PathBuf>,
 }
 
 impl Engine {
@@ -37,18 +43,28 @@ impl Engine {
     pub(crate) fn start() -> Result<Self> {
         let host = Netns::new()?;
         let directory = tempfile::Builder::new().prefix("bridge-tests-docker-").tempdir()?;
-        let path = |name: &str| directory.path().join(name);
-        let log = std::fs::File::create(path("log"))?;
-        let mut command = Command::new("dockerd");
-        command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
-        command.arg("--pidfile").arg(path("pid")).arg("--host").arg(endpoint(directory.path()));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = host.spawn(&mut command).context("failed to start dockerd: is it installed?")?;
-        let mut engine = Self { host, server: Guarded::new(child), directory };
-        let ready = until("dockerd answers", patience(30), || engine.probe());
-        ready.with_context(|| format!("dockerd log: {}", engine.log()))?;
+        let pins_before = pin_directories()?;
+        let server = start_server(&host, directory.path())?;
+        let mut engine = Self { host, server, directory, pins_before };
+        engine.wait_ready()?;
         engine.make_image()?;
         Ok(engine)
+    }
+
+    /// Stops the engine, and its containers with it.
+    pub(crate) fn stop_server(&mut self) -> Result<()> {
+        self.server.stop(Signal::SIGTERM).map(drop)
+    }
+
+    /// Starts the engine again.
+    pub(crate) fn start_server_again(&mut self) -> Result<()> {
+        self.server = start_server(&self.host, self.directory.path())?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let ready = until("dockerd answers", patience(30), || self.probe());
+        ready.with_context(|| format!("dockerd log: {}", self.log()))
     }
 
     fn probe(&mut self) -> Result<Option<()>> {
@@ -65,6 +81,7 @@ impl Engine {
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
         }
+        std::fs::write(root.join("index.html"), PAGE)?;
         let archive = self.directory.path().join("rootfs.tar");
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
@@ -98,9 +115,31 @@ impl Engine {
 
     /// Starts a container that does nothing.
     pub(crate) fn container(&self, name: &str, options: &[&str]) -> Result<()> {
+        self.run(name, options, &["/bin/sleep", "1000000"])
+    }
+
+    /// Starts a container that runs `command`.
+    pub(crate) fn run(&self, name: &str, options: &[&str], command: &[&str]) -> Result<()> {
         let head = ["run", "--detach", "--name", name];
-        self.docker(&[&head, options, &[IMAGE, "/bin/sleep", "1000000"]].concat())?;
+        self.docker(&[&head, options, &[IMAGE], command].concat())?;
         Ok(())
+    }
+
+    /// Fails if anything was pinned since the engine was started, for whatever namespace, and still is.
+    pub(crate) fn nothing_pinned(&self) -> Result<()> {
+        let now = pin_directories()?;
+        let new: Vec<_> = now.difference(&self.pins_before).collect();
+        ensure!(new.is_empty(), "pins exist: {new:?}");
+        Ok(())
+    }
+
+    /// What a container wrote to stderr.
+    pub(crate) fn complaints(&self, container: &str) -> Result<String> {
+        let mut command = Command::new("docker");
+        command.args(["logs", container]).env("DOCKER_HOST", self.endpoint());
+        let output = run_in(&self.host, command.env("DOCKER_CONFIG", self.directory.path()))?;
+        output.success()?;
+        Ok(output.stderr)
     }
 
     /// A container's network namespace.
@@ -190,11 +229,24 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        remove_pins(&self.host);
+        let pinned = pin_directories().and_then(|now| remove_pinned(now.difference(&self.pins_before)));
+        if let Err(error) = pinned {
+            eprintln!("suite: {error:#}");
+        }
         if let Err(error) = self.tear_down() {
             eprintln!("suite: failed to stop dockerd: {error:#}; its log: {}", self.log());
         }
     }
+}
+
+fn start_server(host: &Netns, directory: &Path) -> Result<Guarded> {
+    let path = |name: &str| directory.join(name);
+    let log = std::fs::File::options().create(true).append(true).open(path("log"))?;
+    let mut command = Command::new("dockerd");
+    command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
+    command.arg("--pidfile").arg(path("pid")).arg("--host").arg(endpoint(directory));
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    Ok(Guarded::new(host.spawn(&mut command).context("failed to start dockerd: is it installed?")?))
 }
 
 fn endpoint(directory: &Path) -> String {

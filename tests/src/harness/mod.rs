@@ -5,8 +5,10 @@
 
 pub(crate) mod cli;
 pub(crate) mod client;
+pub(crate) mod containers;
 pub(crate) mod docker;
 pub(crate) mod endings;
+pub(crate) mod fake_docker;
 pub(crate) mod floor;
 pub(crate) mod foreground;
 pub(crate) mod go_server;

@@ -4,6 +4,7 @@
 //! processes and sockets inside, so even a killed suite leaves none behind. Only short-lived
 //! threads enter a namespace, never the main thread.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::{leftovers, proc};
+use super::proc;
 
 /// Where the binary under test keeps its pins, one directory per namespace inode.
 pub(crate) const PIN_ROOT: &str = "/sys/fs/bpf/bridge-user";
@@ -36,7 +37,6 @@ impl Netns {
             made.join().map_err(|_| anyhow!("the namespace thread panicked"))?
         })?;
         let netns = Self::of_file(file)?;
-        leftovers::watch_pins(netns.inode);
         netns.ip("link set lo up")?;
         Ok(netns)
     }
@@ -135,17 +135,18 @@ impl Netns {
 /// Everything pinned for the namespace with this inode: the published directory, and those that
 /// are being made or removed (`<inode>-…`).
 pub(crate) fn pin_traces(inode: u64) -> Result<Vec<PathBuf>> {
+    let is_its = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.split('-').next() == Some(&inode.to_string())
+    };
+    Ok(pin_directories()?.into_iter().filter(is_its).collect())
+}
+
+/// Everything pinned for any namespace.
+pub(crate) fn pin_directories() -> Result<BTreeSet<PathBuf>> {
     let entries = match std::fs::read_dir(PIN_ROOT) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         entries => entries.with_context(|| format!("failed to list {PIN_ROOT}"))?,
     };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.split('-').next() == Some(&inode.to_string()) {
-            found.push(path);
-        }
-    }
-    Ok(found)
+    entries.map(|entry| Ok(entry?.path())).collect()
 }

@@ -3,6 +3,8 @@
 //! Invariant: dropping a rig removes whatever the binary pinned for its namespace, so a failed
 //! trial cannot disturb the next one.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 
 use super::cli::{Attachment, Cli, Counters};
@@ -133,14 +135,16 @@ impl Drop for Rig {
 
 /// Removes what the binary pinned for a namespace.
 pub(crate) fn remove_pins(netns: &Netns) {
-    let removed = pin_traces(netns.inode()).and_then(|traces| {
-        traces.iter().try_for_each(|path| {
-            std::fs::remove_dir_all(path).with_context(|| format!("failed to remove {}", path.display()))
-        })
-    });
-    if let Err(error) = removed {
+    if let Err(error) = pin_traces(netns.inode()).and_then(|traces| remove_pinned(&traces)) {
         eprintln!("suite: {error:#}");
     }
+}
+
+/// Removes directories of pins.
+pub(crate) fn remove_pinned<'a>(directories: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    directories.into_iter().try_for_each(|path| {
+        std::fs::remove_dir_all(path).with_context(|| format!("failed to remove {}", path.display()))
+    })
 }
 
 /// See [`Rig::expect`]; works with any namespace the binary runs in.
@@ -151,6 +155,16 @@ pub(crate) fn expect_moved<T>(
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     expect_moved_on("steer", cli, name, expected, || Ok(0), body)
+}
+
+/// [`expect_moved`] for an attachment with an MPTCP listener.
+pub(crate) fn expect_moved_tc<T>(
+    cli: &Cli<'_>,
+    name: &str,
+    expected: Moved,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    expect_moved_on("steer-tc", cli, name, expected, || Ok(0), body)
 }
 
 /// The programs count SYNs, so each one that a client had to repeat may be in a counter, too: an emulated host that is

@@ -26,6 +26,11 @@ mod allow;
 mod attack;
 mod check;
 mod conflicts;
+mod container_follow;
+mod container_kernels;
+mod container_reach;
+mod container_refusals;
+mod container_scope;
 mod crash;
 mod docker;
 mod events;
@@ -151,6 +156,11 @@ pub(crate) fn all() -> Vec<Test> {
         leaks::TESTS,
         upgrade::TESTS,
         docker::TESTS,
+        container_kernels::TESTS,
+        container_refusals::TESTS,
+        container_reach::TESTS,
+        container_scope::TESTS,
+        container_follow::TESTS,
         relay_choice::TESTS,
         relay_bytes::LOSSLESS,
         relay_bytes::LARGE,

@@ -24,7 +24,7 @@ pub(super) const TESTS: &[Test] = &[
 const NAME: &str = "br-a-tcp-7001";
 /// Offset and length of `Meta::abi` and `Meta::build` in the `META` value.
 const ABI: std::ops::Range<usize> = 0..4;
-const BUILD: std::ops::Range<usize> = 16..32;
+const BUILD: std::ops::Range<usize> = 24..40;
 
 fn bpftool(rig: &Rig, arguments: &[&str]) -> Result<serde_json::Value> {
     let output = run_in(&rig.net.host, Command::new("bpftool").arg("--json").args(arguments))?;

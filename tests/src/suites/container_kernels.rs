@@ -1,0 +1,122 @@
+//! `container::kernel_*`: what a kernel could do differently inside a container's namespace, on every kernel. Docker is a
+//! stand-in; the "container" is a1 of the rig, whose neighbour a2 is.
+
+use anyhow::{Result, ensure};
+
+use super::Test;
+use crate::harness::cli::Cli;
+use crate::harness::client::{answers, refused};
+use crate::harness::fake_docker::FakeDocker;
+use crate::harness::rig::{Moved, Rig, expect_moved, expect_moved_tc, remove_pins};
+use crate::harness::service::{Peer, Service};
+use crate::harness::sys::mptcp_listener;
+use crate::harness::topology::{A1, A2, at, local};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("container::kernel_steers_inside_another_namespace", steers),
+    Test::with_mptcp("container::kernel_steers_to_mptcp_inside_another_namespace", mptcp),
+    Test::new("container::kernel_tells_when_the_namespace_is_gone", gone),
+];
+
+const NAME: &str = "web.app-tcp-7001";
+
+/// The rig, and a1 as container `web`.
+struct Stage {
+    rig: Rig,
+    docker: FakeDocker,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let rig = Rig::new()?;
+        let mut docker = FakeDocker::start()?;
+        docker.run_container(&rig.net.a1, A1)?;
+        // Docker's name service loads such rules there, which changes what early lookups may do.
+        const NAT: &str = "table ip nat { chain p { type nat hook prerouting priority -100; }; \
+                           chain i { type nat hook input priority 100; }; }";
+        rig.net.a1.nft(NAT)?;
+        Ok(Self { rig, docker })
+    }
+
+    fn cli(&self) -> Cli<'_> {
+        self.rig.cli().with_docker(&self.docker.endpoint())
+    }
+
+    fn attach(&self, options: &[&str]) -> Result<()> {
+        self.cli().ok(&[&["attach", "7001", "--container", "web"], options].concat()).map(drop)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for netns in [&self.rig.net.a1, &self.rig.net.a2] {
+            remove_pins(netns);
+        }
+    }
+}
+
+fn steers() -> Result<()> {
+    let stage = Stage::new()?;
+    let (cli, net) = (stage.cli(), &stage.rig.net);
+    let to = at(A1, 7001);
+    let there_before = Service::start(&net.a1, local(7001))?;
+    refused(&net.a2, to)?;
+    stage.attach(&[])?;
+    let remote = expect_moved(&cli, NAME, Moved::accepted(1), || answers(&net.a2, to))?;
+    let seen = there_before.peers();
+    ensure!(seen == [Peer { remote, local: to }] && remote.ip() == A2, "the service saw {seen:?}");
+    there_before.stop();
+    // The host, a neighbour and another network's container listen at the same loopback port.
+    let others = [&net.host, &net.a2, &net.b1].map(|netns| Service::start_shared(netns, local(7001)));
+    let others = others.into_iter().collect::<Result<Vec<_>>>()?;
+    expect_moved(&cli, NAME, Moved::no_listener(1), || refused(&net.a2, to))?;
+    let came_later = Service::start(&net.a1, local(7001))?;
+    expect_moved(&cli, NAME, Moved::accepted(4), || (0..4).try_for_each(|_| answers(&net.a2, to).map(drop)))?;
+    ensure!(came_later.peers().len() == 4, "the service saw {:?}", came_later.peers());
+    stage.attach(&["--allow", "172.30.1.99"])?;
+    expect_moved(&cli, NAME, Moved::denied(1), || refused(&net.a2, to))?;
+    ensure!(
+        others.iter().all(|other| other.peers().is_empty()),
+        "another namespace's listener got a connection"
+    );
+    net.host.nothing_pinned()?;
+    cli.ok(&["detach", NAME])?;
+    refused(&net.a2, to)?;
+    net.a1.nothing_pinned()
+}
+
+fn mptcp() -> Result<()> {
+    let stage = Stage::new()?;
+    let (cli, net) = (stage.cli(), &stage.rig.net);
+    net.a1.sysctl("net/mptcp/enabled", "1")?;
+    let service = Service::serve(net.a1.run(|| mptcp_listener(local(7001)))?)?;
+    stage.attach(&[])?;
+    let to = at(A1, 7001);
+    for _ in 0..3 {
+        let remote = expect_moved_tc(&cli, NAME, Moved::accepted(1), || answers(&net.a2, to))?;
+        ensure!(service.peers().last() == Some(&Peer { remote, local: to }), "it saw {:?}", service.peers());
+    }
+    cli.ok(&["detach", "--all"])?;
+    refused(&net.a2, to)?;
+    net.a1.nothing_pinned()
+}
+
+fn gone() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.attach(&[])?;
+    ensure!(stage.cli().attachment(NAME)?.state == "waiting-for-listener", "nothing listens yet");
+    // The next run is in another namespace, at another address.
+    stage.docker.run_container(&stage.rig.net.a2, A2)?;
+    let (cli, net) = (stage.cli(), &stage.rig.net);
+    let left = cli.attachment(NAME)?;
+    ensure!(left.state == "waiting-for-bridge" && left.gateways == [A1.to_string()], "left is {}", left.raw);
+    let service = Service::start(&net.a2, local(7001))?;
+    refused(&net.a1, at(A2, 7001))?;
+    stage.attach(&[])?;
+    ensure!(cli.status()?.len() == 1, "the earlier run is still shown");
+    expect_moved(&cli, NAME, Moved::accepted(1), || answers(&net.a1, at(A2, 7001)).map(drop))?;
+    ensure!(service.peers().len() == 1, "the service saw {:?}", service.peers());
+    net.a1.nothing_pinned()?;
+    cli.ok(&["detach", "web"])?;
+    net.a2.nothing_pinned()
+}

@@ -1,0 +1,65 @@
+//! `container::*`: what cannot be attached inside a container is refused, with the reason and the next step.
+//!
+//! Invariant: a refusal leaves nothing, neither on the host nor in a container.
+
+use anyhow::Result;
+
+use super::Test;
+use crate::harness::cli::expect_usage_error;
+use crate::harness::containers::Stage;
+use crate::harness::service::Service;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::on_host("container::containers_that_cannot_be_entered_are_refused", || Stage::run(containers)),
+    Test::on_host("container::what_needs_a_relay_is_refused", || Stage::run(relays)),
+    Test::on_host("container::service_on_every_address_is_refused", || Stage::run(wildcard)),
+];
+
+fn containers(stage: &mut Stage) -> Result<()> {
+    let engine = &stage.engine;
+    engine.container("on-host", &["--network", "host"])?;
+    engine.container("side", &["--network", "container:web"])?;
+    engine.container("alone", &["--network", "none"])?;
+    engine.container("asleep", &["--network", "app"])?;
+    engine.docker(&["stop", "--time", "0", "asleep"])?;
+    let cli = engine.cli();
+    let refused = |container: &str, needles: &[&str]| {
+        cli.refused(&["attach", "7001", "--container", container], 1, &[&[container], needles].concat())
+    };
+    refused("nobody", &["running container", "web"])?;
+    refused("on-host", &["shares the host's network", "leave --container out"])?;
+    refused("side", &["shares the network of container", "use that one"])?;
+    refused("alone", &["no network", "docker network connect"])?;
+    refused("asleep", &["not running", "exited", "docker start asleep"])?;
+    let elsewhere = ["attach", "7001", "--container", "web", "--network", "bridge"];
+    cli.refused(&elsewhere, 1, &["web", "bridge", "it is on app"])?;
+    let both = cli.run(&["attach", "7001", "--container", "web", "--bridge", "docker0"])?;
+    expect_usage_error(&both, &["--container", "--bridge"])?;
+    cli.refused(&["detach", "web"], 1, &["web", "nothing is attached"])?;
+    stage.nothing_left()
+}
+
+fn relays(stage: &mut Stage) -> Result<()> {
+    let cli = stage.engine.cli();
+    let refused = |arguments: &[&str]| {
+        let all = [&["attach"], arguments, &["--container", "web"]].concat();
+        cli.refused(&all, 1, &["inside container web", "needs a relay", "none inside containers"])
+    };
+    refused(&["7001", "--datapath", "splice"])?;
+    refused(&["7001", "--datapath", "splice", "--foreground"])?;
+    refused(&["db=5432:unix:/run/db.sock"])?;
+    refused(&["7001", "--proxy-protocol", "v1"])?;
+    stage.nothing_left()
+}
+
+fn wildcard(stage: &mut Stage) -> Result<()> {
+    let web = stage.engine.netns("web")?;
+    let _open = Service::start(&web, "0.0.0.0:7004".parse::<std::net::SocketAddr>()?)?;
+    let arguments = ["attach", "7004", "--container", "web"];
+    stage.engine.cli().refused(
+        &arguments,
+        1,
+        &["inside container web", "0.0.0.0:7004", "bind it to 127.0.0.1"],
+    )?;
+    stage.nothing_left()
+}

@@ -1,0 +1,78 @@
+//! `container::*`: who gets in, and what a hostile container gains.
+//!
+//! Invariant: a refusal is counted, or the connection never reached the container's namespace.
+
+use anyhow::{Result, bail, ensure};
+
+use super::Test;
+use crate::harness::client::{answers, dial, refused};
+use crate::harness::containers::{ATTACH, NAME, Stage};
+use crate::harness::rig::{Moved, expect_moved};
+use crate::harness::service::Service;
+use crate::harness::topology::local;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::on_host("container::allow_list_admits_one_sibling_only", || Stage::run(allow_list)),
+    Test::on_host("container::other_networks_do_not_get_in", || Stage::run(other_network)),
+    Test::on_host("container::neighbour_with_the_same_loopback_port_gets_nothing", || Stage::run(neighbour)),
+];
+
+fn allow_list(stage: &mut Stage) -> Result<()> {
+    stage.engine.container("third", &["--network", "app"])?;
+    let cli = stage.engine.cli();
+    cli.ok(&[&ATTACH[..], &["--allow", "peer"]].concat())?;
+    let expected = format!("{}/32", stage.engine.address("peer", "app")?);
+    let attachment = stage.only("ready")?;
+    ensure!(attachment.allow == [expected.clone()], "the list is {:?}, not {expected}", attachment.allow);
+    stage.served()?;
+    expect_moved(&cli, NAME, Moved::denied(2), || (0..2).try_for_each(|_| stage.refuses("third")))?;
+    let events = cli.ok(&["events", "--container", "web"])?;
+    let third = stage.engine.address("third", "app")?.to_string();
+    let shown = events.contains(&third) && events.contains("denied") && events.contains(NAME);
+    ensure!(shown, "the refusal is not in the events: {events}");
+    cli.refused(&["events", "--container", "peer"], 1, &["container peer", "attach a service"])?;
+    cli.ok(&[&ATTACH[..], &["--allow", "third"]].concat())?;
+    expect_moved(&cli, NAME, Moved::accepted(1), || stage.gets("third", "web"))?;
+    expect_moved(&cli, NAME, Moved::denied(1), || stage.refuses("peer"))?;
+    cli.ok(&["detach", "web"]).map(drop)
+}
+
+fn other_network(stage: &mut Stage) -> Result<()> {
+    stage.engine.container("stranger", &[])?;
+    let cli = stage.engine.cli();
+    cli.ok(&ATTACH)?;
+    let (stranger, to) = (stage.engine.netns("stranger")?, stage.port_of("web")?);
+    expect_moved(&cli, NAME, Moved::NOTHING, || match stranger.run(|| dial(to)) {
+        // Docker drops what goes from one of its networks to another, so nobody answers.
+        Err(_) => Ok(()),
+        Ok(_) => bail!("a container of another network was served"),
+    })?;
+    stage.served()?;
+    cli.ok(&["detach", "web"]).map(drop)
+}
+
+fn neighbour(stage: &mut Stage) -> Result<()> {
+    let (web, mallory) = (stage.engine.netns("web")?, stage.engine.netns("peer")?);
+    stage.engine.container("third", &["--network", "app"])?;
+    let third = stage.engine.netns("third")?;
+    let cli = stage.engine.cli();
+    let to = crate::harness::topology::at(stage.engine.address("web", "app")?, 7005);
+    let name = "web.app-tcp-7005";
+    // Before the attachment, while the service is down, and beside the service.
+    let attacker = Service::start_shared(&mallory, local(7005))?;
+    cli.ok(&["attach", "7005", "--container", "web"])?;
+    expect_moved(&cli, name, Moved::no_listener(1), || refused(&third, to))?;
+    let service = Service::start_shared(&web, local(7005))?;
+    let second = Service::start_shared(&mallory, local(7005))?;
+    expect_moved(&cli, name, Moved::accepted(8), || (0..8).try_for_each(|_| answers(&third, to).map(drop)))?;
+    ensure!(service.peers().len() == 8, "the service saw {:?}", service.peers());
+    service.stop();
+    expect_moved(&cli, name, Moved::no_listener(1), || refused(&third, to))?;
+    answers(&mallory, local(7005))?;
+    let stolen = attacker.peers().len() + second.peers().len();
+    ensure!(stolen == 1, "the attacker got more than its own connection: {stolen}");
+    // The host's loopback is another namespace's, too.
+    let _on_host = Service::start_shared(&stage.engine.host, local(7005))?;
+    expect_moved(&cli, name, Moved::no_listener(1), || refused(&third, to))?;
+    cli.ok(&["detach", "--all"]).map(drop)
+}
