@@ -144,16 +144,16 @@ fn prepare_here(
     refuse_published: impl Fn(&AttachmentState) -> anyhow::Result<()>,
 ) -> anyhow::Result<Prepared> {
     let instance = Instance::open()?;
-    let (features, steer) = steering(request, instance.as_ref())?;
+    let Steering { features, works, loopback } = steering(request, instance.as_ref())?;
     let listeners = tcp_listeners()?;
     let facts = Facts {
         requested: request.datapath,
-        steer,
+        steer: works,
         mptcp: mptcp_steering(request, features, instance.as_ref(), &listeners)?,
         sockmap: sockmap(request).map_err(|error| format!("{error:#}")),
         proxy_protocol: request.relay.proxy_protocol.is_some(),
         identity: request.identity,
-        loopback: loopback_identity(request, features, instance.as_ref()),
+        loopback,
     };
     let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
     let wanted = plan::wanted(&request.specs, networks, &facts, &listeners, match_ifindex)
@@ -183,28 +183,35 @@ fn sockmap(request: &Request) -> anyhow::Result<()> {
     check::require_sockmap()
 }
 
-/// What steering can use here, and whether it works, as far as the request needs to know.
-fn steering(
-    request: &Request,
-    instance: Option<&Instance>,
-) -> anyhow::Result<(Option<Features>, Result<(), String>)> {
+/// What was found out about steering here, as far as the request needs to know; why not, where something does not work.
+struct Steering {
+    /// What it can use, if it works.
+    features: Option<Features>,
+    works: Result<(), String>,
+    /// Whether services can be shown local clients, if that was asked for.
+    loopback: Result<(), String>,
+}
+
+fn steering(request: &Request, instance: Option<&Instance>) -> anyhow::Result<Steering> {
+    let unprobed = |features| Steering { features, works: Ok(()), loopback: Ok(()) };
     if !request.may_steer() {
-        return Ok((None, Ok(())));
+        return Ok(unprobed(None));
     }
     if request.datapath == Requested::Steer {
-        return Ok((Some(preflight::steering_features()?), Ok(())));
+        return Ok(unprobed(Some(preflight::steering_features()?)));
     }
     let probed = instance.map_or(Ok(false), |instance| instance.state.meta().map(|meta| meta.probed != 0))?;
-    let tried = preflight::steering_features().and_then(|features| {
-        if !probed {
-            check::require_steering(features)?;
-        }
-        Ok(features)
-    });
-    Ok(match tried {
-        Ok(features) => (Some(features), Ok(())),
-        Err(error) => (None, Err(format!("{error:#}"))),
-    })
+    let asked = request.identity == Identity::Loopback && !instance.is_some_and(Instance::tells_identities);
+    let text = |error: anyhow::Error| format!("{error:#}");
+    let features = match preflight::steering_features() {
+        Ok(features) => features,
+        Err(error) => return Ok(Steering { works: Err(text(error)), ..unprobed(None) }),
+    };
+    let loopback = if asked { check::require_loopback_identity(features).map_err(text) } else { Ok(()) };
+    // A connection that looked local was steered, too.
+    let proved = probed || (asked && loopback.is_ok());
+    let works = if proved { Ok(()) } else { check::require_steering(features).map_err(text) };
+    Ok(Steering { features: works.is_ok().then_some(features), works, loopback })
 }
 
 /// Whether steering to MPTCP listeners works, if the request is about any.
@@ -223,19 +230,6 @@ fn mptcp_steering(
         return Ok(Ok(()));
     }
     Ok(check::require_mptcp_steering(features).map_err(|error| format!("{error:#}")))
-}
-
-/// Whether steered connections can have the loopback identity, if it was asked for.
-fn loopback_identity(
-    request: &Request,
-    features: Option<Features>,
-    instance: Option<&Instance>,
-) -> Result<(), String> {
-    let Some(features) = features.filter(|_| request.identity == Identity::Loopback) else { return Ok(()) };
-    if instance.is_some_and(Instance::tells_identities) || request.datapath == Requested::Steer {
-        return Ok(());
-    }
-    check::require_loopback_identity(features).map_err(|error| format!("{error:#}"))
 }
 
 /// Makes the prepared attachments that are steered; a failure undoes those made before it.

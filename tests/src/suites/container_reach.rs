@@ -24,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
         Stage::run(restart)
     }),
     Test::on_host("container::mptcp_listener_is_steered_to", || Stage::run(mptcp)),
+    Test::on_host("container::service_inside_can_be_shown_local_clients", || Stage::run(looks_local)),
     Test::on_host("container::each_network_has_an_attachment_and_ipv6_works", || Stage::run(networks)),
     Test::on_host("container::two_containers_with_one_port_each", || Stage::run(two)),
     Test::on_host("container::detach_all_takes_containers_too", || Stage::run(detach_all)),
@@ -109,6 +110,25 @@ fn mptcp(stage: &mut Stage) -> Result<()> {
     ensure!(has_table(&web)? && !has_table(&stage.engine.host)?, "the table is in the wrong namespace");
     cli.ok(&["detach", "7003"])?;
     ensure!(!has_table(&web)?, "the table is left in the container's namespace");
+    refused(&peer, to)
+}
+
+/// The service inside sees a local client; the host's service on the same port does not.
+fn looks_local(stage: &mut Stage) -> Result<()> {
+    let (web, peer) = (stage.engine.netns("web")?, stage.engine.netns("peer")?);
+    let (inside, outside) =
+        (Service::start(&web, local(7004))?, Service::start(&stage.engine.host, local(7004))?);
+    let cli = stage.engine.cli();
+    cli.ok(&["attach", "7004", "--container", "web", "--identity", "loopback"])?;
+    cli.ok(&["attach", "7004", "--network", "app"])?;
+    let to = at(stage.engine.address("web", "app")?, 7004);
+    let from = expect_moved(&cli, "web.app-tcp-7004", Moved::accepted(1), || answers(&peer, to))?;
+    let local_client = Peer { remote: local(from.port()), local: local(7004) };
+    ensure!(inside.peers() == [local_client], "the service inside saw {:?}", inside.peers());
+    let gateway = at(stage.engine.gateway("app")?, 7004);
+    let remote = expect_moved(&cli, "app-tcp-7004", Moved::accepted(1), || answers(&peer, gateway))?;
+    ensure!(outside.peers() == [Peer { remote, local: gateway }], "the host's saw {:?}", outside.peers());
+    cli.ok(&["detach", "7004"])?;
     refused(&peer, to)
 }
 

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 
 use super::Test;
-use crate::harness::client::refused;
+use crate::harness::client::{connect, refused};
 use crate::harness::docker::Engine;
+use crate::harness::go_server::{GoServer, Http};
 use crate::harness::redis::{Redis, Session};
-use crate::harness::rig::{Moved, expect_moved};
-use crate::harness::topology::{at, at6, reaches};
+use crate::harness::rig::{Moved, expect_moved, expect_moved_tc};
+use crate::harness::topology::{at, at6, local, reaches};
 use crate::harness::transcript::note;
 
 pub(super) const TESTS: &[Test] = &[
@@ -24,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::published_port_names_its_container", || on_engine(published_port)),
     Test::on_host("docker::allow_a_container_by_name", || on_engine(allow_container)),
     Test::on_host("docker::unknown_container_is_refused", || on_engine(unknown_container)),
+    Test::on_host("docker::go_server_with_an_mptcp_listener_is_steered_to", || on_engine(go_server)),
     Test::on_host("docker::removed_network_is_waited_for", || on_engine(removed_network)),
     Test::on_host("docker::network_with_ipv6_serves_both_families", || on_engine(ipv6_network)),
 ];
@@ -165,6 +167,23 @@ fn unknown_container(engine: &Engine) -> Result<()> {
     // A container that is not on the network has no address there to admit.
     engine.cli().refused(&["attach", "redis", "--allow", "c2"], 1, &["c2", "bridge"])?;
     engine.host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+/// With the engine's own NAT rules, and two networks that find the same server.
+fn go_server(engine: &Engine) -> Result<()> {
+    engine.host.sysctl("net/mptcp/enabled", "1")?;
+    let _server = GoServer::start(&engine.host, local(7001), &[])?;
+    let cli = engine.cli();
+    cli.ok(&["attach", "go=7001", "--network", "bridge", "--network", "appnet"])?;
+    for (network, container) in [("bridge", "c1"), ("appnet", "c2")] {
+        let gateway = at(engine.gateway(network)?, 7001);
+        let said = expect_moved_tc(&cli, &format!("{network}-go-7001"), Moved::accepted(1), || {
+            Http::new(connect(&engine.netns(container)?, gateway)?).get("/peer")
+        })?;
+        let address = engine.address(container, network)?.to_string();
+        ensure!(said.starts_with(&address) && said.contains(&gateway.to_string()), "the server says {said}");
+    }
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use crate::harness::wait::{kernel_at_least, patience};
 pub(super) const TESTS: &[Test] = &[
     Test::new("ipv6::loopback_listener_is_reached_with_the_containers_address", loopback_listener),
     Test::new("ipv6::listener_of_the_other_family_is_not_taken", other_family),
+    Test::new("ipv6::one_port_serves_each_family_by_its_own_attachment", one_port),
     Test::new("ipv6::dual_stack_listener_serves_both_families", dual_stack),
     Test::new("ipv6::listener_on_every_ipv6_address_alone_serves_no_ipv4", v6only),
     Test::new("ipv6::listener_on_a_mapped_address_serves_ipv4_alone", mapped),
@@ -101,6 +102,25 @@ fn other_family() -> Result<()> {
         ensure!(service.peers().len() == 1, "the service on {address} saw {:?}", service.peers());
     }
     Ok(())
+}
+
+/// Two services on one port of the gateway, one for each family.
+fn one_port() -> Result<()> {
+    let rig = Rig::new()?;
+    let addresses = [local(7001), at6(Ipv6Addr::LOCALHOST, 7001)];
+    let [four, six] = addresses.map(|address| Service::start(&rig.net.host, address));
+    let (four, six) = (four?, six?);
+    rig.cli().ok(&["attach", "four=7001", "six=7001:[::1]:7001", "--bridge", "br-a"])?;
+    let (to4, to6) = (gateway4(), at6(GATEWAY_A6, 7001));
+    let from4 = rig.expect(FOUR, Moved::accepted(1), || answers(&rig.net.a1, to4))?;
+    let from6 = rig.expect("br-a-six-7001", Moved::accepted(1), || answers(&rig.net.a1, to6))?;
+    ensure!(four.peers() == [Peer { remote: from4, local: to4 }], "IPv4 saw {:?}", four.peers());
+    ensure!(six.peers() == [Peer { remote: from6, local: to6 }], "IPv6 saw {:?}", six.peers());
+    let third = ["attach", "more=7001:[::1]:7009", "--bridge", "br-a"];
+    rig.cli().refused(&third, 1, &["7001", "br-a-six-7001"])?;
+    rig.cli().ok(&["detach", "six"])?;
+    rig.expect(FOUR, Moved::accepted(1), || answers(&rig.net.a1, to4))?;
+    refused(&rig.net.a1, to6)
 }
 
 /// One connection of each family from a1; the service sees those of IPv4 in the mapped form.
