@@ -7,6 +7,7 @@ pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod docker;
 pub(crate) mod endings;
+pub(crate) mod facts;
 pub(crate) mod floor;
 pub(crate) mod foreground;
 pub(crate) mod group;
