@@ -24,6 +24,10 @@ test *ARGS:
 vm *ARGS:
     cargo xtask vm {{ARGS}}
 
+# Write the tables of docs/kernels.md
+kernel-table:
+    cargo xtask kernel-table
+
 # What CI runs
 ci:
     .ci/run

@@ -23,7 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use harness::leftovers::Before;
-use harness::transcript;
+use harness::{facts, transcript};
 use suites::{Needs, Test};
 
 /// Descriptors for the suite, and for each program it starts: tens of thousands of connections have two ends.
@@ -63,7 +63,9 @@ fn main() {
             Trial::test(test.name, move || run(&test)).with_ignored_flag(ignored)
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    facts::print();
+    conclusion.exit();
 }
 
 /// Which trials were asked for.

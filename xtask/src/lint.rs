@@ -2,12 +2,14 @@
 
 use anyhow::{Result, bail};
 
-use crate::{build, exec, ui, workspace::Workspace};
+use crate::{build, exec, ui, vm, workspace::Workspace};
 
 /// The command.
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     ui::heading("formatting");
     exec::run(ws.cargo("fmt").args(["--all", "--check"]), "check the formatting (cure: cargo fmt --all)")?;
+    ui::heading("the kernel table");
+    vm::table::check(ws)?;
     ui::heading("the eBPF objects, without warnings");
     ebpf_warnings(&build::ebpf(ws)?)?;
     ui::heading("clippy");

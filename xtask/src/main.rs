@@ -41,6 +41,8 @@ enum Command {
     Test(test::Args),
     /// Run the privileged suite inside other kernels, under QEMU
     Vm(vm::Args),
+    /// Write the tables of docs/kernels.md: which datapath serves which listener on which kernel
+    KernelTable,
     /// Show what bridge-user does, step by step, on a machine made of network namespaces
     Demo,
     /// Measure datapaths next to a direct connection and to their peers
@@ -65,6 +67,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lint => lint::run(&ws),
         Command::Test(args) => test::run(&ws, &args),
         Command::Vm(args) => vm::run(&ws, &args),
+        Command::KernelTable => vm::table::write(&ws),
         Command::Demo => demo::run(&ws),
         Command::Bench(args) => bench::run(&ws, &args),
     }

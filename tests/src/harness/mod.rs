@@ -8,6 +8,7 @@ pub(crate) mod client;
 pub(crate) mod containers;
 pub(crate) mod docker;
 pub(crate) mod endings;
+pub(crate) mod facts;
 pub(crate) mod fake_docker;
 pub(crate) mod floor;
 pub(crate) mod foreground;

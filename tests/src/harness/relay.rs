@@ -114,12 +114,12 @@ pub(crate) struct Stage {
     pub(crate) datapath: Datapath,
 }
 
-/// Bytes of connections that the kernel repeated, as the stages of this process saw it.
+/// Bytes of connections that the kernel repeated, as the relays of this process counted them.
 static REPEATED: AtomicU64 = AtomicU64::new(0);
 
 /// Runs a trial of the sockmap relay, and again if it failed while the kernel repeated bytes of a connection, which the
 /// relay then resets: that is the kernel's fault, counted as such, and shows on a busy machine.
-pub(crate) fn unless_repeated(run: impl Fn() -> Result<()>) -> Result<()> {
+pub(crate) fn unless_repeated<T>(run: impl Fn() -> Result<T>) -> Result<T> {
     const TRIES: usize = 3;
     for _ in 1..TRIES {
         REPEATED.store(0, Relaxed);
@@ -133,11 +133,16 @@ pub(crate) fn unless_repeated(run: impl Fn() -> Result<()>) -> Result<()> {
     run()
 }
 
+/// Takes in a relay's counters, for [`unless_repeated`]; a stage does so by itself.
+pub(crate) fn note_repeated(now: &RelayCounters) {
+    REPEATED.fetch_add(now.repeated, Relaxed);
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
         // A trial may have ended the relay.
         if let Ok(now) = self.counters() {
-            REPEATED.fetch_add(now.repeated, Relaxed);
+            note_repeated(&now);
         }
     }
 }

@@ -38,6 +38,7 @@ mod fragments;
 mod identity;
 mod identity_leaks;
 mod ipv6;
+mod kinds;
 mod leaks;
 mod lifecycle;
 mod listeners;
@@ -86,6 +87,11 @@ pub(crate) enum Needs {
     Host,
 }
 
+/// Whether this kernel has MPTCP.
+fn has_mptcp() -> bool {
+    Path::new("/proc/sys/net/mptcp").exists()
+}
+
 /// One trial.
 pub(crate) struct Test {
     pub(crate) name: &'static str,
@@ -112,7 +118,7 @@ impl Test {
     /// Whether this kernel cannot run the trial.
     pub(crate) fn is_impossible_here(&self) -> bool {
         match self.needs {
-            Needs::Mptcp => !Path::new("/proc/sys/net/mptcp").exists(),
+            Needs::Mptcp => !has_mptcp(),
             // A version that cannot be told is no reason to leave anything out.
             Needs::Sockmap => {
                 std::env::var_os("BRIDGE_KERNEL").is_some() && !sockmap_is_trusted().unwrap_or(true)
@@ -144,6 +150,7 @@ pub(crate) fn all() -> Vec<Test> {
         mptcp_time_wait::TESTS,
         identity::TESTS,
         identity_leaks::TESTS,
+        kinds::TESTS,
         traffic::TESTS,
         scope::TESTS,
         attack::TESTS,

@@ -4,6 +4,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read, Write as _},
+    mem,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -19,8 +20,9 @@ use crate::{
     ui::{Detail, Step},
     vm::{
         archive::Tree,
-        console::{Console, End, Source},
+        console::{Console, End, Scope, Source},
         manifest::Kernel,
+        seen::{Rows, Seen},
     },
     workspace::Workspace,
 };
@@ -60,6 +62,8 @@ pub(super) struct Report {
     took: Duration,
     /// The suite's numbers.
     pub(super) counts: Counts,
+    /// Which datapath served what.
+    pub(super) served: Rows,
     problems: Vec<String>,
     /// Warnings of the kernel that are known and fail nothing.
     known: Vec<String>,
@@ -74,8 +78,16 @@ impl Report {
             boot: None,
             took: Duration::ZERO,
             counts: Counts::default(),
+            served: Rows::new(),
             problems: vec![format!("{error:#}")],
             known: Vec::new(),
+        }
+    }
+
+    /// Takes it as a problem when a good run showed something else than what was recorded.
+    pub(super) fn compare(&mut self, kernel: &Kernel, recorded: &Seen, scope: Scope) {
+        if self.is_ok() {
+            self.problems = recorded.differences(kernel, &self.served, scope);
         }
     }
 
@@ -122,6 +134,7 @@ pub(super) fn run(
     tree: &Tree,
     image: &Path,
     accelerator: Accelerator,
+    scope: Scope,
 ) -> Result<Report> {
     let logs = ws.target("vm/logs");
     fs::create_dir_all(&logs).with_context(|| format!("failed to create {}", logs.display()))?;
@@ -135,7 +148,8 @@ pub(super) fn run(
         boot: guest.boot,
         took: guest.started.elapsed(),
         counts: guest.console.counts,
-        problems: guest.console.problems(end, kernel.skips),
+        problems: guest.console.problems(end, kernel.skips, scope),
+        served: mem::take(&mut guest.console.served),
         known: guest.console.known_warnings().to_vec(),
     })
 }

@@ -1,6 +1,9 @@
 //! Reads what a guest says and judges it. Pure: lines in, problems out.
 
-use crate::counts::Counts;
+use crate::{
+    counts::Counts,
+    vm::seen::{self, Rows},
+};
 
 /// Signs of a kernel bug in the kernel's own messages.
 const TROUBLE: &[&str] = &[
@@ -51,16 +54,28 @@ pub(super) enum End {
     TimedOut(u64),
 }
 
+/// How much of the suite was to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All of it.
+    Whole,
+    /// What a filter left, or another program in its place.
+    Part,
+}
+
 /// What has been seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Console {
     /// The suite's own numbers.
     pub(super) counts: Counts,
+    /// Which datapath served what.
+    pub(super) served: Rows,
     started: bool,
     exit: Option<String>,
     trouble: Vec<String>,
     known: Vec<String>,
     failed: Vec<String>,
+    unreadable: Vec<String>,
     last: String,
 }
 
@@ -83,6 +98,9 @@ impl Console {
 
     fn suite_line(&mut self, line: &str) {
         self.counts.line(line);
+        if let Err(unreadable) = seen::take(line, &mut self.served) {
+            self.unreadable.push(unreadable);
+        }
         if line.starts_with("BRIDGE-VM-START") {
             self.started = true;
         } else if let Some(exit) = line.strip_prefix("BRIDGE-VM-OUTCOME exit=") {
@@ -109,11 +127,13 @@ impl Console {
         &self.known
     }
 
-    /// Everything that is wrong with the run; `skips` tests must have been skipped.
-    pub(super) fn problems(&self, end: End, skips: u32) -> Vec<String> {
+    /// Everything that is wrong with the run; of the whole suite, `skips` tests must have been skipped.
+    pub(super) fn problems(&self, end: End, skips: u32, scope: Scope) -> Vec<String> {
         let mut problems: Vec<String> =
             self.trouble.iter().map(|line| format!("the kernel says: {line}")).collect();
         problems.extend(self.failed.iter().map(|test| format!("test failed: {test}")));
+        problems
+            .extend(self.unreadable.iter().map(|why| format!("failed to read a line of the suite: {why}")));
         match (&self.exit, end) {
             (None, End::TimedOut(seconds)) => {
                 problems.push(format!("no outcome within {seconds} s; the last line was: {}", self.last));
@@ -131,8 +151,10 @@ impl Console {
             (Some(_), _) if self.counts.passed == 0 => problems.push("the suite ran no test".to_owned()),
             (Some(_), _) => {}
         }
-        if self.finished() && self.counts.ignored != skips {
-            problems.push(format!("{} tests were skipped, {skips} expected", self.counts.ignored));
+        let ignored = self.counts.ignored;
+        let as_expected = if scope == Scope::Whole { ignored == skips } else { ignored <= skips };
+        if self.finished() && !as_expected {
+            problems.push(format!("{ignored} tests were skipped, {skips} expected"));
         }
         problems
     }
@@ -146,7 +168,7 @@ fn is_trouble(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Console, End, Source};
+    use super::{Console, End, Scope, Source};
 
     fn seen(lines: &[(Source, &str)]) -> Console {
         let mut console = Console::default();
@@ -168,8 +190,24 @@ mod tests {
     fn a_good_run_has_no_problems() {
         let console = seen(GOOD);
         assert!(console.started() && console.finished());
-        assert_eq!(console.problems(End::Off, 0), Vec::<String>::new());
-        assert_eq!(console.problems(End::Off, 1), ["0 tests were skipped, 1 expected"]);
+        assert_eq!(console.problems(End::Off, 0, Scope::Whole), Vec::<String>::new());
+        assert_eq!(console.problems(End::Off, 1, Scope::Whole), ["0 tests were skipped, 1 expected"]);
+        // A filter may leave out the tests that are skipped.
+        assert_eq!(console.problems(End::Off, 1, Scope::Part), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_served_is_collected() {
+        let mut lines = GOOD.to_vec();
+        lines.push((Source::Suite, "served: ipv4 | auto | steer\r"));
+        // The kernel's own lines are nobody's result.
+        lines.push((Source::Kernel, "served: ipv6 | auto | steer"));
+        let console = seen(&lines);
+        assert_eq!((console.served.len(), console.served["ipv4"]["auto"].as_str()), (1, "steer"));
+        assert_eq!(console.problems(End::Off, 0, Scope::Whole), Vec::<String>::new());
+        lines.push((Source::Suite, "served: ipv6 | au"));
+        let problems = seen(&lines).problems(End::Off, 0, Scope::Whole);
+        assert!(problems.len() == 1 && problems[0].contains("served: ipv6 | au"), "{problems:?}");
     }
 
     #[test]
@@ -181,7 +219,10 @@ mod tests {
         ] {
             let mut lines = GOOD.to_vec();
             lines.push((Source::Kernel, line));
-            assert_eq!(seen(&lines).problems(End::Off, 0), [format!("the kernel says: {line}")]);
+            assert_eq!(
+                seen(&lines).problems(End::Off, 0, Scope::Whole),
+                [format!("the kernel says: {line}")]
+            );
         }
     }
 
@@ -191,7 +232,7 @@ mod tests {
         let mut lines = GOOD.to_vec();
         lines.push((Source::Kernel, line));
         let console = seen(&lines);
-        assert_eq!(console.problems(End::Off, 0), Vec::<String>::new());
+        assert_eq!(console.problems(End::Off, 0, Scope::Whole), Vec::<String>::new());
         assert_eq!(console.known_warnings(), [line]);
     }
 
@@ -200,7 +241,7 @@ mod tests {
         let panic = "[ 2.0] Kernel panic - not syncing: Fatal exception";
         let console = seen(&[GOOD[1], (Source::Kernel, panic)]);
         assert_eq!(
-            console.problems(End::Off, 0),
+            console.problems(End::Off, 0, Scope::Whole),
             [
                 format!("the kernel says: {panic}"),
                 format!("the machine went off without an outcome; the last line was: {panic}"),
@@ -208,7 +249,7 @@ mod tests {
         );
         let console = seen(&GOOD[..3]);
         assert_eq!(
-            console.problems(End::TimedOut(9), 0),
+            console.problems(End::TimedOut(9), 0, Scope::Whole),
             ["no outcome within 9 s; the last line was: test netns::steers ... ok"]
         );
     }
@@ -216,7 +257,7 @@ mod tests {
     #[test]
     fn an_exit_code_alone_proves_nothing() {
         let console = seen(&[GOOD[1], GOOD[4]]);
-        assert_eq!(console.problems(End::Off, 0), ["the suite printed no test result"]);
+        assert_eq!(console.problems(End::Off, 0, Scope::Whole), ["the suite printed no test result"]);
         let console = seen(&[
             GOOD[1],
             (Source::Suite, "test netns::scope ... FAILED"),
@@ -224,7 +265,7 @@ mod tests {
             (Source::Suite, "BRIDGE-VM-OUTCOME exit=101"),
         ]);
         assert_eq!(
-            console.problems(End::Off, 0),
+            console.problems(End::Off, 0, Scope::Whole),
             ["test failed: netns::scope", "the suite ended with exit code 101"]
         );
     }

@@ -7,6 +7,8 @@ mod cpio;
 mod initramfs;
 mod manifest;
 mod modules;
+mod seen;
+pub(crate) mod table;
 mod update;
 
 use std::{num::NonZero, path::PathBuf, sync::Mutex, thread};
@@ -20,8 +22,13 @@ use crate::{
     workspace::Workspace,
 };
 use boot::{Accelerator, Report};
+use console::Scope;
 use initramfs::Payload;
 use manifest::{Kernel, Manifest};
+use seen::Seen;
+
+const KERNELS: &str = "tests/kernels.toml";
+const SEEN: &str = "tests/kernels-seen.toml";
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -37,6 +44,9 @@ pub(crate) struct Args {
     /// Take the newest version of the named kernels' series: rewrites tests/kernels.toml, boots nothing
     #[arg(long, requires = "kernels")]
     update: bool,
+    /// Keep what these kernels served in tests/kernels-seen.toml and docs/kernels.md, and do not compare
+    #[arg(long, conflicts_with_all = ["list", "update", "suite"])]
+    record: bool,
     /// Run this program in place of the suite, with the same protocol
     #[arg(long, value_name = "PROGRAM")]
     suite: Option<PathBuf>,
@@ -53,7 +63,7 @@ pub(crate) struct Args {
 
 /// The command.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
-    let path = ws.path("tests/kernels.toml");
+    let path = ws.path(KERNELS);
     let mut manifest = Manifest::read(&path)?;
     if args.list {
         list(&manifest);
@@ -63,21 +73,63 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         return update::run(ws, &mut manifest, &args.kernels, &path);
     }
     let kernels = manifest.select(&args.kernels, args.all)?;
-    let accelerator = if args.kvm { Accelerator::Kvm } else { Accelerator::Emulation };
+    let recorded = Seen::read(&ws.path(SEEN))?;
     let filter = args.filter.clone();
+    let whole = args.suite.is_none() && filter.is_none();
     let payload = match &args.suite {
         Some(program) => Payload { suite: program.clone(), filter },
         None => suite_payload(ws, filter)?,
     };
-    let jobs = args.jobs.map_or_else(default_jobs, NonZero::get);
-    run_kernels(ws, &kernels, &payload, accelerator, jobs)?.verdict()
+    let run = Run {
+        payload: &payload,
+        accelerator: if args.kvm { Accelerator::Kvm } else { Accelerator::Emulation },
+        scope: if whole { Scope::Whole } else { Scope::Part },
+        expected: (!args.record).then_some(&recorded),
+    };
+    let matrix = run_kernels(ws, &kernels, &run, args.jobs.map_or_else(default_jobs, NonZero::get))?;
+    if args.record {
+        record(ws, &manifest, &kernels, &matrix, recorded)?;
+    }
+    matrix.verdict()
 }
 
 /// Runs the default set, for `test`.
 pub(crate) fn default_set(ws: &Workspace, filter: Option<&str>) -> Result<Matrix> {
-    let manifest = Manifest::read(&ws.path("tests/kernels.toml"))?;
+    let manifest = Manifest::read(&ws.path(KERNELS))?;
+    let recorded = Seen::read(&ws.path(SEEN))?;
     let payload = suite_payload(ws, filter.map(str::to_owned))?;
-    run_kernels(ws, &manifest.select(&[], false)?, &payload, Accelerator::Emulation, default_jobs())
+    let run = Run {
+        payload: &payload,
+        accelerator: Accelerator::Emulation,
+        scope: if filter.is_none() { Scope::Whole } else { Scope::Part },
+        expected: Some(&recorded),
+    };
+    run_kernels(ws, &manifest.select(&[], false)?, &run, default_jobs())
+}
+
+/// Keeps what the kernels served that had no problems.
+fn record(
+    ws: &Workspace,
+    manifest: &Manifest,
+    kernels: &[&Kernel],
+    matrix: &Matrix,
+    mut seen: Seen,
+) -> Result<()> {
+    for (kernel, report) in kernels.iter().zip(&matrix.0).filter(|(_, report)| report.is_ok()) {
+        seen.put(kernel, &report.served)?;
+    }
+    seen.align(manifest);
+    seen.write(&ws.path(SEEN))?;
+    table::write(ws)
+}
+
+/// What every kernel of a run has in common.
+struct Run<'a> {
+    payload: &'a Payload,
+    accelerator: Accelerator,
+    scope: Scope,
+    /// What the kernels are to serve, where that is not what the run is to find out.
+    expected: Option<&'a Seen>,
 }
 
 fn suite_payload(ws: &Workspace, filter: Option<String>) -> Result<Payload> {
@@ -122,20 +174,14 @@ fn default_jobs() -> usize {
 }
 
 /// Runs the kernels, `jobs` at a time; the reports are in the order of `kernels`.
-fn run_kernels(
-    ws: &Workspace,
-    kernels: &[&Kernel],
-    payload: &Payload,
-    accelerator: Accelerator,
-    jobs: usize,
-) -> Result<Matrix> {
+fn run_kernels(ws: &Workspace, kernels: &[&Kernel], run: &Run<'_>, jobs: usize) -> Result<Matrix> {
     setup::programs(ws, &[Need::Build, Need::Vm], Detail::OnlyWork)?;
     ui::heading(&format!("{} kernels under QEMU, {jobs} at a time", kernels.len()));
     let queue = Mutex::new(kernels.iter().enumerate());
     let worker = || {
         let next = || queue.lock().ok().and_then(|mut queue| queue.next());
         std::iter::from_fn(next)
-            .map(|(place, kernel)| (place, run_kernel(ws, kernel, payload, accelerator)))
+            .map(|(place, kernel)| (place, run_kernel(ws, kernel, run)))
             .collect::<Vec<_>>()
     };
     let mut reports: Vec<(usize, Report)> = thread::scope(|scope| {
@@ -157,13 +203,16 @@ fn run_kernels(
 }
 
 /// Runs one kernel; whatever goes wrong is its report.
-fn run_kernel(ws: &Workspace, kernel: &Kernel, payload: &Payload, accelerator: Accelerator) -> Report {
-    let report = archive::fetch(ws, kernel)
+fn run_kernel(ws: &Workspace, kernel: &Kernel, run: &Run<'_>) -> Report {
+    let mut report = archive::fetch(ws, kernel)
         .and_then(|tree| {
-            let image = initramfs::write(ws, kernel, &tree, payload)?;
-            boot::run(ws, kernel, &tree, &image, accelerator)
+            let image = initramfs::write(ws, kernel, &tree, run.payload)?;
+            boot::run(ws, kernel, &tree, &image, run.accelerator, run.scope)
         })
         .unwrap_or_else(|error| Report::not_run(kernel, &error));
+    if let Some(expected) = run.expected {
+        report.compare(kernel, expected, run.scope);
+    }
     ui::result(&report.to_string());
     report
 }
