@@ -3,13 +3,14 @@
 //! Invariant: once attached they stay as long as the instance, whatever becomes of the attachments, so that a
 //! connection's service is told the same to the end.
 
-use std::{fs::File, os::fd::AsFd as _, path::Path};
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use anyhow::Context as _;
-use aya::{
-    Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
-};
+use aya::{Ebpf, programs::CgroupSockAddr};
 use bridge_common::names;
 
 use super::{object, pins::link_name, sys};
@@ -30,9 +31,8 @@ pub fn ensure(dir: &Path, ebpf: &mut Ebpf, cgroup: &File) -> anyhow::Result<()> 
     for program in PROGRAMS {
         let pin = dir.join(link_name(program));
         if !pin.exists() {
-            attach(ebpf, program, cgroup)?
-                .pin(&pin)
-                .with_context(|| format!("failed to pin {}", pin.display()))?;
+            let link = attach(ebpf, program, cgroup)?;
+            sys::obj_pin(link.as_fd(), &pin).with_context(|| format!("failed to pin {}", pin.display()))?;
         }
     }
     Ok(())
@@ -42,7 +42,7 @@ pub fn ensure(dir: &Path, ebpf: &mut Ebpf, cgroup: &File) -> anyhow::Result<()> 
 ///
 /// # Errors
 /// When the kernel refuses one.
-pub fn attach_for_now(ebpf: &mut Ebpf, cgroup: &File) -> anyhow::Result<Vec<FdLink>> {
+pub fn attach_for_now(ebpf: &mut Ebpf, cgroup: &File) -> anyhow::Result<Vec<OwnedFd>> {
     PROGRAMS.iter().map(|program| attach(ebpf, program, cgroup)).collect()
 }
 
@@ -63,13 +63,9 @@ pub fn upgrade(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn attach(ebpf: &mut Ebpf, program: &'static str, cgroup: &File) -> anyhow::Result<FdLink> {
+fn attach(ebpf: &mut Ebpf, program: &'static str, cgroup: &File) -> anyhow::Result<OwnedFd> {
     load(ebpf, program)?;
-    let tell: &mut CgroupSockAddr = object::program(ebpf, program)?;
-    let id = tell
-        .attach(cgroup, CgroupAttachMode::Single)
-        .with_context(|| format!("failed to attach program {program}"))?;
-    Ok(tell.take_link(id)?.try_into()?)
+    object::attach_to_cgroup(ebpf, program, cgroup)
 }
 
 fn load(ebpf: &mut Ebpf, program: &'static str) -> anyhow::Result<()> {

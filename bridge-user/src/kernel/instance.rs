@@ -193,7 +193,7 @@ impl Writer {
         write_meta(&mut state.maps, level, probed, owner)?;
         for (program, link) in links.tracking {
             let path = building.path().join(pins::link_name(program));
-            link.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
+            sys::obj_pin(link.as_fd(), &path).with_context(|| format!("failed to pin {}", path.display()))?;
         }
         let path = self.dir.path();
         let unpublished = Some((building, links.steering));

@@ -1,17 +1,20 @@
 //! The embedded eBPF object: loading it, with maps new or taken from pins.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{
-        CgroupAttachMode, CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink,
-    },
+    programs::{CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
 };
+use aya_obj::generated::bpf_attach_type;
 use bridge_common::{maps::MAX_ARRIVING, names};
 
-use super::features::Features;
+use super::{features::Features, sys};
 
 /// The object `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bridge-ebpf"));
@@ -125,7 +128,7 @@ where
 /// The attached programs of one instance; dropping one detaches it unless it was pinned.
 pub struct Links {
     /// (program, link) of those that track listeners.
-    pub tracking: Vec<(&'static str, FdLink)>,
+    pub tracking: Vec<(&'static str, OwnedFd)>,
     /// The steering program's.
     pub steering: FdLink,
 }
@@ -144,26 +147,31 @@ pub fn tracking_programs(features: Features) -> &'static [&'static str] {
 /// # Errors
 /// When the kernel refuses an attachment; those made before are undone by drop.
 pub fn attach(ebpf: &mut Ebpf, features: Features, netns: &File, cgroup: &File) -> anyhow::Result<Links> {
-    let failed = |name| format!("failed to attach program {name}");
     let mut tracking = Vec::new();
     for &name in tracking_programs(features) {
-        tracking.push((name, attach_tracking(ebpf, name, cgroup).with_context(|| failed(name))?));
+        tracking.push((name, attach_to_cgroup(ebpf, name, cgroup)?));
     }
-    let steering = attach_steer(ebpf, netns).with_context(|| failed(names::PROG_STEER))?;
+    let steering = attach_steer(ebpf, netns)
+        .with_context(|| format!("failed to attach program {}", names::PROG_STEER))?;
     Ok(Links { tracking, steering })
 }
 
-fn attach_tracking(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> anyhow::Result<FdLink> {
-    // Cgroup links are multi by nature; AllowMultiple would be refused (EINVAL).
-    let mode = CgroupAttachMode::Single;
-    if name == names::PROG_TRACK {
-        let track: &mut SockOps = program(ebpf, name)?;
-        let id = track.attach(cgroup, mode)?;
-        return Ok(track.take_link(id)?.try_into()?);
-    }
-    let bind: &mut CgroupSock = program(ebpf, name)?;
-    let id = bind.attach(cgroup, mode)?;
-    Ok(bind.take_link(id)?.try_into()?)
+/// Attaches a loaded program to the cgroup hook it is made for, for as long as the link is held or pinned.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn attach_to_cgroup(ebpf: &Ebpf, name: &str, cgroup: &File) -> anyhow::Result<OwnedFd> {
+    let hook = match name {
+        names::PROG_BIND4 => bpf_attach_type::BPF_CGROUP_INET4_POST_BIND,
+        names::PROG_BIND6 => bpf_attach_type::BPF_CGROUP_INET6_POST_BIND,
+        names::PROG_PEER4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+        names::PROG_PEER6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+        names::PROG_OWN4 => bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME,
+        names::PROG_OWN6 => bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME,
+        _ => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
+    };
+    sys::link_to_cgroup(program_fd(ebpf, name)?.as_fd(), cgroup.as_fd(), hook)
+        .with_context(|| format!("failed to attach program {name}"))
 }
 
 /// Attaches the loaded steering program to one more namespace.

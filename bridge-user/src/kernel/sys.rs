@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::Pod;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
 
 /// `SO_NETNS_COOKIE` (Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -46,6 +46,29 @@ pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(owned_fd)
+}
+
+/// Pins an object.
+pub(crate) fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Attaches a program to a cgroup by a link (Linux 5.7), whatever the kernel calls its version: aya does it another way where
+/// it cannot parse that, and release candidates of Debian's are such.
+pub(crate) fn link_to_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = hook as u32;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(owned_fd)
 }
 
 /// Replaces the program behind a link in one step (Linux 5.7; for network-namespace links 5.8).

@@ -30,7 +30,7 @@ pub(super) const KINDS: [(&str, &str); 7] = [
     ("unix", "UNIX socket"),
 ];
 /// What `check` is expected to say, in the order of the columns.
-const CAPABILITIES: [&str; 4] = ["steer", "steer_tc", "ingress_ifindex", "netns_cookie"];
+const CAPABILITIES: [&str; 5] = ["steer", "steer_tc", "loopback_identity", "ingress_ifindex", "netns_cookie"];
 /// What a kernel without MPTCP says about such listeners; the table of `auto` shows it.
 const NO_MPTCP: &str = "no MPTCP";
 /// The relays one can ask for by name.
