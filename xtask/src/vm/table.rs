@@ -218,8 +218,8 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| 5.10 | 5.10.1-1 | old | yes | yes | no | not checked | no |",
-                "| 6.1 | 6.1.9-1 | new | no | not checked | not checked | not checked | not checked |"
+                "| 5.10 | 5.10.1-1 | old | yes | yes | no | not checked | not checked | no |",
+                "| 6.1 | 6.1.9-1 | new | no | not checked | not checked | not checked | not checked | not checked |"
             ]
         );
         assert_eq!(
