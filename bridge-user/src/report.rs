@@ -427,6 +427,20 @@ mod tests {
     }
 
     #[test]
+    fn a_stopped_containers_attachment_says_how_it_comes_back() {
+        let state = AttachmentState { container: Some("web".into()), ..state() };
+        let (readiness, detail) = container_gone(&state);
+        assert_eq!(readiness, Readiness::WaitingForBridge);
+        let detail = detail.unwrap();
+        assert!(detail.contains("container web was stopped or restarted: attach again"), "{detail}");
+        let facts = Facts::default();
+        let entry = Entry::of_steered(&state, &Stats::default(), &facts, (readiness, Some(detail)));
+        let json = serde_json::to_string(&entry).unwrap();
+        assert!(json.contains(r#""container":"web","network":"bridge""#), "{json}");
+        assert!(entry.is_meant_by("web") && entry.is_meant_by("web.bridge-redis-6379"));
+    }
+
+    #[test]
     fn a_relays_entry_survives_its_way_through_json() {
         let state = AttachmentState { datapath: Datapath::Splice, ..state() };
         let stats = RelayStats { accepted: 3, bytes_up: 5, bytes_down: 7, ..RelayStats::default() };

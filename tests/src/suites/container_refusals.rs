@@ -1,4 +1,4 @@
-//! `container::*`: what cannot be attached inside a container is refused, with the reason and the next step.
+//! `docker::container::*`: what cannot be attached inside a container is refused, with the reason and the next step.
 //!
 //! Invariant: a refusal leaves nothing, neither on the host nor in a container.
 
@@ -10,9 +10,11 @@ use crate::harness::containers::Stage;
 use crate::harness::service::Service;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::on_host("container::containers_that_cannot_be_entered_are_refused", || Stage::run(containers)),
-    Test::on_host("container::what_needs_a_relay_is_refused", || Stage::run(relays)),
-    Test::on_host("container::service_on_every_address_is_refused", || Stage::run(wildcard)),
+    Test::on_host("docker::container::containers_that_cannot_be_entered_are_refused", || {
+        Stage::run(containers)
+    }),
+    Test::on_host("docker::container::what_needs_a_relay_is_refused", || Stage::run(relays)),
+    Test::on_host("docker::container::service_on_every_address_is_refused", || Stage::run(wildcard)),
 ];
 
 fn containers(stage: &mut Stage) -> Result<()> {
