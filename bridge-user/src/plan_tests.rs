@@ -1,3 +1,5 @@
+//! Tests of what is planned, and of what is in the way.
+
 use super::*;
 use crate::datapath::Requested;
 

@@ -1,3 +1,5 @@
+//! Tests of readiness and of the JSON and text that attachments are shown as.
+
 use super::*;
 use crate::datapath::Reason;
 
@@ -77,6 +79,20 @@ fn json_has_the_contracts_shape() {
         r#""allow":["172.17.0.0/16"],"counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null}}]}"#
     );
     assert_eq!(json, expected);
+}
+
+#[test]
+fn a_stopped_containers_attachment_says_how_it_comes_back() {
+    let state = AttachmentState { container: Some("web".into()), ..state() };
+    let (readiness, detail) = container_gone(&state);
+    assert_eq!(readiness, Readiness::WaitingForBridge);
+    let detail = detail.unwrap();
+    assert!(detail.contains("container web was stopped or restarted: attach again"), "{detail}");
+    let facts = Facts::default();
+    let entry = Entry::of_steered(&state, &Stats::default(), &facts, (readiness, Some(detail)));
+    let json = serde_json::to_string(&entry).unwrap();
+    assert!(json.contains(r#""container":"web","network":"bridge""#), "{json}");
+    assert!(entry.is_meant_by("web") && entry.is_meant_by("web.bridge-redis-6379"));
 }
 
 #[test]

@@ -84,6 +84,18 @@ impl Place {
         self.networks.iter().map(network).collect()
     }
 
+    /// Docker's proxy connects from the host's address on the network for whomever it serves, so an allow-list of the whole
+    /// network would admit the world.
+    pub(super) fn refuse_published(&self, request: &Request, state: &AttachmentState) -> anyhow::Result<()> {
+        ensure!(
+            !request.allow.is_empty() || !self.running.published.contains(&state.port.get()),
+            "port {} of the container is published on the host, and who comes through Docker's proxy has the host's \
+             address, which is in the network: unpublish it, or use --allow to say who may connect",
+            state.port
+        );
+        Ok(())
+    }
+
     /// What is pinned of these attachments for earlier runs of the container: where, and which.
     pub(super) fn earlier(&self, wanted: &[AttachmentState]) -> anyhow::Result<Vec<(PathBuf, Vec<String>)>> {
         let mut found = Vec::new();

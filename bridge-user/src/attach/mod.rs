@@ -129,8 +129,8 @@ pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
     preflight::may_enter()?;
     let place = Place::find(request, container)?;
     let prepared = place.run(|| {
-        // What Docker publishes is bound in another namespace.
-        let prepared = prepare_here(request, &place.networks()?, |_| Ok(()))?;
+        let published = |state: &AttachmentState| place.refuse_published(request, state);
+        let prepared = prepare_here(request, &place.networks()?, published)?;
         container::require_steered(&prepared)?;
         Ok(prepared)
     })?;

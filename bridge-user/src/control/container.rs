@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use bollard::models::{ContainerInspectResponse, EndpointSettings};
+use bollard::models::{ContainerInspectResponse, EndpointSettings, PortMap};
 
 use super::docker::{Docker, DockerError, display_name, pick_container};
 
@@ -22,6 +22,8 @@ pub struct Running {
     pub started_at: String,
     /// The networks it has an address on, by name.
     pub endpoints: Vec<Endpoint>,
+    /// Its own TCP ports that are published on the host, sorted.
+    pub published: Vec<u16>,
 }
 
 /// A container's place on a network.
@@ -96,7 +98,9 @@ fn running(name: String, inspected: ContainerInspectResponse) -> Result<Running,
             "it is not running (its state is {status}): start it (docker start {name})"
         )));
     };
-    let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    let settings = inspected.network_settings.unwrap_or_default();
+    let published = published(settings.ports.unwrap_or_default());
+    let networks = settings.networks.unwrap_or_default();
     let mut endpoints: Vec<Endpoint> =
         networks.into_iter().filter_map(|(network, settings)| endpoint(network, &settings)).collect();
     endpoints.sort();
@@ -107,7 +111,16 @@ fn running(name: String, inspected: ContainerInspectResponse) -> Result<Running,
         )));
     }
     let id = inspected.id.unwrap_or_default();
-    Ok(Running { id, name, pid, started_at: state.started_at.unwrap_or_default(), endpoints })
+    Ok(Running { id, name, pid, started_at: state.started_at.unwrap_or_default(), endpoints, published })
+}
+
+/// The ports of `7001/tcp: [{HostPort: 8080}]`; those that are only exposed have no binding.
+fn published(ports: PortMap) -> Vec<u16> {
+    let bound =
+        ports.into_iter().filter(|(_, bindings)| bindings.as_ref().is_some_and(|all| !all.is_empty()));
+    let mut ports: Vec<u16> = bound.filter_map(|(port, _)| port.strip_suffix("/tcp")?.parse().ok()).collect();
+    ports.sort_unstable();
+    ports
 }
 
 fn endpoint(network: String, settings: &EndpointSettings) -> Option<Endpoint> {
@@ -124,7 +137,8 @@ mod tests {
     fn inspected(mode: &str, state: &str, networks: &str) -> Result<Running, DockerError> {
         let json = format!(
             r#"{{"Id":"c0ffee01","State":{state},"HostConfig":{{"NetworkMode":"{mode}"}},
-                 "NetworkSettings":{{"Networks":{networks}}}}}"#
+                 "NetworkSettings":{{"Networks":{networks},"Ports":{{"80/tcp":[{{"HostIp":"","HostPort":"8080"}}],
+                 "443/tcp":null,"53/udp":[{{"HostIp":"","HostPort":"53"}}]}}}}}}"#
         );
         running("web".to_owned(), serde_json::from_str(&json).unwrap())
     }
@@ -146,6 +160,7 @@ mod tests {
         assert_eq!(on(&["b"]).unwrap(), ["b"]);
         assert_eq!(on(&["11"]).unwrap(), ["a"]);
         assert_eq!(web.endpoints[1].addrs.len(), 2);
+        assert_eq!(web.published, [80]);
         let error = on(&["c"]).unwrap_err().to_string();
         assert!(error.contains("container web on network c") && error.contains("it is on a, b"), "{error}");
     }

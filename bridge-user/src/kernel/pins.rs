@@ -344,3 +344,22 @@ fn remove_pins(path: &Path) -> anyhow::Result<()> {
         None => fs::remove_dir(path).with_context(|| format!("failed to remove {}", path.display())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_named_after_the_inode_and_put_aside_with_the_cookie() {
+        for (name, inode, aside) in
+            [("4026532254", 4_026_532_254, None), ("4026532254-17", 4_026_532_254, Some(17))]
+        {
+            let dir = PinDir::named(name).unwrap();
+            assert_eq!((dir.inode, dir.aside), (inode, aside));
+            assert_eq!(dir.path(), Path::new(ROOT).join(name));
+        }
+        for other in ["", "-", "17-", "x", "17-x", "17-1-2"] {
+            assert!(PinDir::named(other).is_none(), "{other}");
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! `container::*`: a container that is restarted has a new network namespace, and what was attached in the old one is
-//! shown, healed and removed.
+//! `docker::container::*`: a container that is restarted has a new network namespace, and what was attached in the old
+//! one is shown, healed and removed.
 //!
 //! Invariants: after each restart a connection is refused until something attached again; who heals is a verb, or
 //! `--foreground` by itself.
@@ -17,12 +17,14 @@ use crate::harness::proc::Guarded;
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::on_host("container::restart_is_shown_and_attach_heals_it", || Stage::run(healed_by_hand)),
-    Test::on_host("container::what_a_stopped_container_left_is_detached", || Stage::run(detached_when_gone)),
-    Test::on_host("container::what_is_not_attached_again_stays_shown", || Stage::run(stays_shown)),
-    Test::on_host("container::foreground_follows_restarts", || Stage::run(followed)),
-    Test::on_host("container::foreground_outlives_docker_itself", || Stage::run(docker_restarts)),
-    Test::on_host("container::killed_attach_leaves_all_or_nothing", || Stage::run(killed)),
+    Test::on_host("docker::container::restart_is_shown_and_attach_heals_it", || Stage::run(healed_by_hand)),
+    Test::on_host("docker::container::what_a_stopped_container_left_is_detached", || {
+        Stage::run(detached_when_gone)
+    }),
+    Test::on_host("docker::container::what_is_not_attached_again_stays_shown", || Stage::run(stays_shown)),
+    Test::on_host("docker::container::foreground_follows_restarts", || Stage::run(followed)),
+    Test::on_host("docker::container::foreground_outlives_docker_itself", || Stage::run(docker_restarts)),
+    Test::on_host("docker::container::killed_attach_leaves_all_or_nothing", || Stage::run(killed)),
 ];
 
 /// The state a restart leaves behind, with the way out.

@@ -1,5 +1,7 @@
-//! `container::kernel_*`: what a kernel could do differently inside a container's namespace, on every kernel. Docker is a
-//! stand-in; the "container" is a1 of the rig, whose neighbour a2 is.
+//! `container::*`: what a kernel could do differently inside a container's namespace, on every kernel. Docker is a
+//! stand-in; the "container" is a1 of the rig, and its peer is a2.
+//!
+//! Invariant: the host's namespace, a neighbour's and another network's hold listeners at the same port, and get nothing.
 
 use anyhow::{Result, ensure};
 
@@ -13,9 +15,9 @@ use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{A1, A2, at, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("container::kernel_steers_inside_another_namespace", steers),
-    Test::with_mptcp("container::kernel_steers_to_mptcp_inside_another_namespace", mptcp),
-    Test::new("container::kernel_tells_when_the_namespace_is_gone", gone),
+    Test::new("container::steers_inside_another_namespace", steers),
+    Test::with_mptcp("container::steers_to_mptcp_inside_another_namespace", mptcp),
+    Test::new("container::tells_when_the_namespace_is_gone", gone),
 ];
 
 const NAME: &str = "web.app-tcp-7001";

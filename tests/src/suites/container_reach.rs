@@ -1,4 +1,4 @@
-//! `container::*`: a service on a container's own 127.0.0.1 is reached by the container's peers.
+//! `docker::container::*`: a service on a container's own 127.0.0.1 is reached by the container's peers.
 //!
 //! Invariant: before it is attached the same connection is refused, and while it is attached nothing is there on the
 //! host: no listener, no program, no rule.
@@ -18,18 +18,22 @@ use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{at, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::on_host("container::sibling_reaches_the_loopback_service", || Stage::run(sibling)),
-    Test::on_host("container::service_sees_the_siblings_address", || Stage::run(addresses)),
-    Test::on_host("container::service_that_restarts_inside_is_followed_by_the_kernel", || {
+    Test::on_host("docker::container::sibling_reaches_the_loopback_service", || Stage::run(sibling)),
+    Test::on_host("docker::container::service_sees_the_siblings_address", || Stage::run(addresses)),
+    Test::on_host("docker::container::service_that_restarts_inside_is_followed_by_the_kernel", || {
         Stage::run(restart)
     }),
-    Test::on_host("container::mptcp_listener_is_steered_to", || Stage::run(mptcp)),
-    Test::on_host("container::service_inside_can_be_shown_local_clients", || Stage::run(looks_local)),
-    Test::on_host("container::each_network_has_an_attachment_and_ipv6_works", || Stage::run(networks)),
-    Test::on_host("container::two_containers_with_one_port_each", || Stage::run(two)),
-    Test::on_host("container::detach_all_takes_containers_too", || Stage::run(detach_all)),
-    Test::on_host("container::nothing_is_opened_on_the_host", || Stage::run(host_untouched)),
-    Test::on_host("container::dry_run_shows_the_namespace_and_changes_nothing", || Stage::run(dry_run)),
+    Test::on_host("docker::container::mptcp_listener_is_steered_to", || Stage::run(mptcp)),
+    Test::on_host("docker::container::each_network_has_an_attachment_and_ipv6_works", || {
+        Stage::run(networks)
+    }),
+    Test::on_host("docker::container::two_containers_with_one_port_each", || Stage::run(two)),
+    Test::on_host("docker::container::detach_all_takes_containers_too", || Stage::run(detach_all)),
+    Test::on_host("docker::container::nothing_is_opened_on_the_host", || Stage::run(host_untouched)),
+    Test::on_host("docker::container::dry_run_shows_the_namespace_and_changes_nothing", || {
+        Stage::run(dry_run)
+    }),
+    Test::on_host("docker::container::service_inside_can_be_shown_local_clients", || Stage::run(looks_local)),
 ];
 
 fn sibling(stage: &mut Stage) -> Result<()> {

@@ -1,18 +1,26 @@
-//! `container::*`: what cannot be attached inside a container is refused, with the reason and the next step.
+//! `docker::container::*`: what cannot be attached inside a container is refused, with the reason and the next step.
 //!
 //! Invariant: a refusal leaves nothing, neither on the host nor in a container.
 
-use anyhow::Result;
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, bail};
 
 use super::Test;
 use crate::harness::cli::expect_usage_error;
+use crate::harness::client::round;
 use crate::harness::containers::Stage;
+use crate::harness::rig::{Moved, expect_moved};
 use crate::harness::service::Service;
+use crate::harness::topology::at;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::on_host("container::containers_that_cannot_be_entered_are_refused", || Stage::run(containers)),
-    Test::on_host("container::what_needs_a_relay_is_refused", || Stage::run(relays)),
-    Test::on_host("container::service_on_every_address_is_refused", || Stage::run(wildcard)),
+    Test::on_host("docker::container::containers_that_cannot_be_entered_are_refused", || {
+        Stage::run(containers)
+    }),
+    Test::on_host("docker::container::what_needs_a_relay_is_refused", || Stage::run(relays)),
+    Test::on_host("docker::container::published_port_needs_an_allow_list", || Stage::run(published)),
+    Test::on_host("docker::container::service_on_every_address_is_refused", || Stage::run(wildcard)),
 ];
 
 fn containers(stage: &mut Stage) -> Result<()> {
@@ -50,6 +58,22 @@ fn relays(stage: &mut Stage) -> Result<()> {
     refused(&["db=5432:unix:/run/db.sock"])?;
     refused(&["7001", "--proxy-protocol", "v1"])?;
     stage.nothing_left()
+}
+
+fn published(stage: &mut Stage) -> Result<()> {
+    stage.httpd("open", &["--network", "app", "--publish", "8080:7001"])?;
+    let cli = stage.engine.cli();
+    let arguments = ["attach", "7001", "--container", "open"];
+    cli.refused(&arguments, 1, &["inside container open", "7001", "published", "--allow"])?;
+    stage.nothing_left()?;
+    cli.ok(&[&arguments[..], &["--allow", "peer"]].concat())?;
+    let proxied = at(Ipv4Addr::LOCALHOST, 8080);
+    // Docker's proxy accepts, and gets no further.
+    expect_moved(&cli, "open.app-tcp-7001", Moved::denied(1), || {
+        stage.engine.host.run(|| round(proxied)).map_or(Ok(()), |_| bail!("served through Docker's proxy"))
+    })?;
+    expect_moved(&cli, "open.app-tcp-7001", Moved::accepted(1), || stage.gets("peer", "open"))?;
+    cli.ok(&["detach", "open"]).map(drop)
 }
 
 fn wildcard(stage: &mut Stage) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `container::*`: who gets in, and what a hostile container gains.
+//! `docker::container::*`: who gets in, and what a hostile container gains.
 //!
 //! Invariant: a refusal is counted, or the connection never reached the container's namespace.
 
@@ -12,9 +12,11 @@ use crate::harness::service::Service;
 use crate::harness::topology::local;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::on_host("container::allow_list_admits_one_sibling_only", || Stage::run(allow_list)),
-    Test::on_host("container::other_networks_do_not_get_in", || Stage::run(other_network)),
-    Test::on_host("container::neighbour_with_the_same_loopback_port_gets_nothing", || Stage::run(neighbour)),
+    Test::on_host("docker::container::allow_list_admits_one_sibling_only", || Stage::run(allow_list)),
+    Test::on_host("docker::container::other_networks_do_not_get_in", || Stage::run(other_network)),
+    Test::on_host("docker::container::neighbour_with_the_same_loopback_port_gets_nothing", || {
+        Stage::run(neighbour)
+    }),
 ];
 
 fn allow_list(stage: &mut Stage) -> Result<()> {
