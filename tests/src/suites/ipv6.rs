@@ -332,5 +332,7 @@ fn mptcp_syn_cookies() -> Result<()> {
     let service = mptcp_service(&rig, at6(Ipv6Addr::UNSPECIFIED, 7003))?;
     attach_both(&rig, &[])?;
     rig.net.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
-    (0..3).try_for_each(|_| both_families(&rig, &service, true))
+    (0..3).try_for_each(|_| both_families(&rig, &service, true))?;
+    // As `mptcp::handshake_with_syn_cookies` does, and for its reason.
+    rig.cli().ok(&["detach", "--all"]).map(drop)
 }

@@ -1,23 +1,26 @@
 //! The Go HTTP server of the tests, which listens with MPTCP as Go 1.24 does by default.
 //!
-//! Debian's stable releases before trixie have no Go that new, so the compiler comes out of trixie's packages, unpacked
-//! below `target/go`. Invariant: nothing is installed, and Go reaches for nothing but its own standard library.
+//! Go 1.24 or newer on PATH builds it. Debian's releases before trixie have none that new; there the compiler comes out of
+//! trixie's packages, unpacked below `target/go`. Invariant: nothing is installed, and Go reaches for nothing but its own
+//! standard library.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
     debian::{Bundle, Package},
-    exec,
+    exec::{self, which},
     setup::{Need, packages},
     ui::{Detail, Step},
     workspace::Workspace,
 };
 
+/// The first release that listens with MPTCP by default.
+const OLDEST: (u32, u32) = (1, 24);
 const VERSION: &str = "1.24.4-1";
 const SUITE: &str = "trixie";
 /// Place in the archive and SHA-256.
@@ -44,6 +47,34 @@ pub(crate) fn server(ws: &Workspace) -> PathBuf {
 /// Builds the server. Go itself knows what there is left to do, and takes a moment when that is nothing.
 pub(super) fn ensure(ws: &Workspace, detail: Detail) -> Result<()> {
     let step = Step::start("Go HTTP server", detail);
+    let go = match installed() {
+        Some(go) => go,
+        None => unpacked(ws, &step).with_context(|| {
+            format!("failed to get Go: there is no Go {}.{} on PATH: install it", OLDEST.0, OLDEST.1)
+        })?,
+    };
+    compile(ws, &go, &step)?;
+    step.done(&format!("built with {}", go.display()));
+    Ok(())
+}
+
+/// Go on PATH, if it is new enough.
+fn installed() -> Option<PathBuf> {
+    let go = which("go")?;
+    let mut command = exec::tool(&go);
+    command.env("GOTOOLCHAIN", "local").args(["env", "GOVERSION"]);
+    let version = exec::capture(&mut command, "ask Go for its version").ok()?;
+    (release(&version)? >= OLDEST).then_some(go)
+}
+
+/// The numbers in `go1.24.4`.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim().strip_prefix("go")?.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Go out of Debian's packages.
+fn unpacked(ws: &Workspace, step: &Step) -> Result<PathBuf> {
     let packages: Vec<Package> = PACKAGES
         .iter()
         .map(|&(path, sha256)| Package { path: path.into(), sha256: sha256.to_owned() })
@@ -58,18 +89,16 @@ pub(super) fn ensure(ws: &Workspace, detail: Detail) -> Result<()> {
     let root = ws.target("go/root");
     if !bundle.is_in(&root) {
         packages::ensure(ws, &[Need::Unpack], Detail::OnlyWork)?;
-        bundle.unpack(ws, &root, &step)?;
+        bundle.unpack(ws, &root, step)?;
     }
-    compile(ws, &root.join(GOROOT), &step)?;
-    step.done(&format!("built with Go {VERSION}"));
-    Ok(())
+    Ok(root.join(GOROOT).join("bin/go"))
 }
 
 /// A static program: it also runs inside guests.
-fn compile(ws: &Workspace, goroot: &Path, step: &Step) -> Result<()> {
-    let mut go = exec::tool(goroot.join("bin/go"));
+fn compile(ws: &Workspace, go: &Path, step: &Step) -> Result<()> {
+    let mut go = exec::tool(go);
     go.current_dir(ws.path(SOURCE)).args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(server(ws));
-    go.env("GOROOT", goroot).env("GOPATH", ws.target("go/path")).env("GOCACHE", ws.target("go/cache"));
+    go.env("GOPATH", ws.target("go/path")).env("GOCACHE", ws.target("go/cache")).env_remove("GOROOT");
     for (name, value) in [
         ("CGO_ENABLED", "0"),
         ("GOENV", "off"),
@@ -83,4 +112,16 @@ fn compile(ws: &Workspace, goroot: &Path, step: &Step) -> Result<()> {
     }
     step.note("compiling");
     exec::run_logged(&mut go, "build the Go HTTP server", step, &ws.target("setup/go.log"), BUILD_LIMIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::release;
+
+    #[test]
+    fn reads_versions() {
+        assert_eq!(release("go1.24.4\n"), Some((1, 24)));
+        assert_eq!(release("go1.25rc1"), Some((1, 25)));
+        assert_eq!(release("devel go1.26-abc"), None);
+    }
 }
