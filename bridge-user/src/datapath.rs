@@ -179,7 +179,7 @@ fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reaso
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn tcp() -> Target {
@@ -190,7 +190,8 @@ mod tests {
         Target::Unix("/run/x.sock".into())
     }
 
-    fn facts(requested: Requested) -> Facts {
+    /// A host where everything works.
+    pub(crate) fn facts(requested: Requested) -> Facts {
         Facts {
             requested,
             steer: Ok(()),

@@ -1,7 +1,7 @@
 //! Tests of what is planned, and of what is in the way.
 
 use super::*;
-use crate::datapath::Requested;
+use crate::datapath::{Requested, tests::facts};
 
 fn network(addrs: &[&str], allow: &[&str]) -> Network {
     let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
@@ -11,18 +11,6 @@ fn network(addrs: &[&str], allow: &[&str]) -> Network {
 
 fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
     texts.iter().map(|t| t.parse().unwrap()).collect()
-}
-
-fn facts(requested: Requested) -> Facts {
-    Facts {
-        requested,
-        steer: Ok(()),
-        mptcp: Ok(()),
-        sockmap: Ok(()),
-        proxy_protocol: false,
-        identity: Identity::Container,
-        loopback: Ok(()),
-    }
 }
 
 fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<AttachmentState>, String> {
