@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
@@ -170,8 +170,15 @@ pub(super) fn attach_to_cgroup(ebpf: &Ebpf, name: &str, cgroup: &File) -> anyhow
         names::PROG_OWN6 => bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME,
         _ => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
     };
-    sys::link_to_cgroup(program_fd(ebpf, name)?.as_fd(), cgroup.as_fd(), hook)
-        .with_context(|| format!("failed to attach program {name}"))
+    let link = sys::link_to_cgroup(program_fd(ebpf, name)?.as_fd(), cgroup.as_fd(), hook);
+    // BPF_CGROUP_MAX_PROGS, kernel/bpf/cgroup.c.
+    if link.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::E2BIG)) {
+        bail!(
+            "failed to attach program {name}: the kernel takes at most 64 of a kind on one cgroup, and every network namespace \
+             with attachments has one there: detach what another one does not need (bridge-user detach --all)"
+        );
+    }
+    link.with_context(|| format!("failed to attach program {name}"))
 }
 
 /// Attaches the loaded steering program to one more namespace.

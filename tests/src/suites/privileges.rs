@@ -16,6 +16,7 @@ use super::refusals::lone_host;
 use crate::harness::cli::{Cli, binary, expect_refusal, note_run};
 use crate::harness::netns::Netns;
 use crate::harness::proc::{Output, finish};
+use crate::harness::rig::remove_pins;
 use crate::harness::sys::drop_from_bounding_set;
 use crate::harness::wait::patience;
 
@@ -28,6 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("host::no_cgroup_v2", no_cgroup_v2),
     Test::on_host("host::bpffs_is_mounted_when_missing", bpffs_mounted_when_missing),
     Test::on_host("host::no_place_for_bpffs", no_bpffs),
+    Test::on_host("host::more_namespaces_than_the_kernel_takes", too_many),
 ];
 
 const CAP_NET_ADMIN: u32 = 12;
@@ -136,5 +138,37 @@ fn no_bpffs() -> Result<()> {
     let output = with_mounts(&host, prepare, &ATTACH)?;
     expect_refusal(&output, 1, &["bpf", "/sys/fs/bpf"])?;
     host.nothing_pinned().context("after a refusal")?;
+    Ok(())
+}
+
+/// A namespace with something attached.
+struct Attached(Netns);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        remove_pins(&self.0);
+    }
+}
+
+/// Each has a program on the root cgroup, where the kernel takes 64.
+fn too_many() -> Result<()> {
+    const QUICKLY: [&str; 6] = ["attach", "7001", "--bridge", "br-a", "--datapath", "steer"];
+    let mut attached = Vec::new();
+    let one_more = loop {
+        ensure!(attached.len() < 65, "{} namespaces are attached", attached.len());
+        let host = lone_host()?;
+        let output = Cli::new(&host).run(&QUICKLY)?;
+        if output.code != Some(0) {
+            expect_refusal(&output, 1, &["track_listener", "64", "detach"])?;
+            break host;
+        }
+        attached.push(Attached(host));
+    };
+    ensure!(attached.len() > 50, "only {} namespaces could be attached", attached.len());
+    one_more.nothing_pinned()?;
+    let first = attached.swap_remove(0);
+    Cli::new(&first.0).ok(&["detach", "--all"])?;
+    Cli::new(&one_more).ok(&QUICKLY)?;
+    drop(Attached(one_more));
     Ok(())
 }

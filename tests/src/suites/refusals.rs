@@ -37,7 +37,6 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("host::docker_not_reachable", || {
         cannot(&["7001"], &["docker", "/nonexistent/docker.sock", "--bridge"])
     }),
-    Test::on_host("host::not_yet_identity_loopback", || not_yet(&["--identity", "loopback"], "loopback")),
     Test::on_host("host::not_yet_datapath_express", || not_yet(&["--datapath", "express"], "express")),
     Test::on_host("host::not_yet_save", || not_yet(&["--save"], "--save")),
     Test::on_host("host::unix_target_without_a_process", || {
