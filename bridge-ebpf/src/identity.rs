@@ -14,7 +14,7 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::cgroup_sock_addr,
-    programs::SockAddrContext,
+    programs::{SockAddrContext, SockOpsContext},
 };
 use bridge_common::{
     Ip,
@@ -27,6 +27,7 @@ use crate::{
     maps,
     steer::{Packet, Service},
     switches,
+    track::in_attached_netns,
 };
 
 /// The answer stands; these hooks can say nothing else.
@@ -55,10 +56,16 @@ pub(crate) fn announce(service: &Service, packet: &Packet, outcome: Outcome) {
 /// Moves the note to the socket of a connection whose handshake is done. accept(2) cannot return the socket before: it is
 /// locked meanwhile.
 #[inline(always)]
-pub(crate) fn note(ops: *mut bpf_sock_ops) {
+pub(crate) fn note(ctx: &SockOpsContext) {
+    let ops = ctx.ops;
     let key = connection_key(ops);
     // SAFETY: the value is copied at once; at worst it is another noted connection's.
     let Some(own) = (unsafe { maps::ARRIVING.get(&key) }).copied() else { return };
+    // Another namespace may have a connection with the same addresses. Below Linux 5.15 it takes the note, which is of no
+    // use to it: `own_address` tells the namespaces apart, too.
+    if switches::HAVE_NETNS_COOKIE.load() != 0 && !in_attached_netns(ctx) {
+        return;
+    }
     let _ = maps::ARRIVING.remove(&key);
     // SAFETY: the verifier checks that the socket pointers are not null before a helper sees them.
     unsafe {
@@ -118,7 +125,6 @@ fn connection_key(ops: *const bpf_sock_ops) -> ConnectionKey {
 fn own_address(ctx: &SockAddrContext) -> Option<TargetKey> {
     // SAFETY: the kernel passes a valid context with a socket; the value lives as long as the socket.
     let own = unsafe { *maps::LOCAL.get_ptr_mut(ctx).as_ref()? };
-    // Two namespaces may have connections with the same addresses, and `note` sees both.
     // SAFETY: allowed in this hook since Linux 5.7.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     (netns == maps::META.get(0)?.netns_cookie).then_some(own)

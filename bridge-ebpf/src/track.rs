@@ -32,7 +32,7 @@ const EEXIST: i64 = -17;
 pub(crate) fn track_listener(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => track(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => identity::note(ctx.ops),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => identity::note(&ctx),
         _ => {}
     }
     1
@@ -76,7 +76,7 @@ fn target_key(ops: *const bpf_sock_ops) -> TargetKey {
 
 /// A socket whose namespace cannot be told is foreign.
 #[inline(always)]
-fn in_attached_netns(ctx: &SockOpsContext) -> bool {
+pub(crate) fn in_attached_netns(ctx: &SockOpsContext) -> bool {
     let Some(meta) = maps::META.get(0) else { return false };
     let cookie = if switches::HAVE_NETNS_COOKIE.load() != 0 {
         // SAFETY: allowed for sock_ops where the switch is on.

@@ -21,6 +21,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("identity::local_clients_and_other_services_are_not_concerned", others),
     Test::new("identity::whoever_takes_the_gateways_port_sees_the_container", usurper),
     Test::with_mptcp("identity::whoever_takes_the_port_of_an_mptcp_service_sees_it_too", mptcp_usurper),
+    Test::new("identity::another_namespace_with_the_same_addresses_is_not_concerned", same_addresses),
     Test::new("identity::only_allowed_sources_look_local", allow_list),
 ];
 
@@ -106,8 +107,9 @@ fn mptcp_usurper() -> Result<()> {
     service.stop();
     let usurper = Service::start(&rig.net.host, gateway())?;
     drop(rig.net.a1.run(|| dial_from(SOURCE_PORT))?);
+    answers(&rig.net.a1, gateway())?;
     let seen = remotes(&usurper);
-    ensure!(seen == [A1], "the other program saw {seen:?}");
+    ensure!(seen == [A1, A1], "the other program saw {seen:?}");
     Ok(())
 }
 
@@ -135,6 +137,21 @@ fn dial_from(port: u16) -> Result<TcpStream> {
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(at(A1, port)))?;
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(gateway())).context("failed to connect")?;
     Ok(TcpStream::from(fd))
+}
+
+/// Every topology has the same addresses, and the programs see connections in all of them.
+fn same_addresses() -> Result<()> {
+    let (rig, other) = (Rig::new()?, Rig::new()?);
+    let service = Service::start(&rig.net.host, local(7001))?;
+    let stranger = Service::start(&other.net.host, gateway())?;
+    rig.attach_with("7001", LOOPBACK)?;
+    looks_local(&rig, &service)?;
+    half_made(&rig)?;
+    drop(other.net.a1.run(|| dial_from(SOURCE_PORT))?);
+    answers(&other.net.a1, gateway())?;
+    let seen = remotes(&stranger);
+    ensure!(seen == [A1, A1], "a service of another namespace saw {seen:?}");
+    looks_local(&rig, &service)
 }
 
 fn allow_list() -> Result<()> {
