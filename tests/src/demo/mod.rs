@@ -23,6 +23,8 @@ use crate::harness::topology::{A1, A2, B1, GATEWAY_A, GATEWAY_B, OUTSIDE, UPLINK
 const WEB: u16 = 8000;
 /// Port of its second attachment.
 const ADMIN: u16 = 8001;
+/// Port of the one with the loopback identity.
+const LOCAL: u16 = 8002;
 
 /// Runs, prints, and returns the process's exit code.
 pub(crate) fn main(arguments: &[String]) -> i32 {
@@ -53,6 +55,7 @@ fn run() -> Result<()> {
     reach(&mut stage)?;
     scope(&mut stage)?;
     let web = restart(&mut stage, web)?;
+    identity(&mut stage)?;
     stage.heading("Speed, next to a service bound on the gateway itself and to socat")?;
     speed::compare(&stage)?;
     observe(&mut stage)?;
@@ -122,6 +125,19 @@ fn restart(stage: &mut Stage, web: Web) -> Result<Web> {
     Ok(web)
 }
 
+fn identity(stage: &mut Stage) -> Result<()> {
+    stage.heading("A service that trusts local clients only can be shown one")?;
+    let said = stage.bridge_user(&format!("attach local={LOCAL}:{WEB} --bridge br-a --identity loopback"))?;
+    ensure!(said.contains("warning:"), "attach does not warn");
+    let answer = stage.answered(Client::A1, gateway(LOCAL))?;
+    ensure!(answer.contains("hello 127.0.0.1:"), "the service saw someone else than a local client");
+    ensure!(answer.ends_with(&local(WEB).to_string()), "the service was called by another name");
+    let answer = stage.answered(Client::A1, gateway(WEB))?;
+    ensure!(answer.contains(&format!("hello {A1}:")), "the first attachment shows someone else than {A1}");
+    stage.fact("the same connection: only what the service is told differs, and only on this port");
+    Ok(())
+}
+
 fn observe(stage: &mut Stage) -> Result<()> {
     stage.heading("An allow-list, and what can be seen")?;
     stage.bridge_user(&format!("attach admin={ADMIN}:{WEB} --bridge br-a --allow {A1}/32"))?;
@@ -150,6 +166,7 @@ fn detach(stage: &mut Stage, traces: &Traces) -> Result<()> {
     stage.bridge_user("detach --all")?;
     stage.refused(Client::A1, gateway(WEB))?;
     stage.refused(Client::A1, gateway(ADMIN))?;
+    stage.refused(Client::A1, gateway(LOCAL))?;
     stage.only_listens(&[local(WEB)])?;
     stage.rig.net.host.nothing_pinned()?;
     let count = traces.objects_as_before()?;
