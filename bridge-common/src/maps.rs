@@ -220,6 +220,23 @@ const _: () = {
     assert!(size_of::<Meta>() == 40);
 };
 
+impl ConnectionKey {
+    /// Of no connection: port 0 cannot be attached.
+    pub const NONE: Self = Self { source: Ip::ANY_V6, gateway: Ip::ANY_V6, source_port: 0, port: 0 };
+
+    /// Whether both are the same connection, without a branch for each word.
+    #[inline(always)]
+    pub const fn is(&self, other: &Self) -> bool {
+        let (mut at, mut differs) = (0, 0);
+        while at < 4 {
+            differs |= self.source.words[at] ^ other.source.words[at];
+            differs |= self.gateway.words[at] ^ other.gateway.words[at];
+            at += 1;
+        }
+        differs | (self.source_port ^ other.source_port) as u32 | (self.port ^ other.port) as u32 == 0
+    }
+}
+
 impl TargetKey {
     /// The key of (`addr`, `port`).
     #[inline(always)]
@@ -237,6 +254,20 @@ impl TargetKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_differ_by_each_part() {
+        let ip = |last| Ip::from(core::net::Ipv4Addr::new(10, 0, 0, last));
+        let one = ConnectionKey { source: ip(1), gateway: ip(2), source_port: 3, port: 4 };
+        assert!(one.is(&one) && !one.is(&ConnectionKey::NONE));
+        let others = [
+            ConnectionKey { source: ip(9), ..one },
+            ConnectionKey { gateway: ip(9), ..one },
+            ConnectionKey { source_port: 9, ..one },
+            ConnectionKey { port: 9, ..one },
+        ];
+        assert!(others.iter().all(|other| !one.is(other)));
+    }
 
     #[test]
     fn a_new_generation_takes_over_every_slot() {

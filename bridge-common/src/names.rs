@@ -19,6 +19,9 @@ pub const STATS: &str = "STATS";
 pub const TRACK_STATS: &str = "TRACK_STATS";
 /// Where a socket was bound: socket cookie (`u64`) → network namespace cookie (`u64`); used below Linux 5.15.
 pub const BOUND: &str = "BOUND";
+/// The connection that the tc program is asking the kernel for: index 0 →
+/// [`ConnectionKey`](crate::maps::ConnectionKey), per CPU.
+pub const ASKING: &str = "ASKING";
 /// Connections whose handshake is under way: [`ConnectionKey`](crate::maps::ConnectionKey) → the address and port the
 /// service is to believe its own ([`TargetKey`](crate::maps::TargetKey)).
 pub const ARRIVING: &str = "ARRIVING";
@@ -31,7 +34,7 @@ pub const META: &str = "META";
 pub const LOGS: &str = "AYA_LOGS";
 
 /// Every map, in the order it is pinned.
-pub const ALL_MAPS: [&str; 13] = [
+pub const ALL_MAPS: [&str; 14] = [
     META,
     RULES,
     ATTACHMENTS,
@@ -42,6 +45,7 @@ pub const ALL_MAPS: [&str; 13] = [
     STATS,
     TRACK_STATS,
     BOUND,
+    ASKING,
     ARRIVING,
     LOCAL,
     LOGS,

@@ -39,12 +39,7 @@ pub(crate) fn announce(service: &Service, packet: &Packet, outcome: Outcome) {
     if service.identity != IDENTITY_LOOPBACK {
         return;
     }
-    let key = ConnectionKey {
-        source: packet.source,
-        gateway: packet.gateway,
-        source_port: packet.source_port,
-        port: packet.port,
-    };
+    let key = packet.connection();
     // A connection that could not be noted, or was forgotten, shows the container's address.
     let _ = match outcome {
         Outcome::Accepted => maps::ARRIVING.insert(&key, &TargetKey::new(service.target, service.port), 0),

@@ -57,6 +57,11 @@ pub(crate) static TRACK_STATS: PerCpuArray<TrackStats> = PerCpuArray::with_max_e
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND, 0);
 
+/// Index 0 → the connection that `steer_tc` asks the kernel for on this CPU at this moment. Writer: `steer_tc`. Reader:
+/// `steer`, which such a question passes through and which has nothing to say to it.
+#[map]
+pub(crate) static ASKING: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
+
 /// Connection → the address and port its service is to believe its own. Writers: `steer` and `steer_tc` when they give
 /// a connection with the loopback identity to a listener, and take it back when they refuse one; `track`, which
 /// moves the entry to [`LOCAL`] once the handshake is done. Least recently used entries go first.

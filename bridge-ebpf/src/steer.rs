@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{ALLOW_KEY_BITS, AllowKey, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
+    maps::{ALLOW_KEY_BITS, AllowKey, ConnectionKey, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
     steer::{self, Outcome, Source},
 };
 
@@ -33,6 +33,27 @@ pub(crate) struct Packet {
     pub(crate) gateway: Ip,
     pub(crate) source_port: u16,
     pub(crate) port: u16,
+}
+
+impl Packet {
+    /// The connection it belongs to.
+    #[inline(always)]
+    pub(crate) const fn connection(&self) -> ConnectionKey {
+        ConnectionKey {
+            source: self.source,
+            gateway: self.gateway,
+            source_port: self.source_port,
+            port: self.port,
+        }
+    }
+}
+
+/// Whether `steer_tc` asks for this connection, and no packet is to be given a listener.
+#[inline(always)]
+fn is_question(packet: &Packet) -> bool {
+    let Some(asking) = maps::ASKING.get_ptr(0) else { return false };
+    // SAFETY: a per-CPU value that nothing writes while this program runs.
+    unsafe { &*asking }.is(&packet.connection())
 }
 
 /// Entry point.
@@ -53,6 +74,9 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         return None;
     }
     let packet = read_packet(sk);
+    if is_question(&packet) {
+        return None;
+    }
     let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
         0 => 0,
         // SAFETY: as above; the verifier never reaches this where the field does not exist.

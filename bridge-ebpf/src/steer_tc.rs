@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{ALLOW_KEY_BITS, AllowKey, RuleKey, Stats},
+    maps::{ALLOW_KEY_BITS, AllowKey, ConnectionKey, RuleKey, Stats},
     steer::{ASSIGNED_MARK, Outcome, Source},
 };
 
@@ -78,12 +78,17 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     if !is_mptcp_target(&service) {
         return None;
     }
-    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: service.allow_set, addr: packet.source });
-    if Source::from_entry(maps::ALLOW.get(&source).copied()) != Source::Allowed || is_known(ctx, packet) {
+    // SAFETY: the kernel passes a valid context.
+    let arrives_again = unsafe { addr_of!((*ctx.skb.skb).mark).read_volatile() } == ASSIGNED_MARK;
+    // The kernel was asked when it arrived first, a moment ago.
+    if !arrives_again && is_known(ctx, packet) {
         return None;
     }
-    // SAFETY: the kernel passes a valid context.
-    if unsafe { addr_of!((*ctx.skb.skb).mark).read_volatile() } != ASSIGNED_MARK {
+    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: service.allow_set, addr: packet.source });
+    if Source::from_entry(maps::ALLOW.get(&source).copied()) != Source::Allowed {
+        return None;
+    }
+    if !arrives_again {
         return Some(arrive_again(ctx));
     }
     let stats = maps::STATS.get_ptr_mut(&id)?;
@@ -157,10 +162,17 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
 
 /// Whether the kernel knows a connection with these addresses, in whatever state: then the packet is its.
 ///
-/// The lookup goes on to listeners when it finds none, and so through `steer`, which says nothing about MPTCP targets.
+/// The lookup goes on to listeners when it finds none, and so through `steer`, which would try all its slots: it is told
+/// that this is a question.
 #[inline(always)]
 fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
-    match lookup(ctx, packet.source, packet.source_port, packet.gateway, packet.port) {
+    let Some(asking) = maps::ASKING.get_ptr_mut(0) else { return true };
+    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
+    unsafe { *asking = packet.connection() };
+    let found = lookup(ctx, packet.source, packet.source_port, packet.gateway, packet.port);
+    // SAFETY: as above.
+    unsafe { *asking = ConnectionKey::NONE };
+    match found {
         None => false,
         Some(sk) => {
             // SAFETY: `sk` is referenced until it is released.
