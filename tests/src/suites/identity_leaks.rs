@@ -46,11 +46,17 @@ fn looks_local(rig: &Rig, service: &Service) -> Result<()> {
     Ok(())
 }
 
-fn other_attachments() -> Result<()> {
+/// A service on 127.0.0.1 that is shown local clients.
+fn shown() -> Result<(Rig, Service)> {
     let rig = Rig::new()?;
     let service = Service::start(&rig.net.host, local(7001))?;
     rig.attach_with("7001", LOOPBACK)?;
     looks_local(&rig, &service)?;
+    Ok((rig, service))
+}
+
+fn other_attachments() -> Result<()> {
+    let (rig, service) = shown()?;
     rig.attach("7002:7001")?;
     rig.cli().ok(&["attach", "7001", "--bridge", "br-b"])?;
     let other_port = answers(&rig.net.a1, at(GATEWAY_A, 7002))?;
@@ -62,10 +68,7 @@ fn other_attachments() -> Result<()> {
 }
 
 fn others() -> Result<()> {
-    let rig = Rig::new()?;
-    let service = Service::start(&rig.net.host, local(7001))?;
-    rig.attach_with("7001", LOOPBACK)?;
-    looks_local(&rig, &service)?;
+    let (rig, service) = shown()?;
     let own = rig.expect(NAME, Moved::NOTHING, || rig.net.host.run(|| round(local(7001))))?;
     let seen = service.peers()[1];
     ensure!(seen == Peer { remote: own, local: local(7001) }, "of a local client the service saw {seen:?}");
@@ -82,18 +85,8 @@ fn others() -> Result<()> {
 /// The service is gone, and another program listens on the gateway itself. Its clients come with the addresses of
 /// connections that were on their way to the service.
 fn usurper() -> Result<()> {
-    let rig = Rig::new()?;
-    let service = Service::start(&rig.net.host, local(7001))?;
-    rig.attach_with("7001", LOOPBACK)?;
-    looks_local(&rig, &service)?;
-    half_made(&rig)?;
-    service.stop();
-    let usurper = Service::start(&rig.net.host, gateway())?;
-    drop(rig.net.a1.run(|| dial_from(SOURCE_PORT))?);
-    answers(&rig.net.a1, gateway())?;
-    let seen = remotes(&usurper);
-    ensure!(seen == [A1, A1], "the other program saw {seen:?}");
-    Ok(())
+    let (rig, service) = shown()?;
+    is_usurped(&rig, service)
 }
 
 fn mptcp_usurper() -> Result<()> {
@@ -103,7 +96,12 @@ fn mptcp_usurper() -> Result<()> {
     rig.attach_with("7001", LOOPBACK)?;
     rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
     ensure!(remotes(&service) == [Ipv4Addr::LOCALHOST], "the service saw {:?}", remotes(&service));
-    half_made(&rig)?;
+    is_usurped(&rig, service)
+}
+
+/// Puts another program into the place of the service, which sees whom it talks to.
+fn is_usurped(rig: &Rig, service: Service) -> Result<()> {
+    half_made(rig)?;
     service.stop();
     let usurper = Service::start(&rig.net.host, gateway())?;
     drop(rig.net.a1.run(|| dial_from(SOURCE_PORT))?);
