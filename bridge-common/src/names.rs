@@ -22,6 +22,11 @@ pub const BOUND: &str = "BOUND";
 /// The connection that the tc program is asking the kernel for: index 0 →
 /// [`ConnectionKey`](crate::maps::ConnectionKey), per CPU.
 pub const ASKING: &str = "ASKING";
+/// The connection whose SYN the tc program gave to a listener last: index 0 →
+/// [`ConnectionKey`](crate::maps::ConnectionKey), per CPU.
+pub const GIVEN: &str = "GIVEN";
+/// How many SYNs the tc program gave to listeners that made no request of them: index 0 → `u64`.
+pub const UNANSWERED: &str = "UNANSWERED";
 /// Connections whose handshake is under way: [`ConnectionKey`](crate::maps::ConnectionKey) → the address and port the
 /// service is to believe its own ([`TargetKey`](crate::maps::TargetKey)).
 pub const ARRIVING: &str = "ARRIVING";
@@ -34,7 +39,7 @@ pub const META: &str = "META";
 pub const LOGS: &str = "AYA_LOGS";
 
 /// Every map, in the order it is pinned.
-pub const ALL_MAPS: [&str; 14] = [
+pub const ALL_MAPS: [&str; 16] = [
     META,
     RULES,
     ATTACHMENTS,
@@ -46,6 +51,8 @@ pub const ALL_MAPS: [&str; 14] = [
     TRACK_STATS,
     BOUND,
     ASKING,
+    GIVEN,
+    UNANSWERED,
     ARRIVING,
     LOCAL,
     LOGS,

@@ -53,7 +53,8 @@ pub(crate) fn announce(service: &Service, packet: &Packet, outcome: Outcome) {
 #[inline(always)]
 pub(crate) fn note(ctx: &SockOpsContext) {
     let ops = ctx.ops;
-    let key = connection_key(ops);
+    // SAFETY: the kernel passes a valid context.
+    let key = connection_key(ops, unsafe { addr_of!((*ops).family).read_volatile() });
     // SAFETY: the value is copied at once; at worst it is another noted connection's.
     let Some(own) = (unsafe { maps::ARRIVING.get(&key) }).copied() else { return };
     // Another namespace may have a connection with the same addresses. Below Linux 5.15 it takes the note, which is of no
@@ -96,11 +97,11 @@ unsafe fn store(sk: *mut c_void, mut own: TargetKey) {
     };
 }
 
+/// The connection, with the addresses of that family.
 #[inline(always)]
-fn connection_key(ops: *const bpf_sock_ops) -> ConnectionKey {
+pub(crate) fn connection_key(ops: *const bpf_sock_ops, family: u32) -> ConnectionKey {
     // SAFETY: the kernel passes a valid context; the verifier checks each access.
     unsafe {
-        let family = addr_of!((*ops).family).read_volatile();
         let (remote4, remote6) =
             (addr_of!((*ops).remote_ip4).read_volatile(), words(addr_of!((*ops).remote_ip6)));
         let (local4, local6) =

@@ -5,9 +5,12 @@
 
 #![no_std]
 #![no_main]
+// One atomic addition, in `cookies`.
+#![feature(asm_experimental_arch)]
 
 mod bind;
 mod context;
+mod cookies;
 mod events;
 mod identity;
 mod maps;

@@ -62,6 +62,16 @@ pub(crate) static BOUND: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX
 #[map]
 pub(crate) static ASKING: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
 
+/// Index 0 → the connection whose SYN `steer_tc` gave to a listener on this CPU, until the kernel has made a request of it.
+/// Writers: `steer_tc`, `track`. Reader: `track`.
+#[map]
+pub(crate) static GIVEN: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
+
+/// Index 0 → how many SYNs `steer_tc` gave to a listener and the kernel made no request of. Writers: `steer_tc` adds one,
+/// `track` takes it off. Reader: `steer_tc`.
+#[map]
+pub(crate) static UNANSWERED: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Connection → the address and port its service is to believe its own. Writers: `steer` and `steer_tc` when they give
 /// a connection with the loopback identity to a listener, and take it back when they refuse one; `track`, which
 /// moves the entry to [`LOCAL`] once the handshake is done. Least recently used entries go first.

@@ -74,9 +74,6 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         return None;
     }
     let packet = read_packet(sk);
-    if is_question(&packet) {
-        return None;
-    }
     let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
         0 => 0,
         // SAFETY: as above; the verifier never reaches this where the field does not exist.
@@ -85,6 +82,9 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
+    if is_question(&packet) {
+        return None;
+    }
     let service = read_attachment(id)?;
     let stats = maps::STATS.get_ptr_mut(&id)?;
     // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.

@@ -1,9 +1,10 @@
 //! tc ingress on a bridge: puts a connection that arrives for (gateway, port) onto the loopback listener where that is an
 //! MPTCP one, which a socket map cannot hold and `steer` therefore cannot name.
 //!
-//! Runs before netfilter and before the listener lookup, for every packet of the bridge: the first lookup that finds
-//! nothing ends it. Never drops, and never decides for other filters: whatever happens, the next one is asked. Who is
-//! refused is decided and counted by `steer`, which sees every packet that this program leaves alone.
+//! Runs before netfilter and before the listener lookup, for every packet of the bridge: what is no SYN ends it, unless
+//! there are SYN cookies (`cookies`), and so does the first lookup that finds nothing. Never drops, and never decides for
+//! other filters: whatever happens, the next one is asked. Who is refused is decided and counted by `steer`, which sees
+//! every packet that this program leaves alone.
 
 use core::ptr::addr_of;
 
@@ -22,6 +23,7 @@ use bridge_common::{
 };
 
 use crate::{
+    cookies,
     identity::announce,
     maps,
     steer::{Packet, Service, is_mptcp_target, read_attachment, record},
@@ -62,7 +64,7 @@ pub(crate) fn steer_tc(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn try_steer(ctx: &TcContext) -> Option<i32> {
     let segment = read_segment(ctx)?;
-    if segment.flags & RST != 0 {
+    if segment.flags & RST != 0 || !segment.is_syn() && !cookies::may_be_in_use() {
         return None;
     }
     let packet = &segment.packet;
@@ -98,6 +100,9 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     announce(&service, packet, outcome);
     // The end of a handshake with a SYN cookie is the same connection once more.
     if segment.is_syn() {
+        if outcome == Outcome::Accepted {
+            cookies::expect_request(packet);
+        }
         record(ctx, stats, outcome, packet);
     }
     None

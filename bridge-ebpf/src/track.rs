@@ -1,5 +1,5 @@
 //! `sock_ops` on the root cgroup: puts every new listener an attachment wants into the listener map, so that a
-//! service that restarts is served again with no userspace running. Hands new connections to `identity`.
+//! service that restarts is served again with no userspace running. Hands new connections to `identity`, requests to `cookies`.
 //!
 //! The program sees listen(2) in **every** network namespace. A listener counts only if it belongs to the attached
 //! one; otherwise a container that listens on its own 127.0.0.1 would take the service's place.
@@ -9,7 +9,8 @@ use core::ptr::addr_of;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock_ops,
     },
     cty::c_void,
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
@@ -22,17 +23,18 @@ use bridge_common::{
     maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
 };
 
-use crate::{context::words, identity, maps, switches};
+use crate::{context::words, cookies, identity, maps, switches};
 
 /// `-EEXIST`: another listener holds the slot.
 const EEXIST: i64 = -17;
 
-/// Entry point. The return value only matters for callbacks that ask for a reply; these do not.
+/// Entry point. The return value only matters with a reply, which is left at 0: the kernel's own timeout stands.
 #[sock_ops]
 pub(crate) fn track_listener(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => track(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => identity::note(&ctx),
+        BPF_SOCK_OPS_TIMEOUT_INIT => cookies::request_made(&ctx),
         _ => {}
     }
     1

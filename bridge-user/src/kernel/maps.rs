@@ -82,7 +82,7 @@ impl Maps {
 }
 
 /// (name, key size, value size) of every map, in bytes. The ring buffer has neither.
-pub const LAYOUT: [(&str, usize, usize); 14] = [
+pub const LAYOUT: [(&str, usize, usize); 16] = [
     (names::META, 4, size_of::<Meta>()),
     (names::RULES, size_of::<RuleKey>(), 4),
     (names::ATTACHMENTS, 4, size_of::<Attachment>()),
@@ -94,6 +94,8 @@ pub const LAYOUT: [(&str, usize, usize); 14] = [
     (names::TRACK_STATS, 4, size_of::<TrackStats>()),
     (names::BOUND, 8, 8),
     (names::ASKING, 4, size_of::<ConnectionKey>()),
+    (names::GIVEN, 4, size_of::<ConnectionKey>()),
+    (names::UNANSWERED, 4, size_of::<u64>()),
     (names::ARRIVING, size_of::<ConnectionKey>(), size_of::<TargetKey>()),
     (names::LOCAL, 4, size_of::<TargetKey>()),
     (names::LOGS, 0, 0),

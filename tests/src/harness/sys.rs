@@ -1,6 +1,6 @@
 //! The only `unsafe` of the suite: system calls that no safe wrapper offers.
 //!
-//! Covers bpf(2) object listing and the keys of a map, other processes' limits, the capability bounding set, traced
+//! Covers bpf(2) object listing and what a map holds, other processes' limits, the capability bounding set, traced
 //! calls, MPTCP sockets and signals of children. Invariant: every function is a thin shim over one kind of call and
 //! returns owned, checked values.
 
@@ -114,6 +114,28 @@ fn bpf_info(kind: BpfKind, id: u32) -> Option<[u8; INFO_SIZE]> {
     // The pointer stored is to `info`, which outlives the call; the kernel writes at most its size.
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).ok()?;
     Some(info)
+}
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_OBJ_GET: libc::c_long = 7;
+
+/// The value at index 0 of a pinned array of 8-byte integers.
+pub(crate) fn first_value(pin: &std::path::Path) -> io::Result<u64> {
+    let pin = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes())?;
+    let halves = |pointer: u64| [pointer as u32, (pointer >> 32) as u32];
+    let mut attr: Attr = [0; 28];
+    [attr[0], attr[1]] = halves(pin.as_ptr() as u64);
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) };
+    let (index, mut value) = (0u32, 0u64);
+    let mut attr: Attr = [0; 28];
+    attr[0] = u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?;
+    [attr[2], attr[3]] = halves(&raw const index as u64);
+    [attr[4], attr[5]] = halves(&raw mut value as u64);
+    // The pointers stored are to an index and a value, which outlive the call and have the map's sizes.
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+    Ok(value)
 }
 
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
