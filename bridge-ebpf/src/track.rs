@@ -1,5 +1,6 @@
 //! `sock_ops` on the root cgroup: puts every new listener an attachment wants into the listener map, so that a
-//! service that restarts is served again with no userspace running. Hands new connections to `identity`, requests to `cookies`.
+//! service that restarts is served again with no userspace running. Hands new connections to `identity`, and requests
+//! to `cookies`.
 //!
 //! The program sees listen(2) in **every** network namespace. A listener counts only if it belongs to the attached
 //! one; otherwise a container that listens on its own 127.0.0.1 would take the service's place.

@@ -101,19 +101,34 @@ const INFO_SIZE: usize = 232;
 fn bpf_info(kind: BpfKind, id: u32) -> Option<[u8; INFO_SIZE]> {
     let mut attr: Attr = [0; 28];
     attr[0] = id;
-    let fd = i32::try_from(bpf(kind.fd_by_id_command(), &mut attr).ok()?).ok()?;
-    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = open(kind.fd_by_id_command(), &mut attr).ok()?;
     let mut info = [0u8; INFO_SIZE];
-    let pointer = (info.as_mut_ptr() as u64).to_ne_bytes();
-    let mut attr: Attr = [0; 28];
-    attr[0] = u32::try_from(fd.as_raw_fd()).ok()?;
+    let mut attr = of_descriptor(&fd).ok()?;
     attr[1] = u32::try_from(INFO_SIZE).ok()?;
-    attr[2] = u32::from_ne_bytes(pointer[..4].try_into().ok()?);
-    attr[3] = u32::from_ne_bytes(pointer[4..].try_into().ok()?);
+    [attr[2], attr[3]] = words(info.as_mut_ptr() as u64);
     // The pointer stored is to `info`, which outlives the call; the kernel writes at most its size.
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).ok()?;
     Some(info)
+}
+
+/// Runs a command that returns a descriptor.
+fn open(command: libc::c_long, attr: &mut Attr) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(bpf(command, attr)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The beginning of a command on an object.
+fn of_descriptor(fd: &OwnedFd) -> io::Result<Attr> {
+    let mut attr: Attr = [0; 28];
+    attr[0] = u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?;
+    Ok(attr)
+}
+
+/// A pointer, as it lies in two words.
+fn words(pointer: u64) -> [u32; 2] {
+    let bytes = pointer.to_ne_bytes();
+    [&bytes[..4], &bytes[4..]].map(|half| u32::from_ne_bytes(std::array::from_fn(|at| half[at])))
 }
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -122,17 +137,13 @@ const BPF_OBJ_GET: libc::c_long = 7;
 /// The value at index 0 of a pinned array of 8-byte integers.
 pub(crate) fn first_value(pin: &std::path::Path) -> io::Result<u64> {
     let pin = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes())?;
-    let halves = |pointer: u64| [pointer as u32, (pointer >> 32) as u32];
     let mut attr: Attr = [0; 28];
-    [attr[0], attr[1]] = halves(pin.as_ptr() as u64);
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
-    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) };
+    [attr[0], attr[1]] = words(pin.as_ptr() as u64);
+    let fd = open(BPF_OBJ_GET, &mut attr)?;
     let (index, mut value) = (0u32, 0u64);
-    let mut attr: Attr = [0; 28];
-    attr[0] = u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?;
-    [attr[2], attr[3]] = halves(&raw const index as u64);
-    [attr[4], attr[5]] = halves(&raw mut value as u64);
+    let mut attr = of_descriptor(&fd)?;
+    [attr[2], attr[3]] = words(&raw const index as u64);
+    [attr[4], attr[5]] = words(&raw mut value as u64);
     // The pointers stored are to an index and a value, which outlive the call and have the map's sizes.
     bpf(BPF_MAP_LOOKUP_ELEM, &mut attr)?;
     Ok(value)
@@ -148,22 +159,15 @@ pub(crate) fn map_keys(map: u32) -> io::Result<Option<usize>> {
     let size: [u8; 4] = std::array::from_fn(|at| info[KEY_SIZE_OFFSET + at]);
     let mut attr: Attr = [0; 28];
     attr[0] = map;
-    let fd = bpf(BpfKind::Map.fd_by_id_command(), &mut attr)?;
-    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
-    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) };
+    let fd = open(BpfKind::Map.fd_by_id_command(), &mut attr)?;
     let mut key = vec![0u8; u32::from_ne_bytes(size) as usize];
     let (mut count, mut started) = (0, false);
     loop {
-        let mut attr: Attr = [0; 28];
-        attr[0] = u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?;
+        let mut attr = of_descriptor(&fd)?;
         let mut next = key.clone();
-        let pointer = |bytes: &mut Vec<u8>| (bytes.as_mut_ptr() as u64).to_ne_bytes();
-        let words = |bytes: [u8; 8]| {
-            [&bytes[..4], &bytes[4..]].map(|half| u32::from_ne_bytes(std::array::from_fn(|at| half[at])))
-        };
         // Without a key the kernel gives the first one.
-        [attr[2], attr[3]] = if started { words(pointer(&mut key)) } else { [0, 0] };
-        [attr[4], attr[5]] = words(pointer(&mut next));
+        [attr[2], attr[3]] = if started { words(key.as_mut_ptr() as u64) } else { [0, 0] };
+        [attr[4], attr[5]] = words(next.as_mut_ptr() as u64);
         // The pointers stored are to `key` and `next`, which outlive the call and have the map's key size.
         match bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) {
             Ok(_) => (count, started, key) = (count + 1, true, next),
