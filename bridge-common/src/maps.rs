@@ -41,11 +41,14 @@ pub const MAX_TARGETS: u32 = 3 * MAX_ATTACHMENTS;
 pub const MAX_LISTENERS: u32 = 8192;
 /// Bound-but-not-yet-listening sockets remembered below Linux 5.15, least recently used go first.
 pub const MAX_BOUND: u32 = 8192;
-/// Connections between their SYN and the end of their handshake, of attachments with the loopback identity; least
-/// recently used go first. One that was forgotten shows the container's address: the service then trusts it less, not
-/// more.
+/// Places for connections between their SYN and the end of their handshake, of attachments with the loopback identity.
+pub const ARRIVING_SLOTS: u32 = 16384;
+/// Such connections that lost their place to a later one; least recently used go first. One that was forgotten shows the
+/// container's address: the service then trusts it less, not more.
 /// At least; userspace asks for more on a machine with many CPUs.
-pub const MAX_ARRIVING: u32 = 8192;
+pub const MAX_OVERTAKEN: u32 = 8192;
+/// Sockets with the loopback identity that are found by their cookie; those beyond carry their story themselves.
+pub const MAX_STORIES: u32 = 16384;
 
 /// Where a connection must arrive to be steered.
 #[repr(C)]
@@ -97,6 +100,42 @@ pub struct ConnectionKey {
     pub source_port: u16,
     /// The port on the gateway, host byte order.
     pub port: u16,
+}
+
+/// What the programs have under way on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The connection that the tc program asks the kernel for at this moment; port 0 when it asks for none.
+    pub asking: ConnectionKey,
+    /// What was given to a listener last.
+    pub given: Given,
+}
+
+/// A packet that a steering program gave to a listener: what the kernel makes of it comes next on this CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The packet's connection; port 0 when nothing was given, or the kernel has made something of it.
+    pub connection: ConnectionKey,
+    /// Where it listens.
+    pub target: TargetKey,
+    /// 1 if the service is to believe that address and port its own, otherwise 0.
+    pub looks_local: u16,
+    /// 1 for a SYN that is counted until the kernel has made a request of it, otherwise 0.
+    pub counted: u16,
+}
+
+/// A place for a connection that waits for the end of its handshake.
+///
+/// Programs on several CPUs may write one place at once, for connections whose cookies differ by a multiple of
+/// [`ARRIVING_SLOTS`]. A mixture is nobody's: the seal then fits to no cookie that there is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arriving {
+    seal: u64,
+    own: TargetKey,
+    pad: u32,
 }
 
 /// The data part of an allow-list key; the trie matches it bit by bit from the start.
@@ -212,6 +251,9 @@ const _: () = {
     assert!(size_of::<TargetKey>() == 20);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ConnectionKey>() == 36);
+    assert!(size_of::<Given>() == 60);
+    assert!(size_of::<UnderWay>() == 96);
+    assert!(size_of::<Arriving>() == 32);
     assert!(size_of::<AllowKey>() == 20);
     assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
     assert!(size_of::<Stats>() == 56);
@@ -221,9 +263,6 @@ const _: () = {
 };
 
 impl ConnectionKey {
-    /// Of no connection: port 0 cannot be attached.
-    pub const NONE: Self = Self { source: Ip::ANY_V6, gateway: Ip::ANY_V6, source_port: 0, port: 0 };
-
     /// Whether both are the same connection, without a branch for each word.
     #[inline(always)]
     pub const fn is(&self, other: &Self) -> bool {
@@ -237,7 +276,38 @@ impl ConnectionKey {
     }
 }
 
+impl Arriving {
+    /// An empty place.
+    pub const NONE: Self = Self::new(0, TargetKey::new(Ip::ANY_V6, 0));
+
+    /// The connection whose socket will have this cookie, and what its service is to believe its own.
+    #[inline(always)]
+    pub const fn new(cookie: u64, own: TargetKey) -> Self {
+        Self { seal: cookie ^ own.fold(), own, pad: 0 }
+    }
+
+    /// Whose it is: a socket's cookie, 0 if nobody's.
+    #[inline(always)]
+    pub const fn cookie(&self) -> u64 {
+        self.seal ^ self.own.fold()
+    }
+
+    /// What that one's service is to believe its own.
+    #[inline(always)]
+    pub const fn own(&self) -> TargetKey {
+        self.own
+    }
+}
+
 impl TargetKey {
+    /// All of it in 64 bits; a change to one part changes the result.
+    #[inline(always)]
+    const fn fold(&self) -> u64 {
+        let [a, b, c, d] = self.addr.words;
+        let (high, low) = ((a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64);
+        high ^ low.rotate_left(16) ^ (self.port as u64).rotate_left(48)
+    }
+
     /// The key of (`addr`, `port`).
     #[inline(always)]
     pub const fn new(addr: Ip, port: u16) -> Self {
@@ -259,7 +329,7 @@ mod tests {
     fn connections_differ_by_each_part() {
         let ip = |last| Ip::from(core::net::Ipv4Addr::new(10, 0, 0, last));
         let one = ConnectionKey { source: ip(1), gateway: ip(2), source_port: 3, port: 4 };
-        assert!(one.is(&one) && !one.is(&ConnectionKey::NONE));
+        assert!(one.is(&one));
         let others = [
             ConnectionKey { source: ip(9), ..one },
             ConnectionKey { gateway: ip(9), ..one },
@@ -267,6 +337,22 @@ mod tests {
             ConnectionKey { port: 9, ..one },
         ];
         assert!(others.iter().all(|other| !one.is(other)));
+    }
+
+    #[test]
+    fn a_mixture_of_two_arriving_connections_is_nobodys() {
+        let target = |last, port| TargetKey::new(core::net::Ipv4Addr::new(127, 0, 0, last).into(), port);
+        let owns = [target(1, 80), target(1, 81), target(2, 80), TargetKey::new(Ip::LOCALHOST_V6, 80)];
+        let cookies = [7, 7 + u64::from(ARRIVING_SLOTS)];
+        for one in owns {
+            assert_eq!(Arriving::new(cookies[0], one).cookie(), cookies[0]);
+            for other in owns.into_iter().filter(|other| *other != one) {
+                let mixed = Arriving { own: other, ..Arriving::new(cookies[0], one) };
+                assert!(!cookies.contains(&mixed.cookie()), "{one:?} {other:?}");
+            }
+        }
+        assert_eq!(Arriving::NONE, Arriving { seal: 0, own: Arriving::NONE.own(), pad: 0 });
+        assert_eq!((Arriving::NONE.cookie(), Arriving::NONE.own().port), (0, 0));
     }
 
     #[test]
@@ -288,5 +374,17 @@ mod pod {
             $(unsafe impl aya::Pod for $ty {})*
         };
     }
-    pod!(Ip, RuleKey, TargetKey, ListenerKey, ConnectionKey, AllowKey, Attachment, Stats, TrackStats, Meta);
+    pod!(
+        Ip,
+        RuleKey,
+        TargetKey,
+        ListenerKey,
+        ConnectionKey,
+        AllowKey,
+        Attachment,
+        Arriving,
+        Stats,
+        TrackStats,
+        Meta
+    );
 }

@@ -19,19 +19,19 @@ pub const STATS: &str = "STATS";
 pub const TRACK_STATS: &str = "TRACK_STATS";
 /// Where a socket was bound: socket cookie (`u64`) → network namespace cookie (`u64`); used below Linux 5.15.
 pub const BOUND: &str = "BOUND";
-/// The connection that the tc program is asking the kernel for: index 0 →
-/// [`ConnectionKey`](crate::maps::ConnectionKey), per CPU.
-pub const ASKING: &str = "ASKING";
-/// The connection whose SYN the tc program gave to a listener last: index 0 →
-/// [`ConnectionKey`](crate::maps::ConnectionKey), per CPU.
-pub const GIVEN: &str = "GIVEN";
+/// What the programs have under way: index 0 → [`UnderWay`](crate::maps::UnderWay), per CPU.
+pub const UNDER_WAY: &str = "UNDER_WAY";
 /// How many SYNs the tc program gave to listeners that made no request of them: index 0 → `u64`.
 pub const UNANSWERED: &str = "UNANSWERED";
-/// Connections whose handshake is under way: [`ConnectionKey`](crate::maps::ConnectionKey) → the address and port the
-/// service is to believe its own ([`TargetKey`](crate::maps::TargetKey)).
+/// Connections whose handshake is under way and whose service is to see a local client: a place by socket cookie →
+/// [`Arriving`](crate::maps::Arriving).
 pub const ARRIVING: &str = "ARRIVING";
-/// Connections whose service sees a local client: socket → the address and port it believes its own
+/// Those whose place a later one took: socket cookie (`u64`) → the address and port the service is to believe its own
 /// ([`TargetKey`](crate::maps::TargetKey)).
+pub const OVERTAKEN: &str = "OVERTAKEN";
+/// Connections whose service sees a local client: socket cookie (`u64`) → the address and port it believes its own.
+pub const STORIES: &str = "STORIES";
+/// Those of MPTCP, and those there was no room for in [`STORIES`]: socket → the same.
 pub const LOCAL: &str = "LOCAL";
 /// What this instance is: index 0 → [`Meta`](crate::maps::Meta).
 pub const META: &str = "META";
@@ -39,7 +39,7 @@ pub const META: &str = "META";
 pub const LOGS: &str = "AYA_LOGS";
 
 /// Every map, in the order it is pinned.
-pub const ALL_MAPS: [&str; 16] = [
+pub const ALL_MAPS: [&str; 17] = [
     META,
     RULES,
     ATTACHMENTS,
@@ -50,10 +50,11 @@ pub const ALL_MAPS: [&str; 16] = [
     STATS,
     TRACK_STATS,
     BOUND,
-    ASKING,
-    GIVEN,
+    UNDER_WAY,
     UNANSWERED,
     ARRIVING,
+    OVERTAKEN,
+    STORIES,
     LOCAL,
     LOGS,
 ];
@@ -76,6 +77,8 @@ pub const PROG_PEER6: &str = "tell_peer6";
 pub const PROG_OWN4: &str = "tell_own4";
 /// The `cgroup/getsockname6` program.
 pub const PROG_OWN6: &str = "tell_own6";
+/// The `cgroup/sock_release` program that forgets what a socket's owner was told.
+pub const PROG_FORGET: &str = "forget";
 
 /// Load-time switch (`u8`): `sk_lookup` exposes `ingress_ifindex` (Linux 5.17).
 pub const HAVE_INGRESS_IFINDEX: &str = "HAVE_INGRESS_IFINDEX";

@@ -2,22 +2,14 @@
 //!
 //! The kernel finds such an ACK's request by itself, unless it answered the SYN with a cookie and kept nothing. Asking for
 //! each packet whether the kernel knows its connection would tell (and cost a twentieth of the rate of short connections);
-//! instead each SYN is counted until the kernel has made a request of it. That happens at once, on the same CPU,
-//! and calls `sock_ops` with `BPF_SOCK_OPS_TIMEOUT_INIT` (`tcp_conn_request`, Linux 4.13): not for a cookie.
+//! instead each SYN is counted until the kernel has made a request of it, which it does not for a cookie (`given`).
 //!
 //! Invariant: the count is never lower than the number of cookies sent. A SYN that was dropped on the way or for want of
 //! room counts as one too, and nothing is ever taken off for a cookie: from then on every packet is asked for.
 
 use core::arch::asm;
 
-use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
-use bridge_common::maps::ConnectionKey;
-
-use crate::{identity::connection_key, maps, steer::Packet};
-
-/// `AF_INET` and `AF_INET6`.
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+use crate::maps;
 
 /// Whether an ACK may be the end of a handshake with a cookie.
 #[inline(always)]
@@ -26,33 +18,16 @@ pub(crate) fn may_be_in_use() -> bool {
     maps::UNANSWERED.get_ptr(0).is_none_or(|count| unsafe { count.read_volatile() } != 0)
 }
 
-/// A SYN was given to a listener: what the kernel makes of it comes next on this CPU.
+/// A SYN was given to a listener.
 #[inline(always)]
-pub(crate) fn expect_request(packet: &Packet) {
-    let Some(given) = maps::GIVEN.get_ptr_mut(0) else { return };
+pub(crate) fn unanswered() {
     add(1);
-    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
-    unsafe { *given = packet.connection() };
 }
 
-/// The kernel has made a request of a SYN, or sends one of its own.
+/// The kernel has made a request of it.
 #[inline(always)]
-pub(crate) fn request_made(ctx: &SockOpsContext) {
-    let Some(given) = maps::GIVEN.get_ptr_mut(0) else { return };
-    // SAFETY: a per-CPU value, and nothing else writes it on this CPU meanwhile.
-    let given = unsafe { &mut *given };
-    if given.port == ConnectionKey::NONE.port || !given.is(&request_key(ctx.ops, given)) {
-        return;
-    }
-    *given = ConnectionKey::NONE;
+pub(crate) fn answered() {
     add(u64::MAX);
-}
-
-/// A request for an IPv4 SYN says that it is an IPv6 one where the listener is, but has the IPv4 addresses.
-#[inline(always)]
-fn request_key(ops: *const bpf_sock_ops, given: &ConnectionKey) -> ConnectionKey {
-    let family = if given.source.is_v4() { AF_INET } else { AF_INET6 };
-    connection_key(ops, family)
 }
 
 #[inline(always)]

@@ -1,83 +1,106 @@
 //! The loopback identity: what accept(2), getpeername(2) and getsockname(2) tell a service about a steered connection.
 //!
-//! A connection is noted under its addresses when it is given to a listener ([`announce`], from the steering programs,
-//! which know the bridge it came over); on its socket when its handshake is done ([`note`], from `sock_ops`); and read
-//! from there when the service asks. So no other socket can be meant: not that of another listener on the same address, nor one of
-//! a local client, nor the container's own end. And what a socket was told once stays so, whatever is attached later.
-//! Bytes pass none of this.
+//! What a steering program gave to a listener of an attachment with this identity is noted under the cookie of the request
+//! that the kernel makes of it ([`expect`]), which is the socket's own later; then under that of the socket, when the
+//! handshake is done ([`establish`]); and read from there when the service asks. So no other socket can be meant: not
+//! that of another listener on the same address, nor one of a local client, nor the container's own end. And what a socket
+//! was told once stays so, whatever is attached later. Bytes pass none of this.
 
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr, bpf_sock_ops},
+    EbpfContext,
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
     cty::c_void,
-    helpers::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
-    macros::cgroup_sock_addr,
-    programs::{SockAddrContext, SockOpsContext},
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext, SockOpsContext},
 };
 use bridge_common::{
     Ip,
-    maps::{ConnectionKey, IDENTITY_LOOPBACK, TargetKey},
-    steer::{Outcome, local_client},
+    maps::{ARRIVING_SLOTS, Arriving, TargetKey},
+    steer::local_client,
 };
 
-use crate::{
-    context::words,
-    maps,
-    steer::{Packet, Service},
-    switches,
-    track::in_attached_netns,
-};
+use crate::{given, maps, switches};
 
 /// The answer stands; these hooks can say nothing else.
 const PROCEED: i32 = 1;
 
-/// Notes that a connection was given to a listener, or that it was not.
+/// The service of a request's connection is to see a local client. The socket made of the request will have its cookie
+/// (`inet_csk_clone_lock`, Linux 4.1).
 #[inline(always)]
-pub(crate) fn announce(service: &Service, packet: &Packet, outcome: Outcome) {
-    if service.identity != IDENTITY_LOOPBACK {
-        return;
+pub(crate) fn expect(ctx: &SockOpsContext, own: TargetKey) {
+    let cookie = socket_cookie(ctx);
+    let Some(place) = place_of(cookie) else { return };
+    // SAFETY: a map value stays for the length of the program. A mixture of two values is nobody's.
+    let before = unsafe { place.read_volatile() };
+    if before.cookie() != Arriving::NONE.cookie() {
+        // A handshake that did not end, or not yet.
+        let _ = maps::OVERTAKEN.insert(&before.cookie(), &before.own(), 0);
     }
-    let key = packet.connection();
-    // A connection that could not be noted, or was forgotten, shows the container's address.
-    let _ = match outcome {
-        Outcome::Accepted => maps::ARRIVING.insert(&key, &TargetKey::new(service.target, service.port), 0),
-        // Whoever takes it now, it is not the service.
-        _ => maps::ARRIVING.remove(&key),
-    };
+    // SAFETY: as above.
+    unsafe { place.write_volatile(Arriving::new(cookie, own)) };
 }
 
-/// Moves the note to the socket of a connection whose handshake is done. accept(2) cannot return the socket before: it is
-/// locked meanwhile.
+/// The handshake of a connection is done: puts down what its service is to see. accept(2) cannot return the socket before:
+/// it is locked meanwhile.
 #[inline(always)]
-pub(crate) fn note(ctx: &SockOpsContext) {
-    let ops = ctx.ops;
-    // SAFETY: the kernel passes a valid context.
-    let key = connection_key(ops, unsafe { addr_of!((*ops).family).read_volatile() });
-    // SAFETY: the value is copied at once; at worst it is another noted connection's.
-    let Some(own) = (unsafe { maps::ARRIVING.get(&key) }).copied() else { return };
-    // Another namespace may have a connection with the same addresses. Below Linux 5.15 it takes the note, which is of no
-    // use to it: `own_address` tells the namespaces apart, too.
-    if switches::HAVE_NETNS_COOKIE.load() != 0 && !in_attached_netns(ctx) {
-        return;
-    }
-    let _ = maps::ARRIVING.remove(&key);
+pub(crate) fn establish(ctx: &SockOpsContext) {
+    let cookie = socket_cookie(ctx);
+    let Some(own) = arrived(cookie).or_else(|| given_at_once(ctx)) else { return };
     // SAFETY: the verifier checks that the socket pointers are not null before a helper sees them.
     unsafe {
-        let sk: *mut c_void = addr_of!((*ops).__bindgen_anon_2.sk).read_volatile().cast();
+        let sk: *mut c_void = addr_of!((*ctx.ops).__bindgen_anon_2.sk).read_volatile().cast();
         if sk.is_null() {
             return;
         }
-        store(sk, own);
         if switches::HAVE_MPTCP_HELPER.load() != 0 {
             // The service holds the MPTCP socket, not its subflows.
             let connection: *mut c_void = bpf_skc_to_mptcp_sock(sk).cast();
             if !connection.is_null() {
-                store(connection, own);
+                return store(connection, own);
             }
         }
+        if maps::STORIES.insert(&cookie, &own, 0).is_err() {
+            store(sk, own);
+        }
     }
+}
+
+/// What was given without a request in between.
+#[inline(always)]
+fn given_at_once(ctx: &SockOpsContext) -> Option<TargetKey> {
+    let given = given::take(ctx)?;
+    (given.looks_local != 0).then_some(given.target)
+}
+
+/// What was noted at the SYN, which is forgotten now.
+#[inline(always)]
+fn arrived(cookie: u64) -> Option<TargetKey> {
+    let place = place_of(cookie)?;
+    // SAFETY: as in `expect`.
+    let arriving = unsafe { place.read_volatile() };
+    if arriving.cookie() == cookie {
+        // SAFETY: as in `expect`.
+        unsafe { place.write_volatile(Arriving::NONE) };
+        return Some(arriving.own());
+    }
+    // SAFETY: the value is copied at once; at worst it is another connection's that is shown a local client.
+    let own = unsafe { maps::OVERTAKEN.get(&cookie) }.copied()?;
+    let _ = maps::OVERTAKEN.remove(&cookie);
+    Some(own)
+}
+
+#[inline(always)]
+fn place_of(cookie: u64) -> Option<*mut Arriving> {
+    maps::ARRIVING.get_ptr_mut((cookie % u64::from(ARRIVING_SLOTS)) as u32)
+}
+
+#[inline(always)]
+fn socket_cookie<C: EbpfContext>(ctx: &C) -> u64 {
+    // SAFETY: allowed in every program of this module since Linux 5.7.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// # Safety
@@ -97,30 +120,25 @@ unsafe fn store(sk: *mut c_void, mut own: TargetKey) {
     };
 }
 
-/// The connection, with the addresses of that family.
-#[inline(always)]
-pub(crate) fn connection_key(ops: *const bpf_sock_ops, family: u32) -> ConnectionKey {
-    // SAFETY: the kernel passes a valid context; the verifier checks each access.
-    unsafe {
-        let (remote4, remote6) =
-            (addr_of!((*ops).remote_ip4).read_volatile(), words(addr_of!((*ops).remote_ip6)));
-        let (local4, local6) =
-            (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
-        ConnectionKey {
-            source: Ip::from_context(family, remote4, remote6),
-            gateway: Ip::from_context(family, local4, local6),
-            // 32 bits in network byte order, unlike the local port.
-            source_port: u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16,
-            port: addr_of!((*ops).local_port).read_volatile() as u16,
-        }
-    }
+/// Entry point for sockets that their owner closes: nobody can ask any more.
+#[cgroup_sock(sock_release)]
+pub(crate) fn forget(ctx: SockContext) -> i32 {
+    let _ = maps::STORIES.remove(&socket_cookie(&ctx));
+    PROCEED
 }
 
 /// What the service believes its own address, if it is to see a local client.
 #[inline(always)]
 fn own_address(ctx: &SockAddrContext) -> Option<TargetKey> {
-    // SAFETY: the kernel passes a valid context with a socket; the value lives as long as the socket.
-    let own = unsafe { *maps::LOCAL.get_ptr_mut(ctx).as_ref()? };
+    // SAFETY: a socket's story is not removed while it is asked for.
+    let own = match unsafe { maps::STORIES.get(&socket_cookie(ctx)) } {
+        Some(own) => *own,
+        // SAFETY: the kernel passes a valid context with a socket; the value lives as long as the socket.
+        None => unsafe { *maps::LOCAL.get_ptr_mut(ctx).as_ref()? },
+    };
+    if switches::HAVE_NETNS_COOKIE.load() != 0 {
+        return Some(own);
+    }
     // SAFETY: allowed in this hook since Linux 5.7.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     (netns == maps::META.get(0)?.netns_cookie).then_some(own)

@@ -12,6 +12,7 @@ mod bind;
 mod context;
 mod cookies;
 mod events;
+mod given;
 mod identity;
 mod maps;
 mod steer;

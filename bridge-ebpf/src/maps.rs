@@ -10,8 +10,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::maps::{
-    AllowKey, Attachment, ConnectionKey, ListenerKey, MAX_ALLOW, MAX_ARRIVING, MAX_ATTACHMENTS, MAX_BOUND,
-    MAX_LISTENERS, MAX_RULES, MAX_TARGETS, Meta, RuleKey, Stats, TargetKey, TrackStats,
+    ARRIVING_SLOTS, AllowKey, Arriving, Attachment, ListenerKey, MAX_ALLOW, MAX_ATTACHMENTS, MAX_BOUND,
+    MAX_LISTENERS, MAX_OVERTAKEN, MAX_RULES, MAX_STORIES, MAX_TARGETS, Meta, RuleKey, Stats, TargetKey,
+    TrackStats, UnderWay,
 };
 
 /// Index 0 → what this instance is. Writer: userspace, when it publishes or upgrades the instance. Readers:
@@ -57,31 +58,37 @@ pub(crate) static TRACK_STATS: PerCpuArray<TrackStats> = PerCpuArray::with_max_e
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND, 0);
 
-/// Index 0 → the connection that `steer_tc` asks the kernel for on this CPU at this moment. Writer: `steer_tc`. Reader:
-/// `steer`, which such a question passes through and which has nothing to say to it.
+/// Index 0 → what the programs have under way on this CPU: the connection that `steer_tc` asks the kernel for at this
+/// moment, and what was given to a listener last. Writers: `steer`, `steer_tc`; `given` takes the latter. Readers: `steer`,
+/// `given`.
 #[map]
-pub(crate) static ASKING: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
-
-/// Index 0 → the connection whose SYN `steer_tc` gave to a listener on this CPU, until the kernel has made a request of it.
-/// Writers: `steer_tc`, `track`. Reader: `track`.
-#[map]
-pub(crate) static GIVEN: PerCpuArray<ConnectionKey> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static UNDER_WAY: PerCpuArray<UnderWay> = PerCpuArray::with_max_entries(1, 0);
 
 /// Index 0 → how many SYNs `steer_tc` gave to a listener and the kernel made no request of. Writers: `steer_tc` adds one,
-/// `track` takes it off. Reader: `steer_tc`.
+/// `given` takes it off. Reader: `steer_tc`.
 #[map]
 pub(crate) static UNANSWERED: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Connection → the address and port its service is to believe its own. Writers: `steer` and `steer_tc` when they give
-/// a connection with the loopback identity to a listener, and take it back when they refuse one; `track`, which
-/// moves the entry to [`LOCAL`] once the handshake is done. Least recently used entries go first.
+/// Cookie modulo [`ARRIVING_SLOTS`] → a connection whose handshake is under way, and what its service is to believe its
+/// own. Writer and reader: `identity`. A later connection takes the place of one that did not finish, which goes to
+/// [`OVERTAKEN`].
 #[map]
-pub(crate) static ARRIVING: LruHashMap<ConnectionKey, TargetKey> =
-    LruHashMap::with_max_entries(MAX_ARRIVING, 0);
+pub(crate) static ARRIVING: Array<Arriving> = Array::with_max_entries(ARRIVING_SLOTS, 0);
 
-/// Socket of a connection with the loopback identity → the address and port its service believes its own. Writer and
-/// reader: `identity`. The kernel frees an entry with its socket. A socket's story never changes: what is attached
-/// anew, or with another identity, concerns later connections.
+/// Socket cookie → the address and port its service is to believe its own, of connections that lost their place in
+/// [`ARRIVING`]. Writer and reader: `identity`. Least recently used entries go first.
+#[map]
+pub(crate) static OVERTAKEN: LruHashMap<u64, TargetKey> = LruHashMap::with_max_entries(MAX_OVERTAKEN, 0);
+
+/// Cookie of a connection's socket → the address and port its service believes its own. Writer and reader: `identity`, from
+/// the end of the handshake until the service closes the socket. One that no service ever accepted, since it closed
+/// its listener, stays. A socket's story never changes: what is attached anew, or with another identity, concerns later
+/// connections.
+#[map]
+pub(crate) static STORIES: HashMap<u64, TargetKey> = HashMap::with_max_entries(MAX_STORIES, 0);
+
+/// Socket → the same, of MPTCP connections, and of others while [`STORIES`] is full. Writer and reader: `identity`. The
+/// kernel frees an entry with its socket, which is exact, and costs ten times as much.
 #[btf_map]
 pub(crate) static LOCAL: SkStorage<TargetKey> = SkStorage::new();
 

@@ -22,7 +22,7 @@ use bridge_common::{
     steer::{self, Outcome, Source},
 };
 
-use crate::{context::words, events, identity::announce, maps, switches};
+use crate::{context::words, events, given, maps, switches};
 
 /// `IPPROTO_TCP`.
 const IPPROTO_TCP: u32 = 6;
@@ -48,14 +48,6 @@ impl Packet {
     }
 }
 
-/// Whether `steer_tc` asks for this connection, and no packet is to be given a listener.
-#[inline(always)]
-fn is_question(packet: &Packet) -> bool {
-    let Some(asking) = maps::ASKING.get_ptr(0) else { return false };
-    // SAFETY: a per-CPU value that nothing writes while this program runs.
-    unsafe { &*asking }.is(&packet.connection())
-}
-
 /// Entry point.
 #[sk_lookup]
 pub(crate) fn steer(ctx: SkLookupContext) -> u32 {
@@ -74,6 +66,8 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         return None;
     }
     let packet = read_packet(sk);
+    let under_way = given::under_way()?;
+    given::forget(under_way);
     let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
         0 => 0,
         // SAFETY: as above; the verifier never reaches this where the field does not exist.
@@ -82,7 +76,8 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
-    if is_question(&packet) {
+    // `steer_tc` asks, and no packet is to be given a listener.
+    if under_way.asking.is(&packet.connection()) {
         return None;
     }
     let service = read_attachment(id)?;
@@ -95,7 +90,9 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
         Source::Host => return None,
         Source::Stranger => Outcome::Denied,
     };
-    announce(&service, &packet, outcome);
+    if outcome == Outcome::Accepted {
+        given::note(under_way, &packet, &service, false);
+    }
     if outcome == Outcome::NoListener && is_mptcp_target(&service) {
         // `steer_tc` has it, and asks for established connections through here.
         return None;
@@ -192,7 +189,7 @@ fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey, stats: &mut S
             const { assert!([$($slot),*].len() == LISTENER_SLOTS as usize) };
             $(
                 key.slot = $slot;
-                if assign(ctx, &key, stats) {
+                if may_serve(&key) && assign(ctx, &key, stats) {
                     return true;
                 }
             )*
@@ -202,27 +199,43 @@ fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey, stats: &mut S
     any_of!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
 }
 
+/// Whether the slot holds a live listener that serves any interface: one bound to an interface would take the SYN, but
+/// its connections match that interface only.
+///
+/// A question of its own, and without a branch while it holds the socket: below Linux 6.3 the verifier does not recognise a
+/// state in which a reference is held (`refsafe`), and where it keeps those only, every slot multiplies what it walks
+/// through. It keeps a state where control flow may meet, when it has passed two jumps and eight instructions since the last.
+#[inline(always)]
+fn may_serve(key: &ListenerKey) -> bool {
+    let Some(sk) = listener(key) else { return false };
+    // SAFETY: `sk` is a referenced socket until it is released.
+    unsafe {
+        let state = addr_of!((*sk).state).read_volatile();
+        let device = addr_of!((*sk).bound_dev_if).read_volatile();
+        bpf_sk_release(sk.cast());
+        (state ^ BPF_TCP_LISTEN) | device == 0
+    }
+}
+
 #[inline(always)]
 fn assign(ctx: &SkLookupContext, key: &ListenerKey, stats: &mut Stats) -> bool {
-    // SAFETY: LISTENERS is a SOCKHASH with this key type; a non-null result is a referenced socket.
+    let Some(sk) = listener(key) else { return false };
+    // SAFETY: `sk` is a referenced socket until it is released.
+    let refused = unsafe {
+        let refused = bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) != 0;
+        bpf_sk_release(sk.cast());
+        refused
+    };
+    stats.refusals += u64::from(refused);
+    !refused
+}
+
+/// The socket in a slot, referenced.
+#[inline(always)]
+fn listener(key: &ListenerKey) -> Option<*mut bpf_sock> {
+    // SAFETY: LISTENERS is a SOCKHASH with this key type.
     let sk = unsafe { bpf_map_lookup_elem(maps::LISTENERS.as_ptr(), core::ptr::from_ref(key).cast()) };
-    if sk.is_null() {
-        return false;
-    }
-    // SAFETY: `sk` is a referenced socket until it is released below, on every path.
-    unsafe {
-        let socket = sk.cast::<bpf_sock>();
-        let state = addr_of!((*socket).state).read_volatile();
-        // A listener bound to an interface would take the SYN, but its connections match that interface only.
-        let device = addr_of!((*socket).bound_dev_if).read_volatile();
-        let mut assigned = false;
-        if state == BPF_TCP_LISTEN && device == 0 {
-            assigned = bpf_sk_assign(ctx.as_ptr(), sk, 0) == 0;
-            stats.refusals += u64::from(!assigned);
-        }
-        bpf_sk_release(sk);
-        assigned
-    }
+    (!sk.is_null()).then_some(sk.cast())
 }
 
 /// Counts the outcome, and writes an event when one is due.

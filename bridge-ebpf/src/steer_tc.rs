@@ -6,11 +6,14 @@
 //! other filters: whatever happens, the next one is asked. Who is refused is decided and counted by `steer`, which sees
 //! every packet that this program leaves alone.
 
-use core::ptr::addr_of;
+use core::{mem::MaybeUninit, ptr::addr_of};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple},
+    bindings::{
+        BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
     helpers::{bpf_redirect, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::classifier,
     maps::lpm_trie::Key,
@@ -18,14 +21,12 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{ALLOW_KEY_BITS, AllowKey, ConnectionKey, RuleKey, Stats},
+    maps::{ALLOW_KEY_BITS, AllowKey, RuleKey, Stats},
     steer::{ASSIGNED_MARK, Outcome, Source},
 };
 
 use crate::{
-    cookies,
-    identity::announce,
-    maps,
+    cookies, given, maps,
     steer::{Packet, Service, is_mptcp_target, read_attachment, record},
     switches,
 };
@@ -97,11 +98,13 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
     let stats: &mut Stats = unsafe { &mut *stats };
     let outcome = assign(ctx, packet, &service);
-    announce(&service, packet, outcome);
+    if outcome == Outcome::Accepted {
+        given::note(given::under_way()?, packet, &service, segment.is_syn());
+    }
     // The end of a handshake with a SYN cookie is the same connection once more.
     if segment.is_syn() {
         if outcome == Outcome::Accepted {
-            cookies::expect_request(packet);
+            cookies::unanswered();
         }
         record(ctx, stats, outcome, packet);
     }
@@ -171,12 +174,10 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
 /// that this is a question.
 #[inline(always)]
 fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
-    let Some(asking) = maps::ASKING.get_ptr_mut(0) else { return true };
-    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
-    unsafe { *asking = packet.connection() };
+    let Some(under_way) = given::under_way() else { return true };
+    under_way.asking = packet.connection();
     let found = lookup(ctx, packet.source, packet.source_port, packet.gateway, packet.port);
-    // SAFETY: as above.
-    unsafe { *asking = ConnectionKey::NONE };
+    under_way.asking.port = 0;
     match found {
         None => false,
         Some(sk) => {
@@ -210,25 +211,23 @@ fn assign(ctx: &TcContext, packet: &Packet, service: &Service) -> Outcome {
 /// The socket of this network namespace that a packet from `source` to `to` would reach, referenced.
 #[inline(always)]
 fn lookup(ctx: &TcContext, source: Ip, source_port: u16, to: Ip, port: u16) -> Option<*mut bpf_sock> {
-    // SAFETY: every field is an integer.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let size = if to.is_v4() {
-        let v4 = &mut tuple.__bindgen_anon_1;
-        // SAFETY: writing fields of a union of integers.
-        let v4 = unsafe { &mut v4.ipv4 };
-        (v4.saddr, v4.daddr) = (source.words[3], to.words[3]);
-        (v4.sport, v4.dport) = (source_port.to_be(), port.to_be());
-        size_of_val(v4)
-    } else {
-        // SAFETY: as above.
-        let v6 = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
-        (v6.saddr, v6.daddr) = (source.words, to.words);
-        (v6.sport, v6.dport) = (source_port.to_be(), port.to_be());
-        size_of_val(v6)
-    };
-    // SAFETY: the tuple is as long as it says.
+    // Not zeroed: that would be a call, for which older verifiers walk through far more states.
+    let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
+    let parts = tuple.as_mut_ptr();
+    // SAFETY: every field of one family is written, none is read, and the size says which family it is.
     let sk = unsafe {
-        bpf_skc_lookup_tcp(ctx.as_ptr(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0)
+        let size = if to.is_v4() {
+            let v4 = &raw mut (*parts).__bindgen_anon_1.ipv4;
+            ((*v4).saddr, (*v4).daddr) = (source.words[3], to.words[3]);
+            ((*v4).sport, (*v4).dport) = (source_port.to_be(), port.to_be());
+            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>()
+        } else {
+            let v6 = &raw mut (*parts).__bindgen_anon_1.ipv6;
+            ((*v6).saddr, (*v6).daddr) = (source.words, to.words);
+            ((*v6).sport, (*v6).dport) = (source_port.to_be(), port.to_be());
+            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>()
+        };
+        bpf_skc_lookup_tcp(ctx.as_ptr(), parts, size as u32, BPF_F_CURRENT_NETNS as u64, 0)
     };
     (!sk.is_null()).then_some(sk)
 }

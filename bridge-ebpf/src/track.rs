@@ -1,6 +1,6 @@
 //! `sock_ops` on the root cgroup: puts every new listener an attachment wants into the listener map, so that a
 //! service that restarts is served again with no userspace running. Hands new connections to `identity`, and requests
-//! to `cookies`.
+//! to `given`.
 //!
 //! The program sees listen(2) in **every** network namespace. A listener counts only if it belongs to the attached
 //! one; otherwise a container that listens on its own 127.0.0.1 would take the service's place.
@@ -24,7 +24,7 @@ use bridge_common::{
     maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
 };
 
-use crate::{context::words, cookies, identity, maps, switches};
+use crate::{context::words, given, identity, maps, switches};
 
 /// `-EEXIST`: another listener holds the slot.
 const EEXIST: i64 = -17;
@@ -34,8 +34,8 @@ const EEXIST: i64 = -17;
 pub(crate) fn track_listener(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => track(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => identity::note(&ctx),
-        BPF_SOCK_OPS_TIMEOUT_INIT => cookies::request_made(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => identity::establish(&ctx),
+        BPF_SOCK_OPS_TIMEOUT_INIT => given::request_made(&ctx),
         _ => {}
     }
     1

@@ -148,6 +148,7 @@ fn link_step(program: &str, dir: &Path) -> String {
         names::PROG_TRACK => "sock_ops of the root cgroup",
         names::PROG_PEER4 | names::PROG_PEER6 => "getpeername of the root cgroup",
         names::PROG_OWN4 | names::PROG_OWN6 => "getsockname of the root cgroup",
+        names::PROG_FORGET => "sock_release of the root cgroup",
         _ => "post_bind of the root cgroup",
     };
     let pin = dir.join(pins::link_name(program));

@@ -10,13 +10,17 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::{Ebpf, programs::CgroupSockAddr};
+use aya::{
+    Ebpf,
+    programs::{CgroupSock, CgroupSockAddr},
+};
 use bridge_common::names;
 
 use super::{object, pins::link_name, sys};
 
-/// Every program.
-pub const PROGRAMS: [&str; 4] = [names::PROG_PEER4, names::PROG_PEER6, names::PROG_OWN4, names::PROG_OWN6];
+/// Every program, in attach order: what is noted for a socket is forgotten from the start.
+pub const PROGRAMS: [&str; 5] =
+    [names::PROG_FORGET, names::PROG_PEER4, names::PROG_PEER6, names::PROG_OWN4, names::PROG_OWN6];
 
 /// Whether all of them are attached to the instance in `dir`.
 pub fn is_attached(dir: &Path) -> bool {
@@ -69,6 +73,9 @@ fn attach(ebpf: &mut Ebpf, program: &'static str, cgroup: &File) -> anyhow::Resu
 }
 
 fn load(ebpf: &mut Ebpf, program: &'static str) -> anyhow::Result<()> {
-    let tell: &mut CgroupSockAddr = object::program(ebpf, program)?;
-    tell.load().map_err(|error| object::refusal(program, error))
+    let loaded = match program {
+        names::PROG_FORGET => object::program::<CgroupSock>(ebpf, program)?.load(),
+        _ => object::program::<CgroupSockAddr>(ebpf, program)?.load(),
+    };
+    loaded.map_err(|error| object::refusal(program, error))
 }

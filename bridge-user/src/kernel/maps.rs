@@ -9,7 +9,9 @@ use aya::{
 };
 use bridge_common::{
     ABI_VERSION,
-    maps::{AllowKey, Attachment, ConnectionKey, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats},
+    maps::{
+        AllowKey, Arriving, Attachment, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats, UnderWay,
+    },
     names,
 };
 
@@ -82,7 +84,7 @@ impl Maps {
 }
 
 /// (name, key size, value size) of every map, in bytes. The ring buffer has neither.
-pub const LAYOUT: [(&str, usize, usize); 16] = [
+pub const LAYOUT: [(&str, usize, usize); 17] = [
     (names::META, 4, size_of::<Meta>()),
     (names::RULES, size_of::<RuleKey>(), 4),
     (names::ATTACHMENTS, 4, size_of::<Attachment>()),
@@ -93,10 +95,11 @@ pub const LAYOUT: [(&str, usize, usize); 16] = [
     (names::STATS, 4, size_of::<Stats>()),
     (names::TRACK_STATS, 4, size_of::<TrackStats>()),
     (names::BOUND, 8, 8),
-    (names::ASKING, 4, size_of::<ConnectionKey>()),
-    (names::GIVEN, 4, size_of::<ConnectionKey>()),
+    (names::UNDER_WAY, 4, size_of::<UnderWay>()),
     (names::UNANSWERED, 4, size_of::<u64>()),
-    (names::ARRIVING, size_of::<ConnectionKey>(), size_of::<TargetKey>()),
+    (names::ARRIVING, 4, size_of::<Arriving>()),
+    (names::OVERTAKEN, 8, size_of::<TargetKey>()),
+    (names::STORIES, 8, size_of::<TargetKey>()),
     (names::LOCAL, 4, size_of::<TargetKey>()),
     (names::LOGS, 0, 0),
 ];

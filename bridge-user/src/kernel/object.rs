@@ -12,7 +12,7 @@ use aya::{
     programs::{CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
 };
 use aya_obj::generated::bpf_attach_type;
-use bridge_common::{maps::MAX_ARRIVING, names};
+use bridge_common::{maps::MAX_OVERTAKEN, names};
 
 use super::{features::Features, sys};
 
@@ -63,7 +63,7 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_NETNS_COOKIE, &cookie, true)
         .override_global(names::HAVE_MPTCP_HELPER, &mptcp, true)
         .override_global(aya_log::LEVEL, &level, true)
-        .map_max_entries(names::ARRIVING, arriving_entries(cpus));
+        .map_max_entries(names::OVERTAKEN, overtaken_entries(cpus));
     if let Some(dir) = pins {
         for name in names::ALL_MAPS {
             loader.map_pin_path(name, dir.join(name));
@@ -76,8 +76,8 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
 
 /// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when that is
 /// all of them, it takes entries away that are new.
-fn arriving_entries(cpus: usize) -> u32 {
-    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_ARRIVING)
+fn overtaken_entries(cpus: usize) -> u32 {
+    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_OVERTAKEN)
 }
 
 fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
@@ -168,6 +168,7 @@ pub(super) fn attach_to_cgroup(ebpf: &Ebpf, name: &str, cgroup: &File) -> anyhow
         names::PROG_PEER6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
         names::PROG_OWN4 => bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME,
         names::PROG_OWN6 => bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME,
+        names::PROG_FORGET => bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
         _ => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
     };
     let link = sys::link_to_cgroup(program_fd(ebpf, name)?.as_fd(), cgroup.as_fd(), hook);
@@ -225,12 +226,12 @@ mod tests {
         {
             assert!(object.programs.contains_key(name), "{name}");
         }
-        assert_eq!(object.programs.len(), 9);
+        assert_eq!(object.programs.len(), 10);
     }
 
     #[test]
-    fn there_is_room_for_arriving_connections_on_every_cpu() {
-        assert_eq!([1, 32, 128].map(arriving_entries), [MAX_ARRIVING, MAX_ARRIVING, 4 * MAX_ARRIVING]);
+    fn there_is_room_for_overtaken_connections_on_every_cpu() {
+        assert_eq!([1, 32, 128].map(overtaken_entries), [MAX_OVERTAKEN, MAX_OVERTAKEN, 4 * MAX_OVERTAKEN]);
     }
 
     #[test]

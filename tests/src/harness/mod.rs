@@ -20,6 +20,7 @@ pub(crate) mod memory;
 pub(crate) mod netns;
 pub(crate) mod noise;
 pub(crate) mod peers;
+pub(crate) mod pinned;
 pub(crate) mod postgres;
 pub(crate) mod proc;
 pub(crate) mod redis;

@@ -108,13 +108,22 @@ impl Netns {
             .with_context(|| format!("failed to set sysctl {name} to {value}"))
     }
 
-    /// SYNs that had to be sent again inside the namespace (`TCPSynRetrans`).
+    /// SYNs that had to be sent again inside the namespace.
     pub(crate) fn repeated_syns(&self) -> Result<u64> {
+        self.tcp_counter("TCPSynRetrans")
+    }
+
+    /// One of the namespace's extended TCP counters.
+    pub(crate) fn tcp_counter(&self, counter: &str) -> Result<u64> {
         let table = self.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat"))?;
         let mut rows = table.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
         let (names, values) = rows.next().zip(rows.next()).context("odd netstat file")?;
-        let found = names.zip(values).find(|(name, _)| *name == "TCPSynRetrans");
-        found.context("the kernel does not count repeated SYNs")?.1.parse().context("odd netstat file")
+        let found = names.zip(values).find(|(name, _)| *name == counter);
+        found
+            .with_context(|| format!("the kernel does not count {counter}"))?
+            .1
+            .parse()
+            .context("odd netstat file")
     }
 
     /// Local addresses (`ADDR:PORT`) of the TCP sockets that listen inside the namespace.

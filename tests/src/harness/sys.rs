@@ -131,24 +131,6 @@ fn words(pointer: u64) -> [u32; 2] {
     [&bytes[..4], &bytes[4..]].map(|half| u32::from_ne_bytes(std::array::from_fn(|at| half[at])))
 }
 
-const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
-const BPF_OBJ_GET: libc::c_long = 7;
-
-/// The value at index 0 of a pinned array of 8-byte integers.
-pub(crate) fn first_value(pin: &std::path::Path) -> io::Result<u64> {
-    let pin = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes())?;
-    let mut attr: Attr = [0; 28];
-    [attr[0], attr[1]] = words(pin.as_ptr() as u64);
-    let fd = open(BPF_OBJ_GET, &mut attr)?;
-    let (index, mut value) = (0u32, 0u64);
-    let mut attr = of_descriptor(&fd)?;
-    [attr[2], attr[3]] = words(&raw const index as u64);
-    [attr[4], attr[5]] = words(&raw mut value as u64);
-    // The pointers stored are to an index and a value, which outlive the call and have the map's sizes.
-    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr)?;
-    Ok(value)
-}
-
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 /// Offset of `key_size` in `struct bpf_map_info`.
 const KEY_SIZE_OFFSET: usize = 8;

@@ -5,8 +5,11 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 
 use anyhow::{Result, ensure};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sendto, socket};
 
 use super::Test;
 use crate::harness::client::{answers, connect, round};
@@ -22,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("identity::ipv6_and_dual_stack_services", ipv6),
     Test::with_mptcp("identity::mptcp_service_with_plain_and_mptcp_clients", mptcp),
     Test::new("identity::handshake_with_syn_cookies", syn_cookies),
+    Test::new("identity::request_in_the_first_packet", fast_open),
     Test::new("identity::each_connection_keeps_its_story", keeps_its_story),
     Test::new("identity::redis_in_protected_mode_accepts", redis),
     Test::on_host("identity::postgres_with_its_stock_rules_accepts", postgres_accepts),
@@ -121,6 +125,42 @@ fn syn_cookies() -> Result<()> {
     let seen = service.peers()[0].remote.ip();
     ensure!(seen == Ipv4Addr::LOCALHOST, "the service saw {seen}");
     Ok(())
+}
+
+/// With TCP Fast Open the kernel makes no request, but a connection at once.
+fn fast_open() -> Result<()> {
+    /// `net.ipv4.tcp_fastopen`: send and take data without a cookie, for every listener.
+    const WITHOUT_COOKIES: &str = "1543";
+    let rig = Rig::new()?;
+    for netns in [&rig.net.host, &rig.net.a1] {
+        netns.sysctl("net/ipv4/tcp_fastopen", WITHOUT_COOKIES)?;
+    }
+    let service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach_with("7001", LOOPBACK)?;
+    let remote = rig.expect(NAME, Moved::accepted(1), || {
+        rig.net.a1.run(|| {
+            let mut stream = fast_open_with(b"ping", gateway())?;
+            let own = stream.local_addr()?;
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer)?;
+            ensure!(answer == *b"ping", "the answer is {answer:?}");
+            Ok(own)
+        })
+    })?;
+    let opened = rig.net.host.tcp_counter("TCPFastOpenPassive")?;
+    ensure!(opened == 1, "{opened} connections were opened by their first packet");
+    let told = Peer { remote: localhost(remote.port()), local: local(7001) };
+    ensure!(service.peers() == [told], "the service saw {:?}", service.peers());
+    Ok(())
+}
+
+/// A connection whose first packet carries `text`, from the calling thread's namespace.
+fn fast_open_with(text: &[u8], to: SocketAddr) -> Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let fast_open = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
+    let sent = sendto(socket.as_raw_fd(), text, &SockaddrStorage::from(to), fast_open)?;
+    ensure!(sent == text.len(), "{sent} bytes were sent");
+    Ok(TcpStream::from(socket))
 }
 
 /// One accepted connection and its client's end.

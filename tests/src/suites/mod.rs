@@ -37,6 +37,7 @@ mod events;
 mod fragments;
 mod identity;
 mod identity_leaks;
+mod identity_stories;
 mod ipv6;
 mod kinds;
 mod leaks;
@@ -150,6 +151,7 @@ pub(crate) fn all() -> Vec<Test> {
         mptcp_time_wait::TESTS,
         identity::TESTS,
         identity_leaks::TESTS,
+        identity_stories::TESTS,
         kinds::TESTS,
         traffic::TESTS,
         scope::TESTS,

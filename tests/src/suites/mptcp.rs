@@ -15,10 +15,11 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage,
 use super::Test;
 use crate::harness::cli::Cli;
 use crate::harness::client::{answers, connect, exchange, finish, refused};
+use crate::harness::pinned;
 use crate::harness::proc::run_in;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Service};
-use crate::harness::sys::{first_value, ip_options, mptcp_listener};
+use crate::harness::sys::{ip_options, mptcp_listener};
 use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, GATEWAY_B, OUTSIDE, at, at6, local};
 use crate::harness::wait::patience;
 
@@ -69,8 +70,7 @@ fn served(rig: &Rig, count: usize) -> Result<()> {
 /// How many SYNs the service may have answered with a cookie. The client's packets are asked for only when there are some,
 /// which must not be the usual state.
 fn unanswered(rig: &Rig) -> Result<u64> {
-    let pin = rig.net.host.pins().join(UNANSWERED);
-    first_value(&pin).with_context(|| format!("failed to read {}", pin.display()))
+    Ok(pinned::array::<u64>(&rig.net.host, UNANSWERED)?.get(&0, 0)?)
 }
 
 fn steered() -> Result<()> {
