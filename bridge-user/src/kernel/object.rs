@@ -4,6 +4,7 @@ use std::{
     fs::File,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, bail};
@@ -36,12 +37,25 @@ pub enum EventLevel {
 impl EventLevel {
     /// aya-log's numeric level.
     pub const fn as_u8(self) -> u8 {
+        *self.as_static()
+    }
+
+    const fn as_static(self) -> &'static u8 {
         match self {
-            Self::Off => 0,
-            Self::Warn => 2,
-            Self::Debug => 4,
+            Self::Off => &0,
+            Self::Warn => &2,
+            Self::Debug => &4,
         }
     }
+}
+
+/// A loader that pins nothing. Making one reads and parses the kernel's BTF, of which we have no use (aya before 0.15):
+/// 20 ms of an attach, which loads the object once to try it and once to keep it.
+static SPARE: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
+
+/// Frees what a process that goes on for long, and loads nothing more, would hold.
+pub fn done_loading() {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 /// Loads the object. With `pins`, each map is taken from `pins/NAME` if it is there, otherwise made and pinned
@@ -50,19 +64,13 @@ impl EventLevel {
 /// # Errors
 /// When the kernel refuses the object; the chain holds the verifier's words.
 pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyhow::Result<Ebpf> {
-    let (ifindex, cookie, mptcp) = (
-        u8::from(features.ingress_ifindex),
-        u8::from(features.netns_cookie),
-        u8::from(features.mptcp_helper),
-    );
-    let level = level.as_u8();
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    let mut loader = EbpfLoader::new();
+    let mut loader = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
     loader
-        .override_global(names::HAVE_INGRESS_IFINDEX, &ifindex, true)
-        .override_global(names::HAVE_NETNS_COOKIE, &cookie, true)
-        .override_global(names::HAVE_MPTCP_HELPER, &mptcp, true)
-        .override_global(aya_log::LEVEL, &level, true)
+        .override_global(names::HAVE_INGRESS_IFINDEX, flag(features.ingress_ifindex), true)
+        .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
+        .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
+        .override_global(aya_log::LEVEL, level.as_static(), true)
         .map_max_entries(names::OVERTAKEN, overtaken_entries(cpus));
     if let Some(dir) = pins {
         for name in names::ALL_MAPS {
@@ -70,8 +78,15 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         }
     }
     let mut ebpf = loader.load(OBJECT).context("failed to load the eBPF object")?;
+    if pins.is_none() {
+        *SPARE.lock().unwrap_or_else(PoisonError::into_inner) = Some(loader);
+    }
     load_programs(&mut ebpf, features)?;
     Ok(ebpf)
+}
+
+const fn flag(on: bool) -> &'static u8 {
+    if on { &1 } else { &0 }
 }
 
 /// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when that is

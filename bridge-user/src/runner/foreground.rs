@@ -21,7 +21,7 @@ use super::{
     control::{self, Ask},
     drain,
 };
-use crate::report::Entry;
+use crate::{kernel::object, report::Entry};
 
 /// How long to wait when no question can be accepted.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -47,6 +47,7 @@ pub fn run(runner: Runner, announce: impl FnOnce(&Runner) -> anyhow::Result<()>)
         let mut signals = Signals::catch()?;
         let listener = control::listen()?;
         announce(&runner)?;
+        object::done_loading();
         let relays: Shared = Arc::new(Mutex::new(Relays { runner, stopping: 0 }));
         let (all_detached, mut detached) = unbounded_channel();
         let answering = Arc::clone(&relays);
