@@ -1,4 +1,4 @@
-//! `attach --container NAME --foreground`: attaches again whenever the container runs anew.
+//! `attach --container NAME --foreground`: attaches again whenever the container runs anew, or its networks are others.
 //!
 //! Invariants: whether to attach is decided by comparing the run that was attached with the one Docker tells of, never by
 //! an event alone; nothing ends the process but a signal, and what is attached then stays attached. Attaching itself is
@@ -12,6 +12,7 @@ use super::{Place, Request, apply, prepare, resolve::BlockingDocker};
 use crate::{
     attachment::AttachmentState,
     control::{container::Running, docker::DockerError, watch::Watch},
+    kernel::object,
     plan,
     runner::foreground::Signals,
 };
@@ -32,10 +33,11 @@ pub fn run(
     let BlockingDocker { runtime, docker } = BlockingDocker::connect()?;
     let mut signals = runtime.block_on(async { Signals::catch() })?;
     announce()?;
+    object::done_loading();
     let name = &place.running.name;
     let request = Request { container: Some(name.clone()), ..request.clone() };
     let mut follower = Follower::new(&request, place.running.clone());
-    let mut watch = Watch::new(&docker, name);
+    let mut watch = Watch::new(&docker, &place.running);
     loop {
         let stop = runtime.block_on(async {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! Waiting for a container to start or to end.
+//! Waiting for a container to start or to end, or to join or leave a network.
 //!
 //! Invariant: events are only a reason to look. What became of the container is asked of the engine each time, and a
 //! broken connection is a reason to look, too, since nobody knows what was missed.
@@ -9,11 +9,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bollard::{errors::Error as ApiError, models::EventMessage, query_parameters::EventsOptions};
+use bollard::{
+    errors::Error as ApiError,
+    models::{EventMessage, EventMessageTypeEnum},
+    query_parameters::EventsOptions,
+};
 use futures_util::{Stream, StreamExt as _};
 use tokio::time::sleep;
 
-use super::docker::Docker;
+use super::{container::Running, docker::Docker};
 
 /// How long to wait before the first attempt to reconnect; each further one waits twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -25,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// The engine's events about one container.
 pub struct Watch<'a> {
     docker: &'a Docker,
-    container: String,
+    watched: Watched,
     events: Option<Events>,
     pause: Duration,
 }
@@ -33,9 +37,10 @@ pub struct Watch<'a> {
 type Events = Pin<Box<dyn Stream<Item = Result<EventMessage, ApiError>>>>;
 
 impl<'a> Watch<'a> {
-    /// Of the container with this name, also if it is made anew.
-    pub fn new(docker: &'a Docker, container: &str) -> Self {
-        Self { docker, container: container.to_owned(), events: None, pause: Duration::ZERO }
+    /// Of this container, also if one with its name is made anew.
+    pub fn new(docker: &'a Docker, container: &Running) -> Self {
+        let watched = Watched { name: container.name.clone(), id: container.id.clone() };
+        Self { docker, watched, events: None, pause: Duration::ZERO }
     }
 
     /// Waits until the container should be looked at.
@@ -48,27 +53,53 @@ impl<'a> Watch<'a> {
         let Some(events) = &mut self.events else {
             sleep(self.pause).await;
             let api = self.docker.api().await.ok();
-            self.events = api.map(|api| Box::pin(api.events(Some(self.filter()))) as Events);
+            self.events = api.map(|api| Box::pin(api.events(Some(filter()))) as Events);
             self.pause = if self.events.is_some() { FIRST_PAUSE } else { longer(self.pause) };
             return;
         };
-        if !matches!(events.next().await, Some(Ok(_))) {
-            self.events = None;
+        while let Some(Ok(event)) = events.next().await {
+            if self.watched.is_concerned(&event) {
+                return;
+            }
         }
+        self.events = None;
     }
+}
 
-    /// From now on, as far as a clock of seconds can tell: the request itself is sent later.
-    fn filter(&self) -> EventsOptions {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let filters = [
-            ("type", vec!["container".to_owned()]),
-            ("container", vec![self.container.clone()]),
-            ("event", vec!["start".to_owned(), "die".to_owned()]),
-        ];
-        let filters =
-            filters.into_iter().map(|(key, values)| (key.to_owned(), values)).collect::<HashMap<_, _>>();
-        EventsOptions { since: Some(now.to_string()), until: None, filters: Some(filters) }
+/// The container that is watched.
+struct Watched {
+    name: String,
+    /// Of the latest with that name.
+    id: String,
+}
+
+impl Watched {
+    /// A container's own events name it; those of a network have the id of who joined or left it.
+    fn is_concerned(&mut self, event: &EventMessage) -> bool {
+        let Some(actor) = &event.actor else { return false };
+        let says = |key: &str, value: &str| {
+            actor.attributes.as_ref().and_then(|all| all.get(key)).is_some_and(|found| found == value)
+        };
+        if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+            return says("container", &self.id);
+        }
+        let concerned = says("name", &self.name);
+        if let (true, Some(id)) = (concerned, &actor.id) {
+            self.id.clone_from(id);
+        }
+        concerned
     }
+}
+
+/// From now on, as far as a clock of seconds can tell: the request itself is sent later.
+fn filter() -> EventsOptions {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let filters: [(&str, &[&str]); 2] =
+        [("type", &["container", "network"]), ("event", &["start", "die", "connect", "disconnect"])];
+    let owned = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect();
+    let filters: HashMap<String, Vec<String>> =
+        filters.into_iter().map(|(key, values)| (key.to_owned(), owned(values))).collect();
+    EventsOptions { since: Some(now.to_string()), until: None, filters: Some(filters) }
 }
 
 fn longer(pause: Duration) -> Duration {
@@ -77,7 +108,29 @@ fn longer(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::EventActor;
+
     use super::*;
+
+    fn event(typ: EventMessageTypeEnum, id: &str, key: &str, value: &str) -> EventMessage {
+        let attributes = Some([(key.to_owned(), value.to_owned())].into());
+        let actor = Some(EventActor { id: Some(id.to_owned()), attributes });
+        EventMessage { typ: Some(typ), actor, ..EventMessage::default() }
+    }
+
+    #[test]
+    fn events_of_the_container_and_of_who_took_its_name_concern_it() {
+        use EventMessageTypeEnum::{CONTAINER, NETWORK};
+        let mut web = Watched { name: "web".to_owned(), id: "1".to_owned() };
+        assert!(web.is_concerned(&event(CONTAINER, "1", "name", "web")));
+        assert!(!web.is_concerned(&event(CONTAINER, "2", "name", "webber")));
+        assert!(!web.is_concerned(&event(NETWORK, "web", "name", "web")));
+        assert!(web.is_concerned(&event(NETWORK, "9", "container", "1")));
+        assert!(!web.is_concerned(&event(NETWORK, "9", "container", "3")));
+        assert!(web.is_concerned(&event(CONTAINER, "3", "name", "web")));
+        assert!(web.is_concerned(&event(NETWORK, "9", "container", "3")));
+        assert!(!web.is_concerned(&EventMessage::default()));
+    }
 
     #[test]
     fn pauses_grow_to_a_limit() {

@@ -12,8 +12,11 @@ use nix::sys::signal::Signal;
 
 use super::Test;
 use crate::harness::containers::{ATTACH, NAME, Stage};
+use crate::harness::docker::PAGE;
 use crate::harness::foreground::Foreground;
 use crate::harness::proc::Guarded;
+use crate::harness::rig::{Moved, expect_moved};
+use crate::harness::topology::at;
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -23,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     }),
     Test::on_host("docker::container::what_is_not_attached_again_stays_shown", || Stage::run(stays_shown)),
     Test::on_host("docker::container::foreground_follows_restarts", || Stage::run(followed)),
+    Test::on_host("docker::container::foreground_follows_to_another_network", || Stage::run(networks)),
     Test::on_host("docker::container::foreground_outlives_docker_itself", || Stage::run(docker_restarts)),
     Test::on_host("docker::container::killed_attach_leaves_all_or_nothing", || Stage::run(killed)),
 ];
@@ -149,6 +153,28 @@ fn followed(stage: &mut Stage) -> Result<()> {
     // What it attached stays, as with any attach.
     stage.served()?;
     cli.ok(&["detach", "web"])?;
+    stage.nothing_left()
+}
+
+/// A container that joins a network is served there, too, by the same process.
+fn networks(stage: &mut Stage) -> Result<()> {
+    const FAR: &str = "web.other-tcp-7001";
+    let cli = stage.engine.cli();
+    stage.engine.docker(&["network", "create", "other"])?;
+    stage.engine.container("far", &["--network", "other"])?;
+    let mut process = Foreground::start(&cli, &ATTACH[1..])?;
+    stage.served()?;
+    stage.engine.docker(&["network", "connect", "other", "web"])?;
+    process.says(&["attached", FAR, "again"])?;
+    let to = at(stage.engine.address("web", "other")?, 7001);
+    expect_moved(&cli, FAR, Moved::accepted(1), || {
+        let said = stage.engine.nc("far", to, "GET /index.html HTTP/1.0\r\n\r\n")?;
+        ensure!(said.ends_with(PAGE), "far heard {said:?}");
+        Ok(())
+    })?;
+    process.signal(Signal::SIGTERM);
+    ensure!(process.end()?.code() == Some(0), "it did not end well: {}", process.said());
+    cli.ok(&["detach", "--all"])?;
     stage.nothing_left()
 }
 
