@@ -80,6 +80,20 @@ pub const PROG_OWN6: &str = "tell_own6";
 /// The `cgroup/sock_release` program that forgets what a socket's owner was told.
 pub const PROG_FORGET: &str = "forget";
 
+/// Every program. Which of them are loaded depends on the kernel, and on what is attached.
+pub const ALL_PROGRAMS: [&str; 10] = [
+    PROG_STEER,
+    PROG_STEER_TC,
+    PROG_TRACK,
+    PROG_BIND4,
+    PROG_BIND6,
+    PROG_PEER4,
+    PROG_PEER6,
+    PROG_OWN4,
+    PROG_OWN6,
+    PROG_FORGET,
+];
+
 /// Load-time switch (`u8`): `sk_lookup` exposes `ingress_ifindex` (Linux 5.17).
 pub const HAVE_INGRESS_IFINDEX: &str = "HAVE_INGRESS_IFINDEX";
 /// Load-time switch (`u8`): `sock_ops` has `bpf_get_netns_cookie` (Linux 5.15).

@@ -36,10 +36,10 @@ impl Traces {
 
 /// Programs and maps with a name of ours.
 fn objects() -> Result<BTreeSet<(BpfKind, u32)>> {
-    let programs = [names::PROG_STEER, names::PROG_TRACK, names::PROG_BIND4, names::PROG_BIND6];
     let mut found = BTreeSet::new();
-    for (kind, ours) in [(BpfKind::Program, programs.as_slice()), (BpfKind::Map, names::ALL_MAPS.as_slice())]
-    {
+    let kinds: [(_, &[&str]); 2] =
+        [(BpfKind::Program, &names::ALL_PROGRAMS), (BpfKind::Map, &names::ALL_MAPS)];
+    for (kind, ours) in kinds {
         let mut last = 0;
         while let Some(id) = next_bpf_id(kind, last).with_context(|| format!("failed to list {kind:?}s"))? {
             if bpf_name(kind, id).is_some_and(|name| ours.contains(&name.as_str())) {
