@@ -118,7 +118,7 @@ pub struct UnderWay {
 pub struct Given {
     /// The packet's connection; port 0 when nothing was given, or the kernel has made something of it.
     pub connection: ConnectionKey,
-    /// Where it listens.
+    /// Where the service listens.
     pub target: TargetKey,
     /// 1 if the service is to believe that address and port its own, otherwise 0.
     pub looks_local: u16,

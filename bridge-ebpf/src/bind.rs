@@ -1,14 +1,9 @@
 //! `cgroup/post_bind4|6`: below Linux 5.15, sock_ops cannot tell a socket's network namespace, but these hooks can.
 //! They note it under the socket's cookie, for `track` to read on listen(2).
 
-use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    macros::cgroup_sock,
-    programs::SockContext,
-};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_get_netns_cookie, macros::cgroup_sock, programs::SockContext};
 
-use crate::maps;
+use crate::{context::socket_cookie, maps};
 
 /// The bind(2) goes on.
 const ALLOW: i32 = 1;
@@ -27,10 +22,9 @@ pub(crate) fn note_bind6(ctx: SockContext) -> i32 {
 
 #[inline(always)]
 fn note(ctx: &SockContext) -> i32 {
-    // SAFETY: both helpers take the program's context.
-    let (socket, netns) =
-        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    // SAFETY: the helper takes the program's context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // A full map evicts its oldest entry; the socket then stays untracked until the next attach registers it.
-    let _ = maps::BOUND.insert(&socket, &netns, 0);
+    let _ = maps::BOUND.insert(&socket_cookie(ctx), &netns, 0);
     ALLOW
 }

@@ -1,8 +1,17 @@
-//! Reading addresses from a program's context.
+//! Reading a program's context: addresses, and whose socket it is.
 //!
 //! The verifier accepts only loads at a constant offset, 32 bits at a time. Both families' words are therefore read
 //! unconditionally and chosen between afterwards (`Ip::from_context`): behind a branch, the compiler merges the loads of
 //! the two arms into one with a variable offset.
+
+use aya_ebpf::{EbpfContext, helpers::bpf_get_socket_cookie};
+
+/// The cookie of the context's socket.
+#[inline(always)]
+pub(crate) fn socket_cookie<C: EbpfContext>(ctx: &C) -> u64 {
+    // SAFETY: allowed for sock_ops since Linux 4.12, and for cgroup/sock and cgroup/sock_addr since 5.7.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
 
 /// Reads four context words.
 ///

@@ -41,9 +41,12 @@ pub(crate) fn forget(under_way: &mut UnderWay) {
     under_way.given.connection.port = 0;
 }
 
-/// The packet was given to the service's listener. `counted`: as a SYN in `cookies`.
+/// The packet was given to the service's listener. `counted`: as a SYN in `cookies`, until there is a request.
 #[inline(always)]
 pub(crate) fn note(under_way: &mut UnderWay, packet: &Packet, service: &Service, counted: bool) {
+    if counted {
+        cookies::unanswered();
+    }
     under_way.given = Given {
         connection: packet.connection(),
         target: TargetKey::new(service.target, service.port),

@@ -9,10 +9,10 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::{
-    EbpfContext,
+    EbpfContext as _,
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
     cty::c_void,
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    helpers::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext, SockOpsContext},
 };
@@ -22,7 +22,7 @@ use bridge_common::{
     steer::local_client,
 };
 
-use crate::{given, maps, switches};
+use crate::{context::socket_cookie, given, maps, switches};
 
 /// The answer stands; these hooks can say nothing else.
 const PROCEED: i32 = 1;
@@ -95,12 +95,6 @@ fn arrived(cookie: u64) -> Option<TargetKey> {
 #[inline(always)]
 fn place_of(cookie: u64) -> Option<*mut Arriving> {
     maps::ARRIVING.get_ptr_mut((cookie % u64::from(ARRIVING_SLOTS)) as u32)
-}
-
-#[inline(always)]
-fn socket_cookie<C: EbpfContext>(ctx: &C) -> u64 {
-    // SAFETY: allowed in every program of this module since Linux 5.7.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// # Safety

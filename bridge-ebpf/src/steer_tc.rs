@@ -103,9 +103,6 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     }
     // The end of a handshake with a SYN cookie is the same connection once more.
     if segment.is_syn() {
-        if outcome == Outcome::Accepted {
-            cookies::unanswered();
-        }
         record(ctx, stats, outcome, packet);
     }
     None

@@ -14,7 +14,7 @@ use aya_ebpf::{
         BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock_ops,
     },
     cty::c_void,
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
+    helpers::{bpf_get_netns_cookie, bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -24,7 +24,10 @@ use bridge_common::{
     maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
 };
 
-use crate::{context::words, given, identity, maps, switches};
+use crate::{
+    context::{socket_cookie, words},
+    given, identity, maps, switches,
+};
 
 /// `-EEXIST`: another listener holds the slot.
 const EEXIST: i64 = -17;
@@ -85,10 +88,8 @@ pub(crate) fn in_attached_netns(ctx: &SockOpsContext) -> bool {
         // SAFETY: allowed for sock_ops where the switch is on.
         unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
     } else {
-        // SAFETY: allowed for sock_ops since Linux 4.12.
-        let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         // SAFETY: the value is a plain integer.
-        unsafe { maps::BOUND.get(&socket) }.copied().unwrap_or(0)
+        unsafe { maps::BOUND.get(&socket_cookie(ctx)) }.copied().unwrap_or(0)
     };
     cookie != 0 && cookie == meta.netns_cookie
 }
@@ -115,8 +116,7 @@ fn insert(ctx: &SockOpsContext, key: &TargetKey, stats: &mut TrackStats) {
             ret => return record(ctx, key, ret, &mut stats.tracked, &mut stats.refused),
         }
     }
-    // SAFETY: allowed for sock_ops since Linux 4.12.
-    let slot = overflow_slot(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+    let slot = overflow_slot(socket_cookie(ctx));
     let ret = update(ctx, key, slot, BPF_ANY);
     record(ctx, key, ret, &mut stats.replaced, &mut stats.refused);
 }

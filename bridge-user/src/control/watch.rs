@@ -94,11 +94,10 @@ impl Watched {
 /// From now on, as far as a clock of seconds can tell: the request itself is sent later.
 fn filter() -> EventsOptions {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let filters: [(&str, &[&str]); 2] =
-        [("type", &["container", "network"]), ("event", &["start", "die", "connect", "disconnect"])];
-    let owned = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect();
-    let filters: HashMap<String, Vec<String>> =
-        filters.into_iter().map(|(key, values)| (key.to_owned(), owned(values))).collect();
+    let filters = HashMap::from([
+        ("type".to_owned(), ["container", "network"].map(str::to_owned).to_vec()),
+        ("event".to_owned(), ["start", "die", "connect", "disconnect"].map(str::to_owned).to_vec()),
+    ]);
     EventsOptions { since: Some(now.to_string()), until: None, filters: Some(filters) }
 }
 

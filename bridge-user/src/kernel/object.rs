@@ -4,7 +4,7 @@ use std::{
     fs::File,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, bail};
@@ -53,9 +53,13 @@ impl EventLevel {
 /// 20 ms of an attach, which loads the object once to try it and once to keep it.
 static SPARE: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
 
+fn spare() -> MutexGuard<'static, Option<EbpfLoader<'static>>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Frees what a process that goes on for long, and loads nothing more, would hold.
 pub fn done_loading() {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    spare().take();
 }
 
 /// Loads the object. With `pins`, each map is taken from `pins/NAME` if it is there, otherwise made and pinned
@@ -65,7 +69,7 @@ pub fn done_loading() {
 /// When the kernel refuses the object; the chain holds the verifier's words.
 pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyhow::Result<Ebpf> {
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    let mut loader = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+    let mut loader = spare().take().unwrap_or_default();
     loader
         .override_global(names::HAVE_INGRESS_IFINDEX, flag(features.ingress_ifindex), true)
         .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
@@ -79,7 +83,7 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
     }
     let mut ebpf = loader.load(OBJECT).context("failed to load the eBPF object")?;
     if pins.is_none() {
-        *SPARE.lock().unwrap_or_else(PoisonError::into_inner) = Some(loader);
+        *spare() = Some(loader);
     }
     load_programs(&mut ebpf, features)?;
     Ok(ebpf)

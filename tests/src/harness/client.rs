@@ -26,7 +26,11 @@ pub(crate) fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStr
 
 /// Connects from the calling thread's namespace, with deadlines on everything after.
 pub(crate) fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, patience(5))?;
+    with_deadlines(TcpStream::connect_timeout(&to, patience(5))?)
+}
+
+/// A stream that waits for nothing for ever, and sends at once.
+pub(crate) fn with_deadlines(stream: TcpStream) -> std::io::Result<TcpStream> {
     stream.set_read_timeout(Some(patience(5)))?;
     stream.set_write_timeout(Some(patience(5)))?;
     stream.set_nodelay(true)?;

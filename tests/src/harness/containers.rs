@@ -69,7 +69,12 @@ impl Stage {
 
     /// `client` gets the page from port 7001 of `container`, by its own busybox.
     pub(crate) fn gets(&self, client: &str, container: &str) -> Result<()> {
-        let said = self.engine.nc(client, self.port_of(container)?, "GET /index.html HTTP/1.0\r\n\r\n")?;
+        self.gets_at(client, self.port_of(container)?)
+    }
+
+    /// `client` gets the page from this address.
+    pub(crate) fn gets_at(&self, client: &str, to: SocketAddr) -> Result<()> {
+        let said = self.engine.nc(client, to, "GET /index.html HTTP/1.0\r\n\r\n")?;
         ensure!(said.ends_with(PAGE), "{client} heard {said:?}");
         Ok(())
     }

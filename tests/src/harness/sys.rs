@@ -1,6 +1,6 @@
 //! The only `unsafe` of the suite: system calls that no safe wrapper offers.
 //!
-//! Covers bpf(2) object listing and what a map holds, other processes' limits, the capability bounding set, traced
+//! Covers bpf(2) object listing and the keys of a map, other processes' limits, the capability bounding set, traced
 //! calls, MPTCP sockets and signals of children. Invariant: every function is a thin shim over one kind of call and
 //! returns owned, checked values.
 

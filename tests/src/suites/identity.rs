@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sendto, socket};
 
 use super::Test;
-use crate::harness::client::{answers, connect, round};
+use crate::harness::client::{answers, connect, round, with_deadlines};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::{Redis, Session};
 use crate::harness::rig::{Moved, Rig};
@@ -160,7 +160,7 @@ fn fast_open_with(text: &[u8], to: SocketAddr) -> Result<TcpStream> {
     let fast_open = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
     let sent = sendto(socket.as_raw_fd(), text, &SockaddrStorage::from(to), fast_open)?;
     ensure!(sent == text.len(), "{sent} bytes were sent");
-    Ok(TcpStream::from(socket))
+    Ok(with_deadlines(TcpStream::from(socket))?)
 }
 
 /// One accepted connection and its client's end.

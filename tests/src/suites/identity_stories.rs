@@ -4,7 +4,7 @@
 //! Invariant: what cannot be made to happen in time (a full map, a place taken between a SYN and its ACK) is written into the
 //! pinned maps; the connections are real, and steered.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,11 +14,10 @@ use bridge_common::{
     maps::{ARRIVING_SLOTS, Arriving, MAX_STORIES, TargetKey},
     names,
 };
-use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Test;
 use crate::harness::client::{answers, connect};
+use crate::harness::endings::reset;
 use crate::harness::pinned;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Port, Service, listener};
@@ -92,12 +91,6 @@ fn forgotten() -> Result<()> {
     expect(0)
 }
 
-fn reset(client: TcpStream) -> Result<()> {
-    let at_once = linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(&client, sockopt::Linger, &at_once)?;
-    Ok(())
-}
-
 fn no_room() -> Result<()> {
     let rig = rig()?;
     let mut stories = pinned::hash::<u64, TargetKey>(&rig.net.host, names::STORIES)?;
@@ -132,7 +125,10 @@ fn overtaken() -> Result<()> {
     let rig = rig()?;
     let mut arriving = pinned::array::<Arriving>(&rig.net.host, names::ARRIVING)?;
     let mut overtaken = pinned::lru_hash::<u64, TargetKey>(&rig.net.host, names::OVERTAKEN)?;
-    rig.net.a1.nft("table inet hold { chain input { type filter hook input priority 0; tcp flags & (syn | ack) == syn | ack drop; }; }")?;
+    rig.net.a1.nft(
+        "table inet hold { chain input { type filter hook input priority 0; \
+         tcp flags & (syn | ack) == syn | ack drop; }; }",
+    )?;
     std::thread::scope(|scope| {
         let connection = scope.spawn(|| looks_local(&rig));
         let held = until("a handshake is under way", patience(10), || waiting(&arriving));
