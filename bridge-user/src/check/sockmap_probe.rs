@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long anything may take. Generous: an emulated kernel is slow.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Question and answer of one exchange, in bytes.
 const MESSAGE: usize = 100;
 /// Exchanges before a connection counts as one the kernel moves, of which it is offered the first few.

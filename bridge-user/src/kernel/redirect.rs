@@ -181,8 +181,9 @@ impl Redirect {
             let before = sys::tcp_facts(&source)?;
             let progress = self.progress(flow.cookie)?;
             if sys::tcp_facts(&source)?.received == before.received {
-                let came = before.received - u64::from(before.fin);
-                let intact = flow.read + progress.passed + progress.redirected == came;
+                let seen = flow.read + progress.passed + progress.redirected;
+                let intact = seen == before.received - u64::from(before.fin)
+                    || (before.closed && seen == before.received);
                 return Ok(Some((intact, progress)));
             }
         }

@@ -238,8 +238,10 @@ pub(crate) struct TcpFacts {
     pub(crate) acknowledged: u64,
     /// `tcpi_bytes_received`: bytes that came from the peer, each once; the FIN counts as one.
     pub(crate) received: u64,
-    /// The peer's FIN has come.
+    /// The peer's FIN has come, or may have.
     pub(crate) fin: bool,
+    /// The connection is over, after FIN or a reset: TCP does not tell which.
+    pub(crate) closed: bool,
 }
 
 /// Reads what TCP knows of a socket, under its lock.
@@ -248,7 +250,8 @@ pub(crate) fn tcp_facts(socket: impl AsFd) -> io::Result<TcpFacts> {
     const BYTES_ACKED: usize = 120 / 8;
     const BYTES_RECEIVED: usize = 128 / 8;
     /// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`.
-    const AFTER_FIN: [u8; 5] = [6, 7, 8, 9, 11];
+    const AFTER_FIN: [u8; 5] = [6, CLOSE, 8, 9, 11];
+    const CLOSE: u8 = 7;
     let mut info = [0u64; BYTES_RECEIVED + 1];
     let mut len = size_of_val(&info) as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
@@ -264,6 +267,7 @@ pub(crate) fn tcp_facts(socket: impl AsFd) -> io::Result<TcpFacts> {
         acknowledged: info[BYTES_ACKED],
         received: info[BYTES_RECEIVED],
         fin: AFTER_FIN.contains(&state),
+        closed: state == CLOSE,
     })
 }
 

@@ -100,12 +100,13 @@ impl Pump {
         Self { client, target, up, down, idle, gone: [false; 2], offer, enrolled: None }
     }
 
-    /// Runs to the end. Dropped midway, both sockets are reset.
-    pub(super) async fn run(mut self, tools: &Tools, counters: &Counters) -> End {
+    /// Runs to the end. The sockets are closed when this is dropped: both are reset unless the end was complete. So what is
+    /// counted before is known to whoever learns of a reset.
+    pub(super) async fn run(&mut self, tools: &Tools, counters: &Counters) -> End {
         let end = poll_fn(|cx| self.poll(cx, tools, counters)).await;
         if end == End::Complete {
-            self.client.close_cleanly();
-            self.target.close_cleanly();
+            self.client.disarm_reset();
+            self.target.disarm_reset();
         }
         end
     }

@@ -2,7 +2,7 @@
 //! only after it said EAGAIN.
 //!
 //! Invariants: a TCP socket of the relay is armed to reset (SO_LINGER with 0 s) from its first moment, and
-//! only [`Stream::close_cleanly`] disarms it. So whatever ends a connection early — an error, a limit, the
+//! only [`Stream::disarm_reset`] disarms it. So whatever ends a connection early — an error, a limit, the
 //! drain deadline, a panic, `kill -9` — is a reset for both peers and never looks like a complete stream.
 //!
 //! Readiness is edge-triggered (epoll through tokio). Only a recv(2) that said EAGAIN proves that nothing is
@@ -97,11 +97,11 @@ impl Stream {
         sockopt::socket_error(self)?
     }
 
-    /// Closes after a complete exchange: what is still in the send queue reaches the peer.
-    pub(super) fn close_cleanly(self) {
+    /// After a complete exchange: when it is closed, what is still in the send queue reaches the peer.
+    pub(super) fn disarm_reset(&self) {
         if self.tcp {
             // Fails only for what is no socket.
-            let _ = sockopt::set_socket_linger(&self, None);
+            let _ = sockopt::set_socket_linger(self, None);
         }
     }
 }

@@ -228,7 +228,8 @@ impl Place {
         let head =
             version.map(|version| proxy_header::encode(version, from, shared.gateway)).unwrap_or_default();
         let offer = self.worker.offer();
-        match Pump::new(client, target, head, limits.idle_timeout, offer).run(tools, counters).await {
+        let mut pump = Pump::new(client, target, head, limits.idle_timeout, offer);
+        match pump.run(tools, counters).await {
             End::Complete => {}
             End::Broken(error) => {
                 counters.resets.add(1);
