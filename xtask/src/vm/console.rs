@@ -75,6 +75,8 @@ pub(super) struct Console {
     trouble: Vec<String>,
     known: Vec<String>,
     failed: Vec<String>,
+    telling: bool,
+    told: Vec<String>,
     unreadable: Vec<String>,
     last: String,
 }
@@ -109,6 +111,11 @@ impl Console {
             self.trouble.push(line.to_owned());
         } else if let Some(name) = line.strip_prefix("test ").and_then(|test| test.strip_suffix("FAILED")) {
             self.failed.push(name.trim_end_matches([' ', '.']).to_owned());
+        } else if line == "failures:" {
+            // The first one heads what each failed test says, the second one a list of their names.
+            self.telling = self.told.is_empty();
+        } else if self.telling {
+            self.told.push(line.to_owned());
         }
     }
 
@@ -132,6 +139,7 @@ impl Console {
         let mut problems: Vec<String> =
             self.trouble.iter().map(|line| format!("the kernel says: {line}")).collect();
         problems.extend(self.failed.iter().map(|test| format!("test failed: {test}")));
+        problems.extend(self.told.iter().map(|line| format!("  {line}")));
         problems
             .extend(self.unreadable.iter().map(|why| format!("failed to read a line of the suite: {why}")));
         match (&self.exit, end) {
@@ -261,12 +269,22 @@ mod tests {
         let console = seen(&[
             GOOD[1],
             (Source::Suite, "test netns::scope ... FAILED"),
+            (Source::Suite, "failures:\r"),
+            (Source::Suite, "---- netns::scope ----\r"),
+            (Source::Suite, "the port is still open\r"),
+            (Source::Suite, "failures:\r"),
+            (Source::Suite, "    netns::scope\r"),
             (Source::Suite, "test result: FAILED. 0 passed; 1 failed; 0 ignored"),
             (Source::Suite, "BRIDGE-VM-OUTCOME exit=101"),
         ]);
         assert_eq!(
             console.problems(End::Off, 0, Scope::Whole),
-            ["test failed: netns::scope", "the suite ended with exit code 101"]
+            [
+                "test failed: netns::scope",
+                "  ---- netns::scope ----",
+                "  the port is still open",
+                "the suite ended with exit code 101"
+            ]
         );
     }
 }

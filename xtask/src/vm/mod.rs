@@ -177,7 +177,10 @@ fn default_jobs() -> usize {
 fn run_kernels(ws: &Workspace, kernels: &[&Kernel], run: &Run<'_>, jobs: usize) -> Result<Matrix> {
     setup::programs(ws, &[Need::Build, Need::Vm], Detail::OnlyWork)?;
     ui::heading(&format!("{} kernels under QEMU, {jobs} at a time", kernels.len()));
-    let queue = Mutex::new(kernels.iter().enumerate());
+    // Those with the most tests first, so that none of them runs alone in the end.
+    let mut order: Vec<_> = kernels.iter().enumerate().collect();
+    order.sort_by_key(|(_, kernel)| kernel.skips);
+    let queue = Mutex::new(order.into_iter());
     let worker = || {
         let next = || queue.lock().ok().and_then(|mut queue| queue.next());
         std::iter::from_fn(next)
