@@ -168,8 +168,9 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judg
     }
     if let Some(listener) = plan::only_mptcp(&facts.listeners, target) {
         let text = format!(
-            "{} is an MPTCP listener now, and the tc program that steers to such is not on {}: attach again, or start the \
-             service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
+            "{} is an MPTCP listener now, and what steers to such is not there, the tc program on {} or the nftables table \
+             bridge_user (`nft flush ruleset` takes it away): attach again, or start the service with MPTCP off (Go programs: \
+             GODEBUG=multipathtcp=0)",
             listener.addr, state.bridge
         );
         return (Readiness::Failed, Some(text));

@@ -66,7 +66,7 @@ fn steered_here() -> anyhow::Result<Report> {
     let facts = Facts {
         listeners: tcp_listeners()?,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
-        mptcp_bridges: instance.mptcp_bridges()?,
+        mptcp_bridges: instance.mptcp()?.bridges(),
     };
     for (id, attachment) in state.list()? {
         let judgement = report::judge(&attachment, links::is_there(&attachment)?, &facts);

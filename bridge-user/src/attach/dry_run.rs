@@ -1,7 +1,7 @@
 //! `attach --dry-run`: what would change, as commands a person can read. Changes nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -13,7 +13,7 @@ use super::{Prepared, owner_name};
 use crate::{
     attachment::{AttachmentState, Identity},
     datapath::Datapath,
-    kernel::{Instance, host, identity, object, pins, tc},
+    kernel::{Instance, host, identity, instance::MptcpSteering, object, pins, tc},
     net::{listeners::Listener, untrack},
     plan,
     report::JSON_VERSION,
@@ -81,7 +81,7 @@ impl Plan {
         let mut steps = Vec::new();
         let mut present = Vec::new();
         let mut registered = HashSet::new();
-        let mut mptcp_bridges = BTreeSet::new();
+        let mut mptcp = MptcpSteering::default();
         let mut tells_identities = false;
         match Instance::open()? {
             None if prepared.steered.is_empty() => {}
@@ -91,12 +91,12 @@ impl Plan {
                     steps.extend(upgrade_steps(prepared, &dir));
                 }
                 present = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
-                mptcp_bridges = instance.mptcp_bridges()?;
+                mptcp = instance.mptcp()?;
                 tells_identities = instance.tells_identities();
                 registered = instance.state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
             }
         }
-        steps.extend(mptcp_steps(prepared, &mptcp_bridges, &dir));
+        steps.extend(mptcp_steps(prepared, &mptcp, &dir));
         if !tells_identities && prepared.steered.iter().any(|state| state.identity == Identity::Loopback) {
             steps.extend(identity::PROGRAMS.map(|program| link_step(program, &dir)));
         }
@@ -156,17 +156,17 @@ fn link_step(program: &str, dir: &Path) -> String {
 }
 
 /// What steering to MPTCP listeners needs, now or when a service begins to listen so.
-fn mptcp_steps(prepared: &Prepared, there: &BTreeSet<u32>, dir: &Path) -> Vec<String> {
+fn mptcp_steps(prepared: &Prepared, there: &MptcpSteering, dir: &Path) -> Vec<String> {
     if prepared.features.is_none_or(|features| !features.mptcp_helper) {
         return Vec::new();
     }
     let missing: BTreeMap<u32, &str> = prepared
         .steered
         .iter()
-        .filter(|state| !there.contains(&state.ifindex))
+        .filter(|state| !there.attached.contains(&state.ifindex))
         .map(|state| (state.ifindex, state.bridge.as_str()))
         .collect();
-    let table = (there.is_empty() && !missing.is_empty()).then(|| format!("nft '{}'", untrack::RULES));
+    let table = (!there.table && !prepared.steered.is_empty()).then(|| format!("nft '{}'", untrack::RULES));
     let attach = missing.iter().map(|(ifindex, bridge)| {
         let pin = tc::link_pin(dir, *ifindex);
         format!(

@@ -225,7 +225,7 @@ fn mptcp_steering(
     if !request.specs.iter().any(|spec| plan::is_mptcp(listeners, &spec.target)) {
         return Ok(Ok(()));
     }
-    let known = instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|all| !all.is_empty()))?;
+    let known = instance.map_or(Ok(false), |instance| instance.mptcp().map(|there| there.table))?;
     if known {
         return Ok(Ok(()));
     }

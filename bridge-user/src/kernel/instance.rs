@@ -29,6 +29,22 @@ pub struct Instance {
     pub state: State,
 }
 
+/// What steers to MPTCP listeners.
+#[derive(Default)]
+pub struct MptcpSteering {
+    /// The nftables table that the tc program needs is there.
+    pub table: bool,
+    /// The interfaces the tc program is attached to.
+    pub attached: BTreeSet<u32>,
+}
+
+impl MptcpSteering {
+    /// The interfaces over which connections can be steered.
+    pub fn bridges(self) -> BTreeSet<u32> {
+        if self.table { self.attached } else { BTreeSet::new() }
+    }
+}
+
 /// The only way to change an instance: it proves the lock is held.
 pub struct Writer {
     dir: PinDir,
@@ -66,7 +82,11 @@ impl Instance {
         if u64::from(sys::link_facts(link.as_fd())?.netns_inode) != host::netns_inode()? {
             return Ok(None);
         }
-        Ok(Some(Self::from_pins(dir)?))
+        match Self::from_pins(dir) {
+            // Its last attachment was detached meanwhile.
+            Err(_) if !PinDir::current()?.is_published().with_context(closed)? => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 
     pub(super) fn from_pins(dir: PinDir) -> anyhow::Result<Self> {
@@ -87,13 +107,20 @@ impl Instance {
         sweep_mptcp(&self.dir.path(), &self.state)
     }
 
-    /// The interfaces over which connections can be steered to MPTCP listeners.
+    /// What steers to MPTCP listeners, as far as nobody took it away.
     ///
     /// # Errors
-    /// When the pins cannot be read.
-    pub fn mptcp_bridges(&self) -> anyhow::Result<BTreeSet<u32>> {
+    /// When the pins cannot be read, or the kernel not be asked.
+    pub fn mptcp(&self) -> anyhow::Result<MptcpSteering> {
         let path = self.dir.path();
-        tc::attached(&path).with_context(|| format!("failed to read {}", path.display()))
+        let marked = tc::attached(&path).with_context(|| format!("failed to read {}", path.display()))?;
+        let mut attached = BTreeSet::new();
+        for ifindex in marked {
+            if tc::is_attached(&path, ifindex)? {
+                attached.insert(ifindex);
+            }
+        }
+        Ok(MptcpSteering { table: !attached.is_empty() && tc::has_table(&path), attached })
     }
 
     /// Whether services can be shown local clients.
@@ -237,13 +264,17 @@ impl Session {
     /// # Errors
     /// When the kernel or nft(8) refuses; plain listeners are served nevertheless.
     pub fn steer_mptcp(&mut self, wanted: &[AttachmentState]) -> anyhow::Result<()> {
+        let path = self.path.clone();
         let bridges: BTreeSet<u32> = wanted.iter().map(|state| state.ifindex).collect();
-        let missing: Vec<u32> =
-            bridges.into_iter().filter(|index| !tc::is_attached(&self.path, *index)).collect();
-        if missing.is_empty() || !self.features.mptcp_helper {
+        let mut missing = Vec::new();
+        for ifindex in bridges {
+            if !tc::is_attached(&path, ifindex)? {
+                missing.push(ifindex);
+            }
+        }
+        if (missing.is_empty() && tc::has_table(&path)) || !self.features.mptcp_helper {
             return Ok(());
         }
-        let path = self.path.clone();
         let ebpf = self.loaded()?;
         tc::ensure_table(&path, ebpf)?;
         for ifindex in missing {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use aya::maps::MapError;
 use bridge_common::maps::{LISTENER_SLOTS, TargetKey, overflow_slot};
 
 use super::{state::State, sys};
@@ -24,7 +25,8 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
 /// Registers every listener of the calling thread's namespace that some attachment wants and that is not registered
-/// yet. Of MPTCP listeners, which a SOCKMAP refuses, only the address is noted; those bound to an interface are left out.
+/// yet. Of MPTCP listeners, which a SOCKMAP refuses, only the address is noted, and no address that has none any more; those
+/// bound to an interface are left out.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
@@ -32,17 +34,18 @@ pub fn register_existing(state: &mut State) -> anyhow::Result<()> {
     let wanted: HashSet<TargetKey> =
         state.maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")?;
     let known: HashSet<u64> = state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
-    let (mptcp, plain): (Vec<_>, Vec<_>) = tcp_listeners()?
-        .into_iter()
-        .filter(|listener| listener.device == 0)
-        .map(|listener| (TargetKey::new(listener.addr.ip().into(), listener.addr.port()), listener))
-        .filter(|(key, _)| wanted.contains(key))
-        .partition(|(_, listener)| listener.mptcp);
-    for (key, _) in mptcp {
+    let mut listeners = wanted_listeners(&wanted)?;
+    if forget_mptcp_except(state, &mptcp_keys(&listeners))? {
+        // One that began to listen meanwhile may have been noted in the kernel, and forgotten here.
+        listeners = wanted_listeners(&wanted)?;
+    }
+    for key in mptcp_keys(&listeners) {
         state.maps.mptcp.insert(key, 1, 0).context("failed to write map MPTCP")?;
     }
-    let mut missing: Vec<(TargetKey, Listener)> =
-        plain.into_iter().filter(|(_, listener)| !known.contains(&listener.cookie)).collect();
+    let mut missing: Vec<(TargetKey, Listener)> = listeners
+        .into_iter()
+        .filter(|(_, listener)| !listener.mptcp && !known.contains(&listener.cookie))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -56,6 +59,35 @@ pub fn register_existing(state: &mut State) -> anyhow::Result<()> {
         register_one(map, &key, &listener, owner)?;
     }
     Ok(())
+}
+
+fn wanted_listeners(wanted: &HashSet<TargetKey>) -> anyhow::Result<Vec<(TargetKey, Listener)>> {
+    let all = tcp_listeners()?
+        .into_iter()
+        .filter(|listener| listener.device == 0)
+        .map(|listener| (TargetKey::new(listener.addr.ip().into(), listener.addr.port()), listener));
+    Ok(all.filter(|(key, _)| wanted.contains(key)).collect())
+}
+
+fn mptcp_keys(listeners: &[(TargetKey, Listener)]) -> HashSet<TargetKey> {
+    listeners.iter().filter(|(_, listener)| listener.mptcp).map(|(key, _)| *key).collect()
+}
+
+/// Forgets the addresses that had an MPTCP listener, but for those in `keep`; returns whether there were any.
+///
+/// # Errors
+/// When the map cannot be read or written.
+pub fn forget_mptcp_except(state: &mut State, keep: &HashSet<TargetKey>) -> anyhow::Result<bool> {
+    let noted: Vec<_> = state.maps.mptcp.keys().filter_map(Result::ok).collect();
+    let stale: Vec<_> = noted.into_iter().filter(|key| !keep.contains(key)).collect();
+    for key in &stale {
+        match state.maps.mptcp.remove(key) {
+            // A plain listener came there meanwhile, and the tracking program removed it.
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
+            result => result.context("failed to clean map MPTCP")?,
+        }
+    }
+    Ok(!stale.is_empty())
 }
 
 fn register_one(

@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use super::{
     maps::Maps,
     object::{BUILD_ID, EventLevel},
-    register::register_existing,
+    register::{forget_mptcp_except, register_existing},
     sys,
 };
 use crate::{
@@ -273,6 +273,7 @@ impl State {
         for key in targets.iter().filter(|key| !wanted.contains(key)) {
             self.maps.targets.remove(key).context("failed to clean map TARGETS")?;
         }
+        forget_mptcp_except(self, wanted)?;
         let fd = self.maps.listeners.fd().as_fd();
         for key in self.listener_keys()? {
             if !wanted.contains(&TargetKey::new(key.addr, key.port)) {

@@ -28,6 +28,7 @@ use bridge_common::names;
 
 use super::{object, sys};
 use crate::net::{
+    NetError,
     links::{self, Link},
     qdisc, untrack,
 };
@@ -58,13 +59,26 @@ const TABLE_MARK: &str = "table_bridge_user";
 /// # Errors
 /// When nft(8) is missing or refuses.
 pub fn ensure_table(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    if has_table(dir) {
+        return Ok(());
+    }
     let mark = dir.join(TABLE_MARK);
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    set_mark(program, &mark)?;
+    untrack::install().inspect_err(|_| drop(fs::remove_file(&mark)))
+}
+
+/// Whether the nftables table is there. Who may not ask the kernel believes the mark.
+pub fn has_table(dir: &Path) -> bool {
+    dir.join(TABLE_MARK).exists() && untrack::is_installed().unwrap_or(true)
+}
+
+/// A process that was killed may have left the mark without what it stands for.
+fn set_mark(program: &mut SchedClassifier, mark: &Path) -> anyhow::Result<()> {
     if mark.exists() {
         return Ok(());
     }
-    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
-    program.pin(&mark).with_context(|| format!("failed to pin {}", mark.display()))?;
-    untrack::install().inspect_err(|_| drop(fs::remove_file(&mark)))
+    program.pin(mark).with_context(|| format!("failed to pin {}", mark.display()))
 }
 
 /// Takes the program off every interface but those in `keep`, and with the last one the table.
@@ -95,7 +109,7 @@ fn remove_table(dir: &Path) -> anyhow::Result<()> {
 /// When the kernel refuses; nothing is left attached then.
 pub fn ensure(dir: &Path, ebpf: &mut Ebpf, link: &Link) -> anyhow::Result<()> {
     let failed = || format!("failed to attach program {} to {}", names::PROG_STEER_TC, link.name);
-    if is_attached(dir, link.index) {
+    if is_attached(dir, link.index)? {
         return Ok(());
     }
     let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
@@ -151,10 +165,10 @@ fn has_no_tcx(error: &io::Error) -> bool {
 
 fn attach_filter(dir: &Path, program: &mut SchedClassifier, link: &Link) -> anyhow::Result<()> {
     if !qdisc::has_clsact(link.index)? {
-        program.pin(qdisc_mark(dir, link.index))?;
+        set_mark(program, &qdisc_mark(dir, link.index))?;
         tc::qdisc_add_clsact(&link.name)?;
     }
-    program.pin(filter_mark(dir, link.index))?;
+    set_mark(program, &filter_mark(dir, link.index))?;
     let id = attach_clsact(program, &link.name)?;
     // Without its owner the filter stays until it is removed by priority and handle.
     std::mem::forget(program.take_link(id)?);
@@ -174,7 +188,7 @@ pub fn upgrade(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
             let old = sys::obj_get(&pin).with_context(failed)?;
             sys::link_update(old.as_fd(), object::program_fd(ebpf, names::PROG_STEER_TC)?.as_fd())
                 .with_context(failed)?;
-        } else if filter_mark(dir, ifindex).exists() {
+        } else if is_attached(dir, ifindex)? {
             let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
             let old = SchedClassifierLink::attached(&link.name, INGRESS, PRIORITY, HANDLE, None)?;
             let id = program.attach_to_link(old).with_context(failed)?;
@@ -226,9 +240,15 @@ fn remove_qdisc(dir: &Path, link: &Link) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the program is attached to an interface.
-pub fn is_attached(dir: &Path, ifindex: u32) -> bool {
-    link_pin(dir, ifindex).exists() || filter_mark(dir, ifindex).exists()
+/// Whether the program is attached to an interface. A filter, unlike a link, anybody can take off.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn is_attached(dir: &Path, ifindex: u32) -> Result<bool, NetError> {
+    if link_pin(dir, ifindex).exists() {
+        return Ok(true);
+    }
+    Ok(filter_mark(dir, ifindex).exists() && qdisc::has_ingress_filter(ifindex, PRIORITY, HANDLE.into())?)
 }
 
 /// Whether something outside the directory has to be undone with it.

@@ -47,13 +47,29 @@ pub fn has_clsact(ifindex: u32) -> Result<bool, NetError> {
 /// [`NetError::Netlink`] if the kernel cannot be asked.
 pub fn has_filters(ifindex: u32) -> Result<bool, NetError> {
     for parent in [INGRESS, EGRESS] {
-        let filters = dump(NETLINK_ROUTE, libc::RTM_GETTFILTER, &request(ifindex, 0, parent))
-            .map_err(|cause| NetError::Netlink { action: "list filters", cause })?;
-        if !filters.is_empty() {
+        if !filters(ifindex, parent)?.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a filter with this priority and handle hangs on the interface's clsact qdisc at ingress.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn has_ingress_filter(ifindex: u32, priority: u16, handle: u32) -> Result<bool, NetError> {
+    let is_it = |payload: &Vec<u8>| {
+        // `tcm_info` has the priority in its upper half.
+        u32_at(payload, 8) == Some(handle)
+            && u32_at(payload, 16).map(|info| info >> 16) == Some(priority.into())
+    };
+    Ok(filters(ifindex, INGRESS)?.iter().any(is_it))
+}
+
+fn filters(ifindex: u32, parent: u32) -> Result<Vec<Vec<u8>>, NetError> {
+    dump(NETLINK_ROUTE, libc::RTM_GETTFILTER, &request(ifindex, 0, parent))
+        .map_err(|cause| NetError::Netlink { action: "list filters", cause })
 }
 
 /// Takes the clsact qdisc off, with every filter on it.

@@ -9,11 +9,14 @@
 //! Invariants: the table is put there as a whole in one transaction, and removed as a whole; nothing else is changed.
 
 use std::{
-    io::Write as _,
+    io::{self, Write as _},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, bail};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::netlink::{get, push_attribute};
 
 /// The table, as nft(8) reads it.
 pub const RULES: &str = "table inet bridge_user { chain steer_tc { type filter hook prerouting priority raw; policy accept; \
@@ -21,6 +24,27 @@ pub const RULES: &str = "table inet bridge_user { chain steer_tc { type filter h
 
 /// Works whether the table is there or not.
 const REMOVE: &str = "add table inet bridge_user\ndelete table inet bridge_user\n";
+
+/// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_GETTABLE` of linux/netfilter.
+const GET_TABLE: u16 = 10 << 8 | 1;
+/// `struct nfgenmsg`: `NFPROTO_INET`, version 0, no resource.
+const INET: [u8; 4] = [1, 0, 0, 0];
+/// `NFTA_TABLE_NAME` of linux/netfilter/nf_tables.h.
+const NAME: u16 = 1;
+
+/// Whether the calling thread's network namespace has the table: `nft flush ruleset`, with which many firewalls begin to
+/// reload, takes it away like any other.
+///
+/// # Errors
+/// That of the kernel: EPERM without CAP_NET_ADMIN.
+pub fn is_installed() -> io::Result<bool> {
+    let mut body = INET.to_vec();
+    push_attribute(&mut body, NAME, b"bridge_user\0");
+    match get(NETLINK_NETFILTER, GET_TABLE, &body) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        answer => answer.map(|_| true),
+    }
+}
 
 /// Puts the table into the calling thread's network namespace.
 ///

@@ -45,7 +45,7 @@ pub(crate) fn local(port: u16) -> SocketAddr {
 }
 
 /// What a Docker engine loads: local DNAT, masquerading per subnet, filtered forwarding.
-const DOCKER_LIKE_RULES: &str = r#"
+pub(crate) const DOCKER_LIKE_RULES: &str = r#"
 table ip nat {
     chain DOCKER {
         iifname != "br-a" tcp dport 8080 counter dnat to 172.30.1.11:80
