@@ -16,21 +16,21 @@ use bridge_common::maps::{
 };
 
 /// Index 0 → what this instance is. Writer: userspace, when it publishes or upgrades the instance. Readers:
-/// `track` (the namespace cookie), userspace.
+/// `track` and the identity programs (the namespace cookie), userspace.
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
 
-/// (interface, gateway, port) → attachment id. Writer: userspace. Reader: `steer`. An entry lives as long as its
+/// (interface, gateway, port) → attachment id. Writer: userspace. Readers: `steer`, `steer_tc`. An entry lives as long as its
 /// attachment; one whose attachment is missing has no effect.
 #[map]
 pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_RULES, 0);
 
 /// Attachment id → attachment. Writer: userspace; the insert is the commit point of an attach, the delete that of a
-/// detach. Readers: `steer`, userspace.
+/// detach. Readers: `steer`, `steer_tc`, userspace.
 #[map]
 pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 
-/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Reader: `steer`. A set is complete before
+/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Readers: `steer`, `steer_tc`. A set is complete before
 /// the attachment that names it is written, and removed after.
 #[map]
 pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_ALLOW, 0);
@@ -45,7 +45,7 @@ pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(M
 #[map]
 pub(crate) static MPTCP: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
-/// Attachment id → counters. Writer: `steer`; userspace makes and removes the entries. Reader: userspace.
+/// Attachment id → counters. Writers: `steer`, `steer_tc`; userspace makes and removes the entries. Reader: userspace.
 #[map]
 pub(crate) static STATS: PerCpuHashMap<u32, Stats> = PerCpuHashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 

@@ -60,7 +60,7 @@ fn track(ctx: &SockOpsContext) {
     }
     if is_mptcp(ctx.ops) {
         stats.mptcp += 1;
-        // Full only when there are more targets than the map of targets holds.
+        // As large as the map of targets, and only targets are in it.
         let _ = maps::MPTCP.insert(&key, &1, 0);
         debug!(ctx, "mptcp-listener on port {}", key.port);
         return;

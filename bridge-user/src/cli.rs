@@ -155,10 +155,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct DetachArgs {
-    /// Attachment or service names
+    /// Names of attachments, services or containers, or ports; a name that means nothing is an error, and the others
+    /// are detached
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Everything in this network namespace
+    /// Everything of this network namespace, and what it attached inside containers
     #[arg(long)]
     all: bool,
 }

@@ -16,7 +16,8 @@ use crate::{
 /// Detaches every attachment that one of `names` means. Returns their names.
 ///
 /// # Errors
-/// When a name means nothing (nothing is detached then), or the kernel refuses.
+/// When a name means nothing, or the kernel refuses. What the other names mean is detached nevertheless: who wants several
+/// closed shall not find them open because one was closed before.
 pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
     let relays = Relays::find()?;
@@ -26,14 +27,16 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     for container in &containers {
         steered.extend(container.attachments()?);
     }
-    for name in names {
-        let is_steered = steered.iter().any(|state| state.is_meant_by(name));
-        if !is_steered && !relays.entries().any(|entry| entry.is_meant_by(name)) {
-            let steered: Vec<_> = steered.iter().map(AttachmentState::name).collect();
-            let known = plan::known(steered.iter().chain(relays.entries().map(|entry| &entry.name)));
-            bail!("failed to detach {name}: no attachment or service has this name: {known}");
-        }
-    }
+    let is_there = |name: &&String| {
+        steered.iter().any(|state| state.is_meant_by(name))
+            || relays.entries().any(|entry| entry.is_meant_by(name))
+    };
+    let unknown: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
+    let all: Vec<_> = steered
+        .iter()
+        .map(AttachmentState::name)
+        .chain(relays.entries().map(|entry| entry.name.clone()))
+        .collect();
     let mut detached = relays.stop(|entry| names.iter().any(|name| entry.is_meant_by(name)))?;
     let meant = |state: &AttachmentState| names.iter().any(|name| state.is_meant_by(name));
     detached.extend(owned::detach_here(meant)?);
@@ -41,6 +44,18 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
         detached.extend(container.detach(meant)?);
     }
     detached.sort();
+    if !unknown.is_empty() {
+        let known = plan::known(all.iter().filter(|name| !detached.contains(name)));
+        let done = if detached.is_empty() {
+            String::new()
+        } else {
+            format!("; {} is detached", plan::list(&detached))
+        };
+        bail!(
+            "failed to detach {}: no attachment or service has this name: {known}{done}",
+            plan::list(unknown)
+        );
+    }
     Ok(detached)
 }
 

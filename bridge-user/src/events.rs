@@ -39,18 +39,39 @@ fn run_here(follow: bool) -> anyhow::Result<()> {
     let Some(instance) = Instance::open()? else {
         bail!("failed to read events: nothing is attached in this network namespace: attach a service first");
     };
-    let mut events = Events::of_program(instance.steer_program_id()?)?;
+    let mut source = Source::new(instance)?;
     loop {
-        let batch = events.drain();
-        if !batch.is_empty() && print(&instance, &batch)? == Printed::ReaderGone {
+        let batch = source.events.drain();
+        if !batch.is_empty() && print(&source.instance, &batch)? == Printed::ReaderGone {
             return Ok(());
         }
         if !follow {
             return Ok(());
         }
-        if !events.wait(STILL_THERE)? && Instance::open()?.is_none() {
-            bail!("failed to follow events: the last attachment was detached");
+        if !source.events.wait(STILL_THERE)? {
+            // After the last detach another attach may have come: then the channel is another one.
+            match Instance::open()? {
+                None => bail!("failed to follow events: the last attachment was detached"),
+                Some(now) if now.steer_program_id()? != source.program => source = Source::new(now)?,
+                Some(_) => {}
+            }
         }
+    }
+}
+
+/// An instance and its event channel.
+struct Source {
+    instance: Instance,
+    /// Id of the program the channel was found by.
+    program: u32,
+    events: Events,
+}
+
+impl Source {
+    fn new(instance: Instance) -> anyhow::Result<Self> {
+        let program = instance.steer_program_id()?;
+        let events = Events::of_program(program)?;
+        Ok(Self { instance, program, events })
     }
 }
 

@@ -70,7 +70,7 @@ fn attachment(
     // A relay joins any family to any target.
     let (own, allow) = match spec.target.tcp().filter(|_| !datapath.is_relay()) {
         Some(target) => steered(network, target, match_ifindex)?,
-        None => (bridge.addrs.clone(), allowed_to_relay(network)),
+        None => (bridge.addrs.clone(), allowed_to_relay(network)?),
     };
     let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
     if let Some(host) =
@@ -115,27 +115,47 @@ fn steered(
             bridge.name
         ));
     }
-    let subnets: Vec<IpNet> = own.iter().map(IpNet::trunc).collect();
-    let allow = allowed(&network.allow, &subnets, target, match_ifindex)?;
+    let subnets = subnets(&own);
+    let allow = if network.allow.is_empty() {
+        everybody(subnets, &bridge.name, &own)?
+    } else {
+        allowed(&network.allow, &subnets, target, match_ifindex)?
+    };
     Ok((own, allow))
 }
 
-fn allowed_to_relay(network: &Network) -> BTreeSet<IpNet> {
-    let asked = if network.allow.is_empty() { &network.bridge.addrs } else { &network.allow };
-    asked.iter().map(IpNet::trunc).collect()
+fn allowed_to_relay(network: &Network) -> Result<BTreeSet<IpNet>, String> {
+    let bridge = &network.bridge;
+    if network.allow.is_empty() {
+        return everybody(subnets(&bridge.addrs), &bridge.name, &bridge.addrs);
+    }
+    Ok(network.allow.iter().map(IpNet::trunc).collect())
 }
 
-/// The allow-list for one family. Without `ingress_ifindex` the source subnet is the only proof that a connection came
+/// Where containers are, by the addresses of their bridge: one with a full prefix, as of a virtual IP, says nothing of that.
+fn subnets(own: &[IpNet]) -> BTreeSet<IpNet> {
+    own.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::trunc).collect()
+}
+
+/// The allow-list where nobody asked for one.
+fn everybody(subnets: BTreeSet<IpNet>, bridge: &str, own: &[IpNet]) -> Result<BTreeSet<IpNet>, String> {
+    if subnets.is_empty() {
+        return Err(format!(
+            "{bridge} has no subnet whose containers could be let in, only {}: say with --allow who may connect",
+            list(own)
+        ));
+    }
+    Ok(subnets)
+}
+
+/// The allow-list that was asked for, for one family. Without `ingress_ifindex` the source subnet is the only proof that a connection came
 /// over the bridge, so a wider list is refused there.
 fn allowed(
     asked: &[IpNet],
-    subnets: &[IpNet],
+    subnets: &BTreeSet<IpNet>,
     target: SocketAddr,
     match_ifindex: bool,
 ) -> Result<BTreeSet<IpNet>, String> {
-    if asked.is_empty() {
-        return Ok(subnets.iter().copied().collect());
-    }
     let all = asked;
     let asked: BTreeSet<IpNet> =
         all.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv4() == target.is_ipv4()).collect();

@@ -94,6 +94,19 @@ fn the_gateway_is_not_a_source() {
 }
 
 #[test]
+fn a_virtual_ip_on_the_bridge_is_a_gateway_and_lets_nobody_in() {
+    for spec in ["redis", "db=5432:unix:/run/db"] {
+        let all = plan(&[spec], network(&["172.30.1.1/24", "10.9.9.9/32"], &[]), true).unwrap();
+        assert_eq!(list(&all[0].gateways), "10.9.9.9, 172.30.1.1");
+        assert_eq!(list(&all[0].allow), "172.30.1.0/24");
+        let error = plan(&[spec], network(&["10.9.9.9/32"], &[]), true).unwrap_err();
+        assert!(error.contains("only 10.9.9.9/32: say with --allow"), "{error}");
+        let all = plan(&[spec], network(&["10.9.9.9/32"], &["10.1.0.0/16"]), true).unwrap();
+        assert_eq!(list(&all[0].allow), "10.1.0.0/16");
+    }
+}
+
+#[test]
 fn allow_is_normalised_and_limited_to_the_subnet_on_old_kernels() {
     let all = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), true).unwrap();
     assert_eq!(list(&all[0].allow), "10.0.0.0/8");

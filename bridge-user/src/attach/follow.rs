@@ -75,7 +75,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Attaches if the container runs and this run is not the attached one.
+    /// Attaches if the container runs and this run is not the attached one. What was attached before a failure may be on an
+    /// interface that is gone: a container that leaves a network and comes back looks the same to Docker.
     fn look(&mut self, found: Result<Running, DockerError>) {
         match found {
             Ok(running) if self.attached.as_ref() == Some(&running) => self.retry = None,
@@ -86,12 +87,12 @@ impl<'a> Follower<'a> {
                     eprintln!("bridge-user: attached {names} again");
                 }
                 Err(error) => {
-                    self.retry = Some(next_retry(self.retry));
+                    (self.attached, self.retry) = (None, Some(next_retry(self.retry)));
                     self.say(format!("{error:#}"));
                 }
             },
             Err(error) => {
-                self.retry = None;
+                (self.attached, self.retry) = (None, None);
                 self.say(error.to_string());
             }
         }

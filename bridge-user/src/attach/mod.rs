@@ -301,7 +301,7 @@ fn refuse_bound(state: &AttachmentState, listeners: &[Listener]) -> anyhow::Resu
     };
     let owner = owner_name(listener);
     let reached =
-        state.target.tcp().filter(|&target| listener.addr.ip().is_unspecified() && listener.serves(target));
+        state.target.tcp().filter(|&target| listener.is_on_every_address() && listener.serves(target));
     if let Some(target) = reached {
         bail!(
             "{owner} listens on {}, every address including the gateway, so containers and everybody else reach it \

@@ -155,7 +155,10 @@ fn kernel_capabilities(features: Features) -> [Capability; 4] {
             "sk_lookup",
             features.sk_lookup,
             true,
-            ["connections can be steered", "use Linux 5.9 or newer, or forward the port with socat"],
+            [
+                "connections can be steered",
+                "attach relays instead, with --foreground; steering needs Linux 5.9 or newer",
+            ],
         ),
         feature(
             "ingress_ifindex",
@@ -190,7 +193,10 @@ fn kernel_capabilities(features: Features) -> [Capability; 4] {
 
 fn probed_capabilities(features: Features) -> Vec<Capability> {
     let consequences = [
-        ("steer", ["containers reach loopback listeners in the kernel", "attach is not possible"]),
+        (
+            "steer",
+            ["containers reach loopback listeners in the kernel", "attach relays instead, with --foreground"],
+        ),
         (
             "listener_tracking",
             ["a restarted service is served again by itself", "attach again after each restart"],

@@ -222,9 +222,15 @@ impl PinDir {
                 Ok(())
             }
             // No process is in a container's namespace once it is gone. Others may be kept by name.
-            Ok(None) if owner != 0 => remove_pins(&path),
+            Ok(None) if owner != 0 || self.has_ended() => remove_pins(&path),
             Ok(None) | Err(_) => Ok(()),
         }
+    }
+
+    /// Whether the namespace is gone for certain: the kernel took the steering program off (`netns_bpf_pernet_pre_exit`,
+    /// kernel/bpf/net_namespace.c), and the link tells of no namespace any more.
+    fn has_ended(&self) -> bool {
+        link_inode(&self.commit_pin()).is_ok_and(|inode| inode == 0)
     }
 
     /// Removes everything that is pinned for a namespace that is gone. Needs the lock.

@@ -49,7 +49,7 @@ pub struct Listener {
 
 impl Listener {
     /// Whether a connection to `target` on the host would reach this listener: same port, and bound to that
-    /// address or to one that includes it (0.0.0.0, `::`, the IPv4-mapped form). The kernel prefers the most
+    /// address or to one that includes it (0.0.0.0, `::`, the IPv4-mapped forms). The kernel prefers the most
     /// specific of several such listeners.
     pub fn serves(&self, target: SocketAddr) -> bool {
         if self.addr.port() != target.port() {
@@ -61,11 +61,14 @@ impl Listener {
         if same_family {
             return bound == wanted || bound.is_unspecified();
         }
-        dual_stack && wanted.is_ipv4() && (bound.is_unspecified() || bound.to_canonical() == wanted)
+        dual_stack && wanted.is_ipv4() && (self.is_on_every_address() || bound.to_canonical() == wanted)
     }
-}
 
-impl Listener {
+    /// Whether it is bound to 0.0.0.0, also in its IPv4-mapped form (as .NET does), or to `::`.
+    pub fn is_on_every_address(&self) -> bool {
+        self.addr.ip().to_canonical().is_unspecified()
+    }
+
     /// Whether connections to `target` that arrive on a bridge can be steered to this listener. One bound to an
     /// interface (`lo`, say) would take the SYN and then lose the rest: its connections match that interface only.
     pub fn can_serve(&self, target: SocketAddr) -> bool {

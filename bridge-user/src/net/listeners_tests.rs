@@ -142,6 +142,8 @@ fn serves_compares_port_family_and_address() {
         ("[::]:80", Some(true), "127.0.0.1:80", false),
         ("[::ffff:127.0.0.1]:80", Some(false), "127.0.0.1:80", true),
         ("[::ffff:127.0.0.2]:80", Some(false), "127.0.0.1:80", false),
+        ("[::ffff:0.0.0.0]:80", Some(false), "127.0.0.1:80", true),
+        ("[::ffff:0.0.0.0]:80", Some(false), "[::1]:80", false),
     ] {
         let target = target.parse().expect("target");
         assert_eq!(listener(bound, v6only).serves(target), expected, "{bound} {target}");

@@ -110,9 +110,11 @@ fn explain(owner: &Owner, error: io::Error) -> io::Error {
         Some(libc::ESRCH | libc::EBADF) => {
             (io::ErrorKind::NotFound, "the service stopped or closed it, look it up again")
         }
-        Some(libc::EPERM | libc::EACCES) => {
-            (io::ErrorKind::PermissionDenied, "run as root or with CAP_SYS_PTRACE")
-        }
+        Some(libc::EPERM | libc::EACCES) => (
+            io::ErrorKind::PermissionDenied,
+            "run as root or with CAP_SYS_PTRACE; where kernel.yama.ptrace_scope is 3 or a security module forbids it to \
+                 root too, stop the service, attach, and start it",
+        ),
         Some(libc::ENOSYS) => (io::ErrorKind::Unsupported, "Linux 5.6 or newer has pidfd_getfd"),
         _ => (error.kind(), "try again"),
     };

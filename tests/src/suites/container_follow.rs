@@ -163,6 +163,11 @@ fn networks(stage: &mut Stage) -> Result<()> {
     stage.engine.container("far", &["--network", "other"])?;
     let mut process = Foreground::start(&cli, &ATTACH[1..])?;
     stage.served()?;
+    // It comes back on another interface, with everything else as it was.
+    stage.engine.docker(&["network", "disconnect", "app", "web"])?;
+    process.says(&["web", "address on no network"])?;
+    stage.engine.docker(&["network", "connect", "app", "web"])?;
+    heals(stage, &process)?;
     stage.engine.docker(&["network", "connect", "other", "web"])?;
     process.says(&["attached", FAR, "again"])?;
     let to = at(stage.engine.address("web", "other")?, 7001);
