@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use super::sys::{BpfKind, bpf_name, next_bpf_id};
@@ -48,7 +50,9 @@ impl KernelIds {
 
     fn wait(&self, what: &str, settled: impl Fn(&Self) -> bool) -> Result<()> {
         let mut now = Self::take()?;
-        let outcome = until("BPF objects settle", patience(10), || {
+        // A namespace holds its tc filters for as long as an MPTCP socket lingers there: 60 s (TCP_TIMEWAIT_LEN).
+        let limit = patience(20).max(Duration::from_secs(90));
+        let outcome = until("BPF objects settle", limit, || {
             now = Self::take()?;
             Ok(settled(&now).then_some(()))
         });

@@ -6,7 +6,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{Backlog, listen};
@@ -16,6 +16,7 @@ use super::client::{connect, dial};
 use super::endings::expect_bytes;
 use super::floor::sockmap_is_trusted;
 use super::foreground::Foreground;
+use super::kernel_ids::KernelIds;
 use super::rig::Rig;
 use super::service::{Port, listener};
 use super::topology::{GATEWAY_A, at, local};
@@ -114,36 +115,32 @@ pub(crate) struct Stage {
     pub(crate) datapath: Datapath,
 }
 
-/// Bytes of connections that the kernel repeated, as the relays of this process counted them.
-static REPEATED: AtomicU64 = AtomicU64::new(0);
+/// Whether a relay whose counters were read has counted a connection in which the kernel repeated bytes.
+static REPEATED: AtomicBool = AtomicBool::new(false);
 
 /// Runs a trial of the sockmap relay, and again if it failed while the kernel repeated bytes of a connection, which the
 /// relay then resets: that is the kernel's fault, counted as such, and shows on a busy machine.
 pub(crate) fn unless_repeated<T>(run: impl Fn() -> Result<T>) -> Result<T> {
     const TRIES: usize = 3;
+    let ids = KernelIds::take()?;
     for _ in 1..TRIES {
-        REPEATED.store(0, Relaxed);
+        REPEATED.store(false, Relaxed);
         match run() {
-            Err(error) if REPEATED.load(Relaxed) > 0 => {
-                note(format!("again, after repeated bytes: {error:#}"))
+            Err(error) if REPEATED.load(Relaxed) => {
+                note(format!("again, after repeated bytes: {error:#}"));
             }
             outcome => return outcome,
         }
+        // The kernel frees what the failed try held later, which is not to disturb what the next one counts.
+        ids.wait_nothing_new().context("between two tries, after repeated bytes")?;
     }
     run()
 }
 
-/// Takes in a relay's counters, for [`unless_repeated`]; a stage does so by itself.
-pub(crate) fn note_repeated(now: &RelayCounters) {
-    REPEATED.fetch_add(now.repeated, Relaxed);
-}
-
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A trial may have ended the relay.
-        if let Ok(now) = self.counters() {
-            note_repeated(&now);
-        }
+        // For `unless_repeated`. A trial may have ended the relay.
+        drop(self.counters());
     }
 }
 
@@ -289,12 +286,24 @@ pub(crate) fn start(cli: &Cli<'_>, spec: &str, datapath: Datapath, options: &[&s
     Ok(relay)
 }
 
-/// The counters of the relay called `name`.
+/// The counters of the relay called `name`. Repetitions that they show are known to [`unless_repeated`] from then on.
 pub(crate) fn counters(cli: &Cli<'_>, name: &str, datapath: Datapath) -> Result<RelayCounters> {
     let attachment = cli.attachment(name)?;
     let shown = &attachment.datapath;
     ensure!(shown == datapath.name(), "{name} uses datapath {shown} instead of {}", datapath.name());
-    RelayCounters::of(&attachment)
+    let now = RelayCounters::of(&attachment)?;
+    if now.repeated > 0 {
+        REPEATED.store(true, Relaxed);
+    }
+    Ok(now)
+}
+
+/// [`counters`], once no connection is open: a relay counts that just after the peers have learned of the end.
+pub(crate) fn final_counters(cli: &Cli<'_>, name: &str, datapath: Datapath) -> Result<RelayCounters> {
+    until("no connection is open", patience(10), || {
+        let now = counters(cli, name, datapath)?;
+        Ok((now.active == 0).then_some(now))
+    })
 }
 
 /// The deadlines every stream of the suite has.

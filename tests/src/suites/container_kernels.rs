@@ -9,7 +9,7 @@ use super::Test;
 use crate::harness::cli::Cli;
 use crate::harness::client::{answers, refused};
 use crate::harness::fake_docker::FakeDocker;
-use crate::harness::rig::{Moved, Rig, expect_moved, expect_moved_tc, remove_pins};
+use crate::harness::rig::{Moved, Rig, remove_pins};
 use crate::harness::service::{Peer, Service};
 use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{A1, A2, at, local};
@@ -64,19 +64,19 @@ fn steers() -> Result<()> {
     let there_before = Service::start(&net.a1, local(7001))?;
     refused(&net.a2, to)?;
     stage.attach(&[])?;
-    let remote = expect_moved(&cli, NAME, Moved::accepted(1), || answers(&net.a2, to))?;
+    let remote = stage.rig.expect(NAME, Moved::accepted(1), || answers(&net.a2, to))?;
     let seen = there_before.peers();
     ensure!(seen == [Peer { remote, local: to }] && remote.ip() == A2, "the service saw {seen:?}");
     there_before.stop();
     // The host, a neighbour and another network's container listen at the same loopback port.
     let others = [&net.host, &net.a2, &net.b1].map(|netns| Service::start_shared(netns, local(7001)));
     let others = others.into_iter().collect::<Result<Vec<_>>>()?;
-    expect_moved(&cli, NAME, Moved::no_listener(1), || refused(&net.a2, to))?;
+    stage.rig.expect(NAME, Moved::no_listener(1), || refused(&net.a2, to))?;
     let came_later = Service::start(&net.a1, local(7001))?;
-    expect_moved(&cli, NAME, Moved::accepted(4), || (0..4).try_for_each(|_| answers(&net.a2, to).map(drop)))?;
+    stage.rig.expect(NAME, Moved::accepted(4), || (0..4).try_for_each(|_| answers(&net.a2, to).map(drop)))?;
     ensure!(came_later.peers().len() == 4, "the service saw {:?}", came_later.peers());
     stage.attach(&["--allow", "172.30.1.99"])?;
-    expect_moved(&cli, NAME, Moved::denied(1), || refused(&net.a2, to))?;
+    stage.rig.expect(NAME, Moved::denied(1), || refused(&net.a2, to))?;
     ensure!(
         others.iter().all(|other| other.peers().is_empty()),
         "another namespace's listener got a connection"
@@ -95,7 +95,7 @@ fn mptcp() -> Result<()> {
     stage.attach(&[])?;
     let to = at(A1, 7001);
     for _ in 0..3 {
-        let remote = expect_moved_tc(&cli, NAME, Moved::accepted(1), || answers(&net.a2, to))?;
+        let remote = stage.rig.expect_tc(NAME, Moved::accepted(1), || answers(&net.a2, to))?;
         ensure!(service.peers().last() == Some(&Peer { remote, local: to }), "it saw {:?}", service.peers());
     }
     cli.ok(&["detach", "--all"])?;
@@ -116,7 +116,7 @@ fn gone() -> Result<()> {
     refused(&net.a1, at(A2, 7001))?;
     stage.attach(&[])?;
     ensure!(cli.status()?.len() == 1, "the earlier run is still shown");
-    expect_moved(&cli, NAME, Moved::accepted(1), || answers(&net.a1, at(A2, 7001)).map(drop))?;
+    stage.rig.expect(NAME, Moved::accepted(1), || answers(&net.a1, at(A2, 7001)).map(drop))?;
     ensure!(service.peers().len() == 1, "the service saw {:?}", service.peers());
     net.a1.nothing_pinned()?;
     cli.ok(&["detach", "web"])?;

@@ -14,7 +14,7 @@ use crate::harness::facts::served;
 use crate::harness::floor::sockmap_is_trusted;
 use crate::harness::foreground::Foreground;
 use crate::harness::redis::{Redis, Session};
-use crate::harness::relay::{Datapath, NAME, counters, gateway, note_repeated, start, unless_repeated};
+use crate::harness::relay::{Datapath, NAME, counters, gateway, start, unless_repeated};
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
 use crate::harness::sys::mptcp_listener;
@@ -158,9 +158,9 @@ fn auto(rig: &Rig, spec: &str, connect: impl Fn() -> Result<()>) -> Result<Strin
 fn relay(rig: &Rig, spec: &str, datapath: Datapath, connect: impl Fn() -> Result<()>) -> Result<String> {
     let _relay = start(&rig.cli(), spec, datapath, &[])?;
     let outcome = connect();
-    note_repeated(&counters(&rig.cli(), NAME, datapath)?);
-    outcome?;
-    relayed(rig, datapath)
+    // Also when it failed: the counters tell `unless_repeated` why.
+    let proven = relayed(rig, datapath);
+    outcome.and(proven)
 }
 
 /// Unforced: a user is refused on kernels that lose bytes.

@@ -62,15 +62,14 @@ fn later_listener() -> Result<()> {
     rig.expect(NAME, Moved::no_listener(3), || {
         (0..3).try_for_each(|_| refused(&rig.net.a1, at(GATEWAY_A, 7001)))
     })?;
-    let before = rig.cli().attachment(NAME)?.counters;
-    let service = Service::start(&rig.net.host, local(7001))?;
-    // No bridge-user runs between the listen() and this connection: the kernel healed by itself.
-    let remote = answers(&rig.net.a1, at(GATEWAY_A, 7001))?;
+    let (service, remote) = rig.expect(NAME, Moved::accepted(1), || {
+        let service = Service::start(&rig.net.host, local(7001))?;
+        // No bridge-user runs between the listen() and this connection: the kernel healed by itself.
+        let remote = answers(&rig.net.a1, at(GATEWAY_A, 7001))?;
+        Ok((service, remote))
+    })?;
     ensure!(service.peers() == [Peer { remote, local: at(GATEWAY_A, 7001) }], "saw {:?}", service.peers());
-    let after = rig.expect_state(NAME, "ready")?.counters;
-    ensure!(after.accepted == before.accepted + 1, "accepted went from {before:?} to {after:?}");
-    ensure!(after.no_listener == before.no_listener, "no_listener went from {before:?} to {after:?}");
-    Ok(())
+    rig.expect_state(NAME, "ready").map(drop)
 }
 
 fn port_mapping() -> Result<()> {

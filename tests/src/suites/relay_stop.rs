@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -46,19 +47,23 @@ fn ended(stage: &mut Stage) -> Result<()> {
 }
 
 fn drain(datapath: Datapath) -> Result<()> {
+    const REST: usize = 64 * 1024;
     let ids = KernelIds::take()?;
-    let mut stage = Stage::with(datapath, &["--drain-timeout", "3"])?;
+    // All that one connection does after the signal has to fit in, and the other one waits for all of it.
+    let timeout = patience(2).max(Duration::from_secs(4));
+    let mut stage = Stage::with(datapath, &["--drain-timeout", &timeout.as_secs().to_string()])?;
     let (mut client, server) = stage.warm_pair()?;
     let (stalled_client, stalled_server) = stage.warm_pair()?;
+    stalled_client.set_read_timeout(Some(patience(10)))?;
     stage.relay.signal(Signal::SIGTERM);
     stops_accepting(&stage)?;
     client.write_all(b"the last words")?;
     client.shutdown(Shutdown::Write)?;
     expect_bytes(&server, b"the last words")?;
     expect_fin(&server)?;
-    noise::send(&server, 1, 1 << 20)?;
+    noise::send(&server, 1, REST)?;
     drop(server);
-    noise::expect(&client, 1, 1 << 20)?;
+    noise::expect(&client, 1, REST)?;
     expect_fin(&client)?;
     ensure!(stage.relay.is_running()?, "the relay ended while a connection was open");
     ensure!(

@@ -14,7 +14,9 @@ use crate::harness::foreground::Foreground;
 use crate::harness::noise;
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::{Redis, Session};
-use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, gateway, start, with_deadlines};
+use crate::harness::relay::{
+    Datapath, NAME, RelayCounters, Stage, counters, final_counters, gateway, start, with_deadlines,
+};
 use crate::harness::rig::Rig;
 use crate::harness::service::{Port, Service, listener};
 use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, at6};
@@ -76,13 +78,14 @@ fn ipv6(datapath: Datapath) -> Result<()> {
     let rig = Rig::new()?;
     let service = Service::start(&rig.net.host, at6(Ipv6Addr::LOCALHOST, 7001))?;
     let _relay = ipv6_relay(&rig, datapath, &[])?;
-    for _ in 0..10 {
-        rig.net.a1.run(|| many_rounds(at6(GATEWAY_A6, 7001)))?;
-    }
+    let outcome = (0..10).try_for_each(|_| rig.net.a1.run(|| many_rounds(at6(GATEWAY_A6, 7001))));
+    // Also when one failed: the counters tell `unless_repeated` why.
+    let now = counters(&rig.cli(), NAME, datapath);
+    outcome?;
     let seen = service.peers();
     ensure!(seen.len() == 10, "the service saw {} connections", seen.len());
     ensure!(seen.iter().all(|peer| peer.remote.ip() == Ipv6Addr::LOCALHOST), "the service saw {seen:?}");
-    let now = counters(&rig.cli(), NAME, datapath)?;
+    let now = now?;
     ensure!((now.accepted, now.no_listener, now.denied) == (10, 0, 0), "the counters are {now:?}");
     now.prove(datapath)
 }
@@ -154,7 +157,7 @@ fn unix_down() -> Result<()> {
     drop(UnixListener::bind(&socket)?);
     expect_turned_away(&rig.net.a1, gateway())?;
     relay.says(&[path, "leftover"])?;
-    let now = counters(&rig.cli(), NAME, Datapath::Splice)?;
+    let now = final_counters(&rig.cli(), NAME, Datapath::Splice)?;
     ensure!(now == RelayCounters { no_listener: 2, ..RelayCounters::default() }, "the counters are {now:?}");
     Ok(())
 }
