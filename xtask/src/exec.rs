@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, killpg},
     unistd::{Pid, geteuid},
 };
@@ -37,11 +38,17 @@ pub(crate) fn tool(program: impl AsRef<OsStr>) -> Command {
 
 /// The first executable called `name` on PATH, or in the directories where system programs live.
 pub(crate) fn which(name: &str) -> Option<PathBuf> {
+    all_called(name).next()
+}
+
+/// Every executable that [`which`] would find if those before it were not there.
+pub(crate) fn all_called(name: &str) -> impl Iterator<Item = PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
+    let dirs: Vec<PathBuf> = env::split_paths(&path).collect();
+    dirs.into_iter()
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
-        .map(|dir| dir.join(name))
-        .find(|candidate| is_executable(candidate))
+        .map(move |dir| dir.join(name))
+        .filter(|candidate| is_executable(candidate))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -161,12 +168,22 @@ fn wait(child: &mut Child, limit: Duration, mut tick: impl FnMut()) -> Result<Ex
         }
         if started.elapsed() > limit {
             let group = i32::try_from(child.id()).context("its process id is out of range")?;
-            let _gone = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            stop(group)?;
             let _status = child.wait();
             bail!("it did not finish within {} s", limit.as_secs());
         }
         tick();
         thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Kills a process group. What is root's may refuse, as sudo does; waiting for it could then take for ever.
+fn stop(group: i32) -> Result<()> {
+    match killpg(Pid::from_raw(group), Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => {
+            bail!("it takes too long and cannot be stopped ({error}): as root: kill -KILL -- -{group}")
+        }
     }
 }
 
@@ -208,31 +225,90 @@ fn follow(pipe: Box<dyn Read + Send>, lines: Arc<Mutex<Lines>>) -> thread::JoinH
     })
 }
 
-/// A command that runs as root: directly when this process is, through sudo otherwise. `what` completes
-/// "failed to …".
+/// A command that runs as root: directly when this process is, through sudo otherwise, which may ask for a password on
+/// the terminal. `what` completes "failed to …".
 pub(crate) fn as_root(program: &Path, envs: &[(&str, OsString)], what: &str) -> Result<Command> {
     if geteuid().is_root() {
         let mut command = tool(program);
         command.envs(envs.iter().map(|(name, value)| (name, value)));
         return Ok(command);
     }
-    let Some(sudo) = which("sudo") else {
-        bail!("failed to {what}: it needs root and sudo is not installed: run the same command as root");
-    };
+    let mut command = tool(sudo(what)?);
+    with_env(&mut command, program, envs);
+    Ok(command)
+}
+
+/// The same for [`run_logged`], in whose background a question would stop sudo for ever: a password is asked for at
+/// once, and never later.
+pub(crate) fn as_root_unasked(
+    program: &Path,
+    envs: &[(&str, OsString)],
+    what: &str,
+    step: &Step,
+) -> Result<Command> {
+    if geteuid().is_root() {
+        return as_root(program, envs, what);
+    }
+    let sudo = sudo(what)?;
+    ask_password(&sudo, what, step)?;
     let mut command = tool(sudo);
-    command.arg("env");
+    with_env(command.arg("-n"), program, envs);
+    Ok(command)
+}
+
+fn sudo(what: &str) -> Result<PathBuf> {
+    which("sudo").with_context(|| {
+        format!("failed to {what}: it needs root and sudo is not installed: run the same command as root")
+    })
+}
+
+/// Has sudo ask for the password, if it wants one, so that it needs none for the next minutes.
+fn ask_password(sudo: &Path, what: &str, step: &Step) -> Result<()> {
+    // `sudo -v` may want a password even of those who can run everything without one.
+    let mut probe = tool(sudo);
+    probe.args(["-n", "env", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if probe.status().is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    let mut command = tool(sudo);
+    command.arg("-v");
+    let status = step
+        .ask(&format!("sudo wants a password to {what}"), || command.status())
+        .with_context(|| format!("failed to {what}: cannot run {}", show(&command)))?;
+    if !status.success() {
+        bail!("failed to {what}: {} ended with {status}: run the same command as root", show(&command));
+    }
+    Ok(())
+}
+
+/// sudo drops the environment, so `env` sets it again.
+fn with_env(sudo: &mut Command, program: &Path, envs: &[(&str, OsString)]) {
+    sudo.arg("env");
     for (name, value) in envs {
         let mut pair = OsString::from(name);
         pair.push("=");
         pair.push(value);
-        command.arg(pair);
+        sudo.arg(pair);
     }
-    command.arg(program);
-    Ok(command)
+    sudo.arg(program);
 }
 
 /// The command as a person would type it.
 pub(crate) fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ask_password, which};
+    use crate::ui::{Detail, Step};
+
+    #[test]
+    fn a_refusal_of_sudo_names_the_next_step() {
+        let step = Step::start("test", Detail::OnlyWork);
+        assert!(ask_password(&which("true").unwrap(), "install", &step).is_ok());
+        let error = ask_password(&which("false").unwrap(), "install", &step).unwrap_err();
+        assert!(format!("{error:#}").contains("run the same command as root"), "{error:#}");
+    }
 }

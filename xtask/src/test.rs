@@ -128,6 +128,9 @@ fn prepare_host(ws: &Workspace) -> Result<Command> {
     if let Some(postgres) = setup::postgres() {
         envs.push(("BRIDGE_POSTGRES", postgres.into()));
     }
+    if let Some(busybox) = setup::busybox() {
+        envs.push(("BRIDGE_BUSYBOX", busybox.into()));
+    }
     exec::as_root(&ws.release("suite"), &envs, "run the host suite")
 }
 

@@ -50,7 +50,15 @@ impl Step {
 
     /// Prints a line that stays, above the spinner.
     pub(crate) fn say(&self, message: &str) {
-        SPINNERS.suspend(|| eprintln!("  ..  {}: {message}", self.name));
+        self.ask(message, || ());
+    }
+
+    /// The same, and then runs `question` with the spinners out of the way: it has the terminal to itself.
+    pub(crate) fn ask<T>(&self, message: &str, question: impl FnOnce() -> T) -> T {
+        SPINNERS.suspend(|| {
+            eprintln!("  ..  {}: {message}", self.name);
+            question()
+        })
     }
 
     /// Ends the step well.

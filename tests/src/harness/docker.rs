@@ -253,12 +253,14 @@ fn endpoint(directory: &Path) -> String {
     format!("unix://{}/docker.sock", directory.display())
 }
 
-fn busybox() -> Result<&'static str> {
-    let candidates = ["/usr/bin/busybox", "/bin/busybox"];
-    candidates
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .context("busybox is missing: install busybox-static")
+/// The static busybox: `BRIDGE_BUSYBOX`, which `cargo xtask test` sets, else the one where Debian puts it.
+fn busybox() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("BRIDGE_BUSYBOX") {
+        return Ok(named.into());
+    }
+    let candidates = ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from);
+    let found = candidates.into_iter().find(|path| path.exists());
+    found.context("busybox is missing: install busybox-static")
 }
 
 /// Detaches every mount below `directory`, innermost first.

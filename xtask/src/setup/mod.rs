@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: finds what is there, installs only what is missing.
 
+mod busybox;
 mod go;
 mod linker;
 mod packages;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+pub(crate) use busybox::busybox;
 pub(crate) use go::server as go_server;
 pub(crate) use packages::{Need, postgres};
 pub(crate) use toolchain::Toolchain;

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::busybox::busybox;
 use crate::{
     exec::{self, which},
     ui::{Detail, Step},
@@ -49,7 +50,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "iptables", package: "iptables", needs: &[Need::HostSuite] },
     Program { name: "sysctl", package: "procps", needs: &[Need::HostSuite] },
     Program { name: "depmod", package: "kmod", needs: &[Need::HostSuite, Need::Vm] },
-    Program { name: "busybox", package: "busybox-static", needs: &[Need::HostSuite, Need::Vm] },
+    Program { name: BUSYBOX, package: "busybox-static", needs: &[Need::HostSuite, Need::Vm] },
     Program { name: "dpkg-deb", package: "dpkg", needs: &[Need::Vm, Need::Unpack] },
     Program { name: "xz", package: "xz-utils", needs: &[Need::Vm] },
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needs: &[Need::Vm] },
@@ -67,6 +68,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "bpftool", package: "bpftool", needs: &[Need::HostSuite] },
 ];
 
+/// Only a static one will do.
+const BUSYBOX: &str = "busybox";
 /// PostgreSQL's server is not on PATH; [`postgres`] looks where distributions put it.
 const POSTGRES: &str = "postgres";
 /// nginx with its stream module, which some builds have inside and Debian has as a file of its own.
@@ -115,6 +118,7 @@ fn missing_names(wanted: &[&Program]) -> Vec<&'static str> {
 
 fn find(name: &str) -> Option<PathBuf> {
     match name {
+        BUSYBOX => busybox(),
         POSTGRES => postgres(),
         NGINX_STREAM => nginx_stream(),
         // Docker's own packages keep it out of PATH.
@@ -142,31 +146,36 @@ fn existing(path: &str) -> Option<PathBuf> {
 
 /// PostgreSQL's server, the newest one installed.
 pub(crate) fn postgres() -> Option<PathBuf> {
-    let mut servers: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+    fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin/postgres")))
-        .filter(|server| server.exists())
-        .collect();
-    servers.sort();
-    servers.pop().or_else(|| which(POSTGRES))
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|release| release.join("bin/postgres").exists())
+        .max_by_key(|release| numbers(&release.file_name().unwrap_or_default().to_string_lossy()))
+        .map(|release| release.join("bin/postgres"))
+        .or_else(|| which(POSTGRES))
+}
+
+/// A version to compare by: as text, 9.6 would come after 15.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 /// Installs Debian packages, without starting the services in them.
 pub(super) fn install(ws: &Workspace, packages: &[&str], step: &Step) -> Result<()> {
     let stubs = ServiceStubs::create()?;
     let known = available(packages);
-    let by_hand = format!("install packages (by hand: apt-get install {})", packages.join(" "));
+    let by_hand = format!("install packages (by hand, as root: apt-get install {})", packages.join(" "));
     let apt = which("apt-get").context("failed to install packages: there is no apt-get")?;
     let envs = [("DEBIAN_FRONTEND", OsString::from("noninteractive"))];
-    let mut update = exec::as_root(&apt, &envs, &by_hand)?;
+    let mut update = exec::as_root_unasked(&apt, &envs, &by_hand, step)?;
     update.args(["-q", "update"]);
     let log = ws.target("setup/apt-update.log");
     if let Err(error) = exec::run_logged(&mut update, "refresh the package lists", step, &log, APT_LIMIT) {
         step.say(&format!("going on with the package lists at hand: {error:#}"));
     }
     let known = if known.len() == packages.len() { known } else { available(packages) };
-    let mut install = exec::as_root(&apt, &envs, &by_hand)?;
+    let mut install = exec::as_root_unasked(&apt, &envs, &by_hand, step)?;
     install
         .args(["-q", "install", "-y", "--no-install-recommends"])
         .arg("-o")
@@ -211,4 +220,16 @@ fn write_stub(path: &Path) -> Result<()> {
     fs::write(path, "#!/bin/sh\nexit 0\n")
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("failed to write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        let newest = ["9.6", "15", "10", "lost+found"].into_iter().max_by_key(|version| numbers(version));
+        assert_eq!(newest, Some("15"));
+        assert!(numbers("9.6") > numbers("9.5"));
+    }
 }

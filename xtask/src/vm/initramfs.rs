@@ -115,7 +115,8 @@ fn place_of(library: &Path) -> String {
 
 /// Adds busybox, under the name of every applet that nothing else provides.
 fn busybox(archive: &mut Archive) -> Result<()> {
-    let busybox = which("busybox").context("failed to find busybox for the guest: install busybox-static")?;
+    let busybox =
+        setup::busybox().context("failed to find a static busybox for the guest: install busybox-static")?;
     program(archive, "busybox", &busybox)?;
     let applets = exec::capture(exec::tool(&busybox).arg("--list"), "list busybox's applets")?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
