@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::Test;
@@ -70,16 +71,19 @@ fn denied_is_named() -> Result<()> {
     Ok(())
 }
 
-/// As when a unit restarts: too fast for the follower to see that nothing was attached in between.
+/// As when a unit restarts: too fast for the follower to see that nothing was attached in between, which is certain while it
+/// is stopped.
 fn follower_goes_on() -> Result<()> {
     let rig = Rig::new()?;
     rig.attach("7001")?;
-    let (_process, lines) = follow(&rig)?;
+    let (process, lines) = follow(&rig)?;
     for round in 0..2 {
         rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at(GATEWAY_A, 7001)))?;
         expect_line(&lines, &[&A1.to_string(), &gateway()]).with_context(|| format!("in round {round}"))?;
+        process.signal(Signal::SIGSTOP);
         rig.cli().ok(&["detach", "--all"])?;
         rig.attach("7001")?;
+        process.signal(Signal::SIGCONT);
     }
     Ok(())
 }
