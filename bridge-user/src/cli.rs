@@ -26,6 +26,8 @@ use crate::{
 const MAX_CONNECTIONS: usize = 1 << 20;
 /// A day: nothing waits longer.
 const MAX_SECONDS: f64 = 86400.0;
+/// The kernel takes no longer silence before its probes (`MAX_TCP_KEEPIDLE`).
+const MAX_KEEPALIVE: f64 = 32767.0;
 
 /// Containers reach services that listen only on the host's 127.0.0.1, in the kernel.
 #[derive(Parser)]
@@ -121,7 +123,7 @@ struct RelayArgs {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     connect_timeout: Duration,
     /// Silence after which the kernel probes whether a client still exists; 0: no probes
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = keepalive_seconds)]
     keepalive: Duration,
     /// How long open connections may take to end after a signal or detach
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
@@ -148,8 +150,16 @@ fn connections(text: &str) -> Result<usize, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.parse::<f64>().ok().filter(|number| (0.0..=MAX_SECONDS).contains(number));
-    number.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds, from 0 to {MAX_SECONDS}"))
+    seconds_up_to(MAX_SECONDS, text)
+}
+
+fn keepalive_seconds(text: &str) -> Result<Duration, String> {
+    seconds_up_to(MAX_KEEPALIVE, text)
+}
+
+fn seconds_up_to(max: f64, text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=max).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds, from 0 to {max}"))
 }
 
 #[derive(Args)]
@@ -256,8 +266,9 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             print(&lines)
         }
         Verb::Status(args) => {
-            let report = status::run(&args.names)?;
-            print_as(args.output.output, &report, report::Report::to_text)
+            let (report, silent) = status::run(&args.names)?;
+            let printed = print_as(args.output.output, &report, report::Report::to_text)?;
+            silent.into_iter().next().map_or(Ok(printed), Err)
         }
         Verb::Check(args) => {
             let report = check::run()?;
@@ -404,5 +415,30 @@ fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
             Err(error).context("failed to write to standard output")
         }
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keepalive_of(seconds: &str) -> Result<Duration, clap::Error> {
+        let option = format!("--keepalive={seconds}");
+        match Cli::try_parse_from(["bridge-user", "attach", "redis", &option])?.verb {
+            Verb::Attach(args) => Ok(args.relay.keepalive),
+            _ => panic!("not attach"),
+        }
+    }
+
+    #[test]
+    fn keepalive_is_what_the_kernel_takes() {
+        for (text, seconds) in [("0", 0), ("60", 60), ("32767", 32767)] {
+            assert_eq!(keepalive_of(text).unwrap(), Duration::from_secs(seconds));
+        }
+        for text in ["32767.5", "32768", "86400", "-1", "NaN", "soon"] {
+            let error = keepalive_of(text).unwrap_err();
+            assert!(error.to_string().contains("expected seconds, from 0 to 32767"), "{error}");
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The `detach` verb: removes attachments, and with the last one of a namespace its whole instance; stops relays.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 
 use crate::{
     attachment::AttachmentState,
@@ -10,7 +10,7 @@ use crate::{
     },
     plan, preflight,
     report::Entry,
-    runner::control::{self, Ask, Peer},
+    runner::control::{self, Answers, Peer},
 };
 
 /// Detaches every attachment that one of `names` means. Returns their names.
@@ -20,7 +20,7 @@ use crate::{
 /// closed shall not find them open because one was closed before.
 pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
-    let relays = Relays::find()?;
+    let (relays, silent) = Relays::find()?;
     let containers = owned()?;
     let own = Instance::open()?.map_or_else(|| Ok(Vec::new()), |instance| instance.state.list())?;
     let mut steered: Vec<_> = own.into_iter().map(|(_, state)| state).collect();
@@ -32,31 +32,29 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
             || relays.entries().any(|entry| entry.is_meant_by(name))
     };
     let unknown: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
-    let all: Vec<_> = steered
-        .iter()
-        .map(AttachmentState::name)
-        .chain(relays.entries().map(|entry| entry.name.clone()))
-        .collect();
-    let mut detached = relays.stop(|entry| names.iter().any(|name| entry.is_meant_by(name)))?;
+    let relayed = relays.entries().map(|entry| entry.name.clone());
+    let before: Vec<_> = steered.iter().map(AttachmentState::name).chain(relayed).collect();
     let meant = |state: &AttachmentState| names.iter().any(|name| state.is_meant_by(name));
-    detached.extend(owned::detach_here(meant)?);
+    // What is steered is closed at once; a relay may take as long as it drains.
+    let mut detached = owned::detach_here(meant)?;
     for container in containers {
         detached.extend(container.detach(meant)?);
     }
+    detached.extend(relays.stop(|entry| names.iter().any(|name| entry.is_meant_by(name)))?);
     detached.sort();
-    if !unknown.is_empty() {
-        let known = plan::known(all.iter().filter(|name| !detached.contains(name)));
-        let done = if detached.is_empty() {
-            String::new()
-        } else {
-            format!("; {} is detached", plan::list(&detached))
-        };
-        bail!(
-            "failed to detach {}: no attachment or service has this name: {known}{done}",
-            plan::list(unknown)
-        );
+    if unknown.is_empty() {
+        return Ok(detached);
     }
-    Ok(detached)
+    // What is not known may be what a relay did not tell of.
+    Err(silent.into_iter().next().unwrap_or_else(|| unknown_names(&unknown, &before, &detached)))
+}
+
+/// `before`: what was attached; `detached`: what is not any more.
+fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) -> anyhow::Error {
+    let known = plan::known(before.iter().filter(|name| !detached.contains(name)));
+    let done =
+        if detached.is_empty() { String::new() } else { format!("; {} is detached", plan::list(detached)) };
+    anyhow!("failed to detach {}: no attachment or service has this name: {known}{done}", plan::list(unknown))
 }
 
 /// Detaches everything of this network namespace, and what it attached inside containers, whatever version pinned it.
@@ -66,10 +64,14 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
 /// When a pin cannot be removed, or a relay process does not answer; the rest is done nevertheless.
 pub fn all() -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
-    let relayed = Relays::find().and_then(|relays| relays.stop(|_| true));
-    let in_containers: Vec<_> = owned()?.iter().map(Owned::detach_all).collect();
-    let mut detached = owned::detach_all_here()?;
-    for names in in_containers.into_iter().chain([relayed]) {
+    let here = owned::detach_all_here();
+    let in_containers = owned().map(|all| all.iter().map(Owned::detach_all).collect::<Vec<_>>());
+    let relayed = Relays::find().and_then(|(relays, silent)| {
+        let stopped = relays.stop(|_| true)?;
+        silent.into_iter().next().map_or(Ok(stopped), Err)
+    });
+    let mut detached = here?;
+    for names in in_containers?.into_iter().chain([relayed]) {
         detached.extend(names?);
     }
     detached.sort();
@@ -80,14 +82,10 @@ pub fn all() -> anyhow::Result<Vec<String>> {
 struct Relays(Vec<(Peer, Vec<Entry>)>);
 
 impl Relays {
-    fn find() -> anyhow::Result<Self> {
-        let mut found = Vec::new();
-        for peer in control::peers()? {
-            if let Some(answer) = peer.ask(&Ask::Status)? {
-                found.push((peer, answer.entries));
-            }
-        }
-        Ok(Self(found))
+    /// Those that answer, and why others do not.
+    fn find() -> anyhow::Result<(Self, Vec<anyhow::Error>)> {
+        let Answers { relays, silent } = control::ask_all()?;
+        Ok((Self(relays), silent))
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -101,8 +99,7 @@ impl Relays {
             let names: Vec<_> =
                 entries.iter().filter(|e| chosen(e)).map(|entry| entry.name.clone()).collect();
             if !names.is_empty() {
-                let question = Ask::Stop(names.clone());
-                peer.ask(&question).with_context(|| format!("failed to stop {}", plan::list(&names)))?;
+                peer.stop(&names).with_context(|| format!("failed to stop {}", plan::list(&names)))?;
                 stopped.extend(names);
             }
         }

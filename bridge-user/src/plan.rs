@@ -270,8 +270,11 @@ pub fn bound_on_gateway<'a>(
     listeners: &'a [Listener],
     gateways: &BTreeSet<IpAddr>,
     port: Port,
+    ifindex: u32,
 ) -> Option<&'a Listener> {
-    listeners.iter().find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
+    // One that is bound to another interface, also to a bridge that is gone, gets nothing from this one.
+    let mut here = listeners.iter().filter(|listener| [0, ifindex].contains(&listener.device));
+    here.find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
 }
 
 /// Whether only an MPTCP listener serves `target` now.

@@ -5,7 +5,7 @@ use crate::datapath::{Requested, tests::facts};
 
 fn network(addrs: &[&str], allow: &[&str]) -> Network {
     let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
-    let bridge = Bridge { index: 7, name: "br-a".into(), up: true, addrs: nets(addrs) };
+    let bridge = Bridge { index: 7, name: "br-a".into(), addrs: nets(addrs) };
     Network { container: None, name: "appnet".into(), bridge, allow: nets(allow) }
 }
 
@@ -142,14 +142,20 @@ fn listener(addr: &str, v6only: Option<bool>, mptcp: bool) -> Listener {
 fn gateway_conflicts_include_wildcards_but_not_loopback() {
     let gateways = BTreeSet::from(["172.30.1.1".parse().unwrap()]);
     let port = Port::new(6379).unwrap();
-    let conflict =
-        |addr, v6only| bound_on_gateway(&[listener(addr, v6only, false)], &gateways, port).is_some();
+    let on_device = |device, addr, v6only| {
+        let listener = Listener { device, ..listener(addr, v6only, false) };
+        bound_on_gateway(&[listener], &gateways, port, 7).is_some()
+    };
+    let conflict = |addr, v6only| on_device(0, addr, v6only);
     assert!(conflict("172.30.1.1:6379", None));
     assert!(conflict("0.0.0.0:6379", None));
     assert!(conflict("[::]:6379", Some(false)));
     assert!(!conflict("[::]:6379", Some(true)));
     assert!(!conflict("127.0.0.1:6379", None));
     assert!(!conflict("0.0.0.0:6380", None));
+    assert!(on_device(7, "172.30.1.1:6379", None));
+    // As a relay's, whose bridge was made again.
+    assert!(!on_device(6, "172.30.1.1:6379", None));
 }
 
 #[test]

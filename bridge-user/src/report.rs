@@ -1,6 +1,6 @@
 //! How attachments are shown: the JSON of `cli.md`, and a table of the same.
 
-use std::{collections::BTreeSet, fmt::Write as _, os::unix::fs::FileTypeExt as _};
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use bridge_common::maps::{Stats, TrackStats};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     attachment::{AttachmentState, Identity},
     datapath::Datapath,
     naming,
-    net::listeners::Listener,
+    net::listeners::{Listener, is_bound},
     plan,
     relay::RelayStats,
     spec::{Port, Target},
@@ -147,9 +147,10 @@ pub type Judgement = (Readiness, Option<String>);
 /// addresses.
 pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judgement {
     if !bridge_there {
-        return bridge_gone(state);
+        return bridge_gone(state, "attach again");
     }
-    if let Some(other) = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port) {
+    let bound = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port, state.ifindex);
+    if let Some(other) = bound {
         let text = format!(
             "{} is bound by another listener: connections over {} go to {} while it listens, otherwise there",
             other.addr, state.bridge, state.target
@@ -195,19 +196,19 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judg
 /// Judges one relayed attachment; `listeners`: those of this namespace.
 pub fn judge_relay(state: &AttachmentState, bridge_there: bool, listeners: &[Listener]) -> Judgement {
     if !bridge_there {
-        return bridge_gone(state);
+        return bridge_gone(state, &format!("bridge-user detach {}, then attach again", state.name()));
     }
     let there = match &state.target {
         // The relay itself connects over loopback, so a listener bound to `lo` serves it.
         Target::Tcp(target) => listeners.iter().any(|listener| listener.serves(*target)),
-        Target::Unix(path) => path.metadata().is_ok_and(|meta| meta.file_type().is_socket()),
+        Target::Unix(path) => is_bound(path),
     };
     if there { (Readiness::Ready, None) } else { waiting_for_listener(state, listeners) }
 }
 
-fn bridge_gone(state: &AttachmentState) -> Judgement {
+fn bridge_gone(state: &AttachmentState, cure: &str) -> Judgement {
     let text = format!(
-        "bridge {} (index {}) with address {} is gone: attach again once the network is back",
+        "bridge {} (index {}) with address {} is gone: {cure} once the network is back",
         state.bridge,
         state.ifindex,
         plan::list(&state.gateways)

@@ -1,6 +1,6 @@
 //! The `status` verb: what is attached and whether it can serve. Changes nothing.
 
-use anyhow::bail;
+use anyhow::anyhow;
 
 use crate::{
     attachment::AttachmentState,
@@ -11,25 +11,27 @@ use crate::{
     net::{links, listeners::tcp_listeners, netns},
     plan,
     report::{self, Entry, Facts, JSON_VERSION, Report},
-    runner::control::{self, Ask},
+    runner::control::{self, Answers},
 };
 
-/// Reports the attachments that `names` mean, or all.
+/// Reports the attachments that `names` mean, or all, and which relay processes did not answer.
 ///
 /// # Errors
 /// When a name means nothing, or the state cannot be read (root is needed where bpffs is closed to others).
-pub fn run(names: &[String]) -> anyhow::Result<Report> {
+pub fn run(names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::Error>)> {
     let Report { attachments: mut all, listener_tracking, .. } = steered()?;
-    all.extend(relayed()?);
+    let Answers { relays, silent } = control::ask_all()?;
+    all.extend(relays.into_iter().flat_map(|(_, entries)| entries));
     all.sort_by(|one, other| one.name.cmp(&other.name));
     for name in names {
         if !all.iter().any(|entry| entry.is_meant_by(name)) {
             let known = plan::known(all.iter().map(|entry| &entry.name));
-            bail!("failed to show {name}: no attachment or service has this name: {known}");
+            let error = anyhow!("failed to show {name}: no attachment or service has this name: {known}");
+            return Err(silent.into_iter().next().unwrap_or(error));
         }
     }
     all.retain(|entry| names.is_empty() || names.iter().any(|name| entry.is_meant_by(name)));
-    Ok(Report { version: JSON_VERSION, attachments: all, listener_tracking })
+    Ok((Report { version: JSON_VERSION, attachments: all, listener_tracking }, silent))
 }
 
 /// The attachments the kernel holds for this namespace, here and inside containers, and what became of listeners here.
@@ -74,13 +76,4 @@ fn steered_here() -> anyhow::Result<Report> {
     }
     report.listener_tracking = Some(state.track_stats()?.into());
     Ok(report)
-}
-
-/// The attachments of the relay processes in this network namespace.
-fn relayed() -> anyhow::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for peer in control::peers()? {
-        entries.extend(peer.ask(&Ask::Status)?.map(|answer| answer.entries).unwrap_or_default());
-    }
-    Ok(entries)
 }

@@ -296,7 +296,7 @@ fn undo(state: &mut State, before: &[AttachmentState], wanted: &[AttachmentState
 }
 
 fn refuse_bound(state: &AttachmentState, listeners: &[Listener]) -> anyhow::Result<()> {
-    let Some(listener) = plan::bound_on_gateway(listeners, &state.gateways, state.port) else {
+    let Some(listener) = plan::bound_on_gateway(listeners, &state.gateways, state.port, state.ifindex) else {
         return Ok(());
     };
     let owner = owner_name(listener);

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bollard::models::{ContainerInspectResponse, EndpointSettings, PortMap};
 
-use super::docker::{Docker, DockerError, display_name, pick_container};
+use super::docker::{Docker, DockerError, display_name, pick_container, short};
 
 /// A running container with a network namespace of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,22 +57,35 @@ impl Running {
     /// Those of its endpoints that `networks` name (by name, or by a prefix of the id); all of them if that is empty.
     ///
     /// # Errors
-    /// [`DockerError::NotOnNetwork`] names the networks it is on.
+    /// [`DockerError::NotOnNetwork`] names the networks it is on; [`DockerError::AmbiguousNetwork`] if a prefix fits
+    /// several.
     pub fn endpoints_on(&self, networks: &[String]) -> Result<Vec<&Endpoint>, DockerError> {
         if networks.is_empty() {
             return Ok(self.endpoints.iter().collect());
         }
-        let one = |wanted: &String| {
-            let by_name = self.endpoints.iter().find(|endpoint| endpoint.network == *wanted);
-            let by_id = || self.endpoints.iter().find(|endpoint| endpoint.network_id.starts_with(wanted));
-            by_name.or_else(by_id).ok_or_else(|| DockerError::NotOnNetwork {
+        networks.iter().map(|wanted| self.endpoint_on(wanted)).collect()
+    }
+
+    fn endpoint_on(&self, wanted: &str) -> Result<&Endpoint, DockerError> {
+        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.network == wanted) {
+            return Ok(endpoint);
+        }
+        // Nothing is a prefix of everything.
+        let id_starts = |endpoint: &&Endpoint| !wanted.is_empty() && endpoint.network_id.starts_with(wanted);
+        let found: Vec<&Endpoint> = self.endpoints.iter().filter(id_starts).collect();
+        match found.as_slice() {
+            [endpoint] => Ok(endpoint),
+            [] => Err(DockerError::NotOnNetwork {
                 container: self.name.clone(),
-                network: wanted.clone(),
+                network: wanted.to_owned(),
                 networks: self.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect(),
                 mode: None,
-            })
-        };
-        networks.iter().map(one).collect()
+            }),
+            several => Err(DockerError::AmbiguousNetwork {
+                name: wanted.to_owned(),
+                matches: several.iter().map(|endpoint| short(&endpoint.network_id)).collect(),
+            }),
+        }
     }
 }
 
@@ -163,6 +176,17 @@ mod tests {
         assert_eq!(web.published, [80]);
         let error = on(&["c"]).unwrap_err().to_string();
         assert!(error.contains("container web on network c") && error.contains("it is on a, b"), "{error}");
+    }
+
+    #[test]
+    fn a_network_of_a_container_must_be_one_and_named() {
+        let networks = r#"{"a":{"NetworkID":"11bb","IPAddress":"172.18.0.7"},
+            "b":{"NetworkID":"11cc","IPAddress":"172.19.0.2"}}"#;
+        let web = inspected("a", UP, networks).unwrap();
+        let refusal = |name: &str| web.endpoints_on(&[name.to_owned()]).unwrap_err().to_string();
+        assert!(refusal("11").contains("fits 2 networks: name one by id (11bb, 11cc)"));
+        assert!(refusal("").contains("it is on a, b"));
+        assert_eq!(web.endpoints_on(&["11c".to_owned()]).unwrap()[0].network, "b");
     }
 
     #[test]

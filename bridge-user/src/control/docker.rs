@@ -16,7 +16,6 @@ use bollard::models::{
     ContainerInspectResponse, ContainerSummary, EndpointSettings, Network, PortSummaryTypeEnum,
 };
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions};
-use ipnet::IpNet;
 
 pub use super::docker_error::DockerError;
 
@@ -36,14 +35,8 @@ pub struct DockerNetwork {
     pub id: String,
     /// Name, as in `docker network ls`.
     pub name: String,
-    /// Driver; always `bridge` for a value from [`Docker::network`].
-    pub driver: String,
     /// The interface name of its bridge on the engine's host.
     pub bridge: String,
-    /// Its subnets, from IPAM.
-    pub subnets: Vec<IpNet>,
-    /// Its gateways, from IPAM; empty if Docker lists none, though the bridge may well have an address.
-    pub gateways: Vec<IpAddr>,
 }
 
 /// A TCP port that a running container publishes on the host.
@@ -204,7 +197,7 @@ fn is_bridge(network: &Network) -> bool {
 }
 
 /// The part of an id that people see.
-fn short(id: &str) -> String {
+pub(super) fn short(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
@@ -220,19 +213,7 @@ fn to_docker_network(network: Network) -> Result<DockerNetwork, DockerError> {
         "bridge" => "docker0".to_owned(),
         _ => format!("br-{}", short(&id)),
     });
-    let (mut subnets, mut gateways) = (Vec::new(), Vec::new());
-    for config in network.ipam.and_then(|ipam| ipam.config).unwrap_or_default() {
-        let malformed = |text: &str| DockerError::Malformed { network: name.clone(), text: text.to_owned() };
-        if let Some(subnet) = config.subnet.filter(|subnet| !subnet.is_empty()) {
-            subnets.push(subnet.parse().map_err(|_| malformed(&subnet))?);
-        }
-        if let Some(gateway) = config.gateway.filter(|gateway| !gateway.is_empty()) {
-            // Old engines write the gateway with its prefix length.
-            let address = gateway.split('/').next().unwrap_or_default();
-            gateways.push(address.parse().map_err(|_| malformed(&gateway))?);
-        }
-    }
-    Ok(DockerNetwork { id, name, driver, bridge, subnets, gateways })
+    Ok(DockerNetwork { id, name, bridge })
 }
 
 fn published_in(containers: &[ContainerSummary], port: u16) -> Vec<PublishedPort> {

@@ -54,16 +54,6 @@ pub enum DockerError {
         /// Its driver.
         driver: String,
     },
-    /// IPAM holds something that is no address.
-    #[error(
-        "failed to read Docker network {network}: `{text}` is no IP address, expected ADDR or SUBNET/PREFIX: inspect it (docker network inspect {network}), or use --bridge IFACE"
-    )]
-    Malformed {
-        /// The network.
-        network: String,
-        /// The text found.
-        text: String,
-    },
     /// No container has this name or id, or an id prefix fits several.
     #[error("failed to find container {name}: {} has that name or id: {}", match .matches { 0 => "none".to_owned(), n => format!("more than one ({n})") }, one_of("running container", .known))]
     UnknownContainer {

@@ -30,8 +30,6 @@ pub struct Bridge {
     pub index: u32,
     /// Interface name.
     pub name: String,
-    /// Administratively up (`IFF_UP`). A Docker bridge without running containers is up without carrier.
-    pub up: bool,
     /// The host's own addresses on it with their prefix length; IPv6 link-local ones are left out.
     pub addrs: Vec<IpNet>,
 }
@@ -45,8 +43,6 @@ pub struct Link {
     pub name: String,
     /// The kernel's link kind (`bridge`, `veth`, …); empty for physical and loopback devices.
     pub kind: String,
-    /// Administratively up (`IFF_UP`).
-    pub up: bool,
 }
 
 /// Whether the interface an attachment was made for is still there, with the gateway addresses.
@@ -75,7 +71,7 @@ pub fn bridge_by_name(name: &str) -> Result<Bridge, NetError> {
     if addrs.is_empty() {
         return Err(NetError::NoAddress { name: link.name });
     }
-    Ok(Bridge { index: link.index, name: link.name, up: link.up, addrs })
+    Ok(Bridge { index: link.index, name: link.name, addrs })
 }
 
 /// The interface that holds `address`, whatever its kind: where a container is on a network.
@@ -86,7 +82,7 @@ pub fn interface_with(address: IpAddr) -> Result<Bridge, NetError> {
     for link in links()? {
         let addrs = addresses(link.index)?;
         if addrs.iter().any(|net| net.addr() == address) {
-            return Ok(Bridge { index: link.index, name: link.name, up: link.up, addrs });
+            return Ok(Bridge { index: link.index, name: link.name, addrs });
         }
     }
     Err(NetError::NoInterface { address })
@@ -171,7 +167,6 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         index: u32_at(payload, 4)?,
         name: text(attribute(attributes, libc::IFLA_IFNAME)?),
         kind: kind.map(text).unwrap_or_default(),
-        up: u32_at(payload, 8)? & libc::IFF_UP.cast_unsigned() != 0,
     })
 }
 

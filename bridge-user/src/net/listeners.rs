@@ -12,6 +12,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 
 use netlink_packet_core::{Emitable, Nla as _, Parseable};
 use netlink_packet_sock_diag::inet::nlas::Nla;
@@ -74,6 +76,14 @@ impl Listener {
     pub fn can_serve(&self, target: SocketAddr) -> bool {
         self.device == 0 && self.serves(target)
     }
+}
+
+/// Whether a stream socket is bound to `path`: the file alone stays when its service is killed. Nobody is connected to.
+pub fn is_bound(path: &Path) -> bool {
+    // A datagram socket is told about the other's type before anything else (`unix_find_bsd`, net/unix/af_unix.c).
+    UnixDatagram::unbound()
+        .and_then(|socket| socket.connect(path))
+        .is_err_and(|error| error.raw_os_error() == Some(libc::EPROTOTYPE))
 }
 
 /// Every TCP listener of the calling thread's network namespace, IPv4 first.

@@ -20,6 +20,17 @@ fn inode(fd: impl AsFd) -> u64 {
 }
 
 #[test]
+fn a_socket_file_is_not_a_socket() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("socket");
+    assert!(!is_bound(&path), "nothing is there");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+    assert!(is_bound(&path));
+    drop(listener);
+    assert!(path.exists() && !is_bound(&path), "the file is a leftover");
+}
+
+#[test]
 fn a_listener_is_found_with_inode_cookie_and_owner() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let addr = listener.local_addr().expect("address");
@@ -100,7 +111,7 @@ fn listen_on_loopback(fd: OwnedFd, port: u16) -> OwnedFd {
 
 #[test]
 fn an_mptcp_listener_is_flagged_and_its_inode_is_the_applications() {
-    if !std::path::Path::new("/proc/sys/net/mptcp").exists() {
+    if !Path::new("/proc/sys/net/mptcp").exists() {
         // A kernel built without MPTCP (Debian's 5.10) has no such listener; prove that instead of skipping.
         let error = mptcp_socket().expect_err("no MPTCP in this kernel");
         assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT));

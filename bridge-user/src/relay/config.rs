@@ -2,7 +2,11 @@
 //!
 //! Invariants: plain data, no I/O; every default is written here and nowhere else.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -29,6 +33,8 @@ pub struct RelayConfig {
     pub target: Target,
     /// Sources that may connect. Empty allows nobody.
     pub allow: Vec<IpNet>,
+    /// Addresses of the host itself, which may not: it reaches the target as whoever it is, and not as the relay's user.
+    pub own: Vec<IpAddr>,
     /// Tells the target who the client is, before the client's first byte.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Limits and timeouts.
@@ -51,12 +57,24 @@ impl RelayConfig {
             bridge: bridge.to_owned(),
             target,
             allow,
+            own: Vec::new(),
             proxy_protocol: None,
             limits: Limits::default(),
             workers: None,
             redirect: None,
             offload_after: DEFAULT_OFFLOAD_AFTER,
         }
+    }
+
+    /// Whether a source may connect; otherwise why not, and what to do.
+    pub(super) fn admits(&self, from: IpAddr) -> Result<(), (&'static str, &'static str)> {
+        if self.own.contains(&from) {
+            return Err(("it is the host itself", "connect to the target"));
+        }
+        if !self.allow.iter().any(|net| net.contains(&from)) {
+            return Err(("its address is not allowed", "add it with --allow"));
+        }
+        Ok(())
     }
 
     /// How many workers to start, at least one.

@@ -241,7 +241,7 @@ impl Flow {
             self.rest = bytes[sent..].to_vec();
             return Ok(Waiting::Write);
         }
-        if read < buffer.len() && !source.saw_urgent() {
+        if read < buffer.len() && source.short_read_is_all() {
             return Ok(Waiting::Read);
         }
         Ok(Waiting::No)

@@ -1,12 +1,13 @@
 //! The userspace relay: accepts on a gateway port and moves bytes to a target that steering cannot serve (a
-//! UNIX socket, a listener in another namespace, an unwilling kernel).
+//! UNIX socket, an unwilling kernel).
 //!
 //! Invariants
 //! - Packets that arrive on another interface than the bridge never reach it. The host's own to the gateway address
-//!   count as the bridge's: the kernel accounts traffic to a local address to the interface that has it.
+//!   count as the bridge's: the kernel accounts traffic to a local address to the interface that has it. They are
+//!   refused by their source.
 //! - No byte is lost, reordered or repeated; FIN and RST of either peer reach the other as what they are.
 //! - A connection that does not end with FIN in both directions ends with a reset of both, also when the
-//!   relay is killed.
+//!   relay is killed; but a UNIX socket knows no reset, so a UNIX target sees its stream end.
 //! - Memory per connection is bounded: an idle one holds no buffer and no pipe, a stalled one at most one of
 //!   either besides the kernel's socket buffers.
 //! - No lock and no shared counter on the byte path.

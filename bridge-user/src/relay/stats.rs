@@ -40,7 +40,7 @@ pub struct RelayStats {
     pub over_limit: u64,
     /// Connections reset because nothing moved for the idle timeout.
     pub idle_closed: u64,
-    /// Times accept(2) or socket(2) failed for lack of descriptors or memory and the worker waited.
+    /// Times accept(2) or socket(2) failed, most likely for lack of descriptors or memory, and the worker waited.
     pub accept_errors: u64,
 }
 

@@ -6,8 +6,9 @@
 //! drain deadline, a panic, `kill -9` — is a reset for both peers and never looks like a complete stream.
 //!
 //! Readiness is edge-triggered (epoll through tokio). Only a recv(2) that said EAGAIN proves that nothing is
-//! left to read: a short read does not (it may have stopped at an urgent mark), nor does splice(2), which
-//! stops in front of urgent data for good and can answer 0 there.
+//! left to read: a short read does not (it may have stopped at an urgent mark, or in a UNIX stream behind a message
+//! that carried descriptors), nor does splice(2), which stops in front of urgent data for good and can answer 0 there.
+//! [`Stream::short_read_is_all`] says where a short read does as well.
 
 use std::{
     io,
@@ -52,6 +53,11 @@ impl Stream {
         self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
+    /// Whether a read that leaves room in its buffer took all there was, which saves the call that would say EAGAIN.
+    pub(super) fn short_read_is_all(&self) -> bool {
+        self.tcp && !self.saw_urgent()
+    }
+
     /// Sends FIN after everything written so far.
     pub(super) fn shutdown_write(&self) -> Result<(), Errno> {
         shutdown(self, Shutdown::Write)
@@ -67,8 +73,8 @@ impl Stream {
         self.fd.poll_write_ready(cx).map_ok(|_| ())
     }
 
-    /// Waits for something to read, forgetting older events. To be called only after EAGAIN; the end of the
-    /// stream, once reported, stays ready.
+    /// Waits for something to read, forgetting older events. To be called only after EAGAIN, or a
+    /// short read that is all; the end of the stream, once reported, stays ready.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.fd.poll_read_ready(cx))?.clear_ready();
         self.poll_read_event(cx)

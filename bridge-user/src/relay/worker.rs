@@ -4,7 +4,8 @@
 //! open connections, the log limiter and the order to stop; every accepted socket is either joined to the
 //! target or reset, and counted; running out of descriptors costs a failed call per [`BACK_OFF`] and
 //! connection, never a spin, and loses no connection while the connect timeout lasts: those without a socket
-//! for their target wait for one, and the others stay in the listener's queue until these have it.
+//! for their target wait for one, and the others stay in the listener's queue until these have it; a listener
+//! that fails for good costs a failed call per [`BACK_OFF`] as well.
 
 use std::{
     cell::Cell,
@@ -42,7 +43,7 @@ use super::{
 };
 use crate::spec::Target;
 
-/// How long accepting pauses when descriptors or memory are short.
+/// How long accepting pauses when descriptors or memory are short, or the listener fails.
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// Connections accepted before the others get their turn.
 const ACCEPT_BATCH: usize = 16;
@@ -107,7 +108,8 @@ impl Worker {
                     // The runtime shuts down.
                     Err(_) => return,
                 },
-                Err(error) => self.wait_for_resources(error).await,
+                Err(error) if is_shortage(error) => self.wait_for_resources(error).await,
+                Err(error) => self.wait_for_listener(error).await,
             }
         }
     }
@@ -120,6 +122,19 @@ impl Worker {
         self.shared.warnings.warn(
             ("shortage", error.raw_os_error()),
             format_args!("failed to open another socket for {gateway}: {cause}: {next}"),
+        );
+        sleep(BACK_OFF).await;
+    }
+
+    /// Counts and reports what the listener itself suffers from, and lets time pass: it may well last.
+    async fn wait_for_listener(&self, error: Errno) {
+        self.counters.accept_errors.add(1);
+        let (gateway, cause) = (self.shared.gateway, std::io::Error::from(error));
+        let next =
+            "if something closed the socket (ss -K), attach again; if a security module denies it, allow it";
+        self.shared.warnings.warn(
+            ("listener", error.raw_os_error()),
+            format_args!("failed to accept connections on {gateway}: {cause}: {next}"),
         );
         sleep(BACK_OFF).await;
     }
@@ -138,9 +153,9 @@ impl Worker {
                     }
                 }
                 Ok((_, None)) => {}
-                Err(error) if error == Errno::AGAIN || is_shortage(error) => return Err(error),
-                // The others are about the connection that would have come (accept(2)): look for the next.
-                Err(_) => {}
+                // The next one may be well.
+                Err(error) if is_about_one_connection(error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -149,15 +164,9 @@ impl Worker {
     /// Starts a connection, or drops, and thereby resets, a socket that may not have one.
     fn admit(self: &Rc<Self>, socket: OwnedFd, from: SocketAddr) {
         let Shared { config, gateway, open, warnings, .. } = &*self.shared;
-        if !config.allow.iter().any(|net| net.contains(&from.ip())) {
+        if let Err((reason, next)) = config.admits(from.ip()) {
             self.counters.denied.add(1);
-            warnings.warn(
-                ("denied", 0),
-                format_args!(
-                    "refused {} on {gateway}: its address is not allowed: add it with --allow",
-                    from.ip()
-                ),
-            );
+            warnings.warn((reason, 0), format_args!("refused {} on {gateway}: {reason}: {next}", from.ip()));
             return;
         }
         let limit = config.limits.max_connections;
@@ -262,9 +271,73 @@ fn is_shortage(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
 
+/// What accept(2) says of the connection that would have come, or of a signal, rather than of the listener.
+fn is_about_one_connection(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+    )
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.worker.shared.open.fetch_sub(1, Relaxed);
         self.worker.counters.active.sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use rustix::net::{Shutdown, shutdown};
+    use tokio::io::Interest;
+
+    use super::*;
+    use crate::relay::sys::register;
+
+    fn worker_at(gateway: SocketAddr) -> Rc<Worker> {
+        let config = RelayConfig::new("test", gateway, "lo", Target::Tcp(gateway), Vec::new());
+        let (open, warnings) = (AtomicUsize::new(0), Warnings::new("test"));
+        let shared = Shared { config, gateway, transport: Transport::default(), open, warnings };
+        let (shared, counters) = (Arc::new(shared), Arc::new(Counters::default()));
+        Rc::new(Worker { shared, counters, tools: Tools::new(), starved: Cell::new(0) })
+    }
+
+    /// A listener that was shut down answers accept(2) with EINVAL for ever, like one that SOCK_DESTROY closed.
+    #[test]
+    fn a_listener_that_fails_for_good_is_asked_now_and_then() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        shutdown(&listener, Shutdown::Read).unwrap();
+        let worker = worker_at(listener.local_addr().unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = register(listener.into(), Interest::READABLE).unwrap();
+            let accepting = tokio::time::timeout(BACK_OFF * 5 / 2, worker.accept(&listener));
+            assert!(accepting.await.is_err(), "it gave up");
+            worker.accept_waiting(&listener);
+        });
+        let asked = worker.counters.accept_errors.get();
+        assert!((1..=3).contains(&asked), "{asked} times");
+    }
+
+    #[test]
+    fn errors_of_one_connection_are_told_from_those_of_the_listener() {
+        for error in [Errno::CONNABORTED, Errno::PROTO, Errno::NETUNREACH, Errno::INTR] {
+            assert!(is_about_one_connection(error), "{error}");
+        }
+        for error in [Errno::INVAL, Errno::PERM, Errno::ACCESS, Errno::BADF, Errno::MFILE, Errno::AGAIN] {
+            assert!(!is_about_one_connection(error), "{error}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: abstract names belong to a network namespace and vanish with their process, so a killed relay leaves
 //! nothing; one request and one answer per connection, each a line of JSON; both sides accept only root and their own
-//! user on the other side (SO_PEERCRED), because anybody in the namespace may bind or connect to an abstract name.
+//! user on the other side (SO_PEERCRED), because anybody in the namespace may bind or connect to an abstract name. For the
+//! same reason nothing is waited for without a limit, and every process is asked at the same time.
 
 use std::{
     fs,
@@ -12,11 +13,13 @@ use std::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use serde::{Deserialize, Serialize};
 
 use crate::report::Entry;
@@ -24,7 +27,9 @@ use crate::report::Entry;
 /// Every relay process listens on this plus its pid.
 const PREFIX: &str = "bridge-user/relay/";
 /// How long a relay process may take to answer a question. On a host with nothing to spare it is seconds.
-const ANSWER_TIME: Duration = Duration::from_secs(15);
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long to wait where others wait to be accepted already. A relay accepts at once.
+const REACH_TIME: Duration = Duration::from_secs(2);
 /// Longest request, in bytes.
 const MAX_REQUEST: u64 = 1024 * 1024;
 
@@ -41,8 +46,16 @@ pub enum Ask {
 /// The attachments it was about.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Answer {
-    /// One entry each.
+    /// One entry each; none after a stop.
     pub entries: Vec<Entry>,
+}
+
+/// The relay processes of a network namespace.
+pub struct Answers {
+    /// Those that answered, and what they run.
+    pub relays: Vec<(Peer, Vec<Entry>)>,
+    /// Why others do not answer.
+    pub silent: Vec<anyhow::Error>,
 }
 
 /// A relay process of this network namespace.
@@ -56,21 +69,27 @@ pub struct Peer {
 /// When the name is taken, which another process must have done on purpose.
 pub fn listen() -> anyhow::Result<UnixListener> {
     let name = format!("{PREFIX}{}", std::process::id());
-    let failed = || format!("failed to listen on the abstract UNIX socket @{name}");
+    let failed = || {
+        format!(
+            "failed to listen on the abstract UNIX socket @{name}: if another program took that name, attach again"
+        )
+    };
     let address = SocketAddr::from_abstract_name(&name).with_context(failed)?;
     UnixListener::bind_addr(&address).with_context(failed)
 }
 
-/// Reads the request of a connection, if it may make one.
+/// Reads the request of a connection; `None` if another user's process is on the other side.
 ///
 /// # Errors
-/// When the process on the other side is another user's, or sends no request.
-pub fn read_request(stream: &UnixStream) -> anyhow::Result<Ask> {
-    ensure!(trusted(stream)?, "the request comes from another user's process");
+/// When it sends no request.
+pub fn read_request(stream: &UnixStream) -> anyhow::Result<Option<Ask>> {
+    if !trusted(stream)? {
+        return Ok(None);
+    }
     stream.set_read_timeout(Some(ANSWER_TIME))?;
     let mut line = String::new();
     io::Read::take(BufReader::new(stream), MAX_REQUEST).read_line(&mut line)?;
-    serde_json::from_str(&line).context("the request is not understood")
+    serde_json::from_str(&line).context("the request is not understood").map(Some)
 }
 
 /// Answers a request.
@@ -82,11 +101,28 @@ pub fn write_answer(mut stream: &UnixStream, entries: Vec<Entry>) -> anyhow::Res
     Ok(())
 }
 
-/// Every relay process of the calling thread's network namespace.
+/// Asks every relay process of the calling thread's network namespace what it runs. Those that have gone, or are not to be
+/// trusted, are left out.
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn peers() -> anyhow::Result<Vec<Peer>> {
+pub fn ask_all() -> anyhow::Result<Answers> {
+    let peers = peers()?;
+    let answers: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.ask(&Ask::Status))).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap_or(Ok(None))).collect()
+    });
+    let mut all = Answers { relays: Vec::new(), silent: Vec::new() };
+    for (peer, answer) in peers.into_iter().zip(answers) {
+        match answer {
+            Ok(answer) => all.relays.extend(answer.map(|answer| (peer, answer.entries))),
+            Err(error) => all.silent.push(error),
+        }
+    }
+    Ok(all)
+}
+
+fn peers() -> anyhow::Result<Vec<Peer>> {
     let table = fs::read_to_string("/proc/thread-self/net/unix")
         .context("failed to read /proc/thread-self/net/unix: is /proc mounted?")?;
     let address = |name| SocketAddr::from_abstract_name(name).ok().map(|address| Peer { address });
@@ -108,7 +144,7 @@ impl Peer {
     ///
     /// # Errors
     /// When it does not answer in time, or not in a way this version understands.
-    pub fn ask(&self, question: &Ask) -> anyhow::Result<Option<Answer>> {
+    fn ask(&self, question: &Ask) -> anyhow::Result<Option<Answer>> {
         let Some(mut stream) = self.connect()? else { return Ok(None) };
         // Draining takes as long as the relay was told to wait.
         let patience = (*question == Ask::Status).then_some(ANSWER_TIME);
@@ -121,7 +157,7 @@ impl Peer {
             Ok(0) => Ok(None),
             Err(error) if is_gone(&error) => Ok(None),
             result => {
-                result.with_context(|| format!("failed to ask relay process {}", self.name()))?;
+                result.map_err(|error| self.silent(&error))?;
                 let answer = serde_json::from_str(&line);
                 Ok(Some(answer.with_context(|| {
                     format!("failed to understand relay process {}: is it another version?", self.name())
@@ -130,14 +166,44 @@ impl Peer {
         }
     }
 
+    /// Stops these of its attachments, and waits until they are drained.
+    ///
+    /// # Errors
+    /// When it does not say that it did, and goes on.
+    pub fn stop(&self, names: &[String]) -> anyhow::Result<()> {
+        let answer = self.ask(&Ask::Stop(names.to_vec()))?;
+        // A process that ended meanwhile relays nothing any more.
+        let goes_on = answer.is_none() && peers()?.iter().any(|peer| peer.name() == self.name());
+        ensure!(
+            !goes_on,
+            "relay process {} gave no answer: try again, or end it (kill -KILL, the number is its pid)",
+            self.name()
+        );
+        Ok(())
+    }
+
     fn connect(&self) -> anyhow::Result<Option<UnixStream>> {
-        match UnixStream::connect_addr(&self.address) {
+        match self.reach() {
             Ok(stream) => Ok(trusted(&stream)?.then_some(stream)),
             Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("failed to reach relay process {}", self.name()))
-            }
+            Err(error) => Err(self.silent(&error)),
         }
+    }
+
+    fn silent(&self, error: &io::Error) -> anyhow::Error {
+        anyhow!(
+            "failed to ask relay process {} (the number is its pid): {error}: let it go on if it was stopped (kill -CONT), or \
+             end it (kill -KILL), then try again",
+            self.name()
+        )
+    }
+
+    fn reach(&self) -> io::Result<UnixStream> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(REACH_TIME))?;
+        let name = self.address.as_abstract_name().unwrap_or_default();
+        connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+        Ok(socket.into())
     }
 
     fn name(&self) -> String {
@@ -170,11 +236,24 @@ mod tests {
         assert_eq!(listening_names(table).collect::<Vec<_>>(), ["bridge-user/relay/7"]);
     }
 
+    /// Anybody can bind a name like a relay's, and let connections to it wait for ever.
+    #[test]
+    fn nobody_is_waited_for_without_a_limit() {
+        let name = format!("{PREFIX}nobody-accepts-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        // No room but for one: what waits there already is not accepted either.
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = UnixStream::connect_addr(&address).unwrap();
+        let error = Peer { address }.ask(&Ask::Status).unwrap_err();
+        assert!(format!("{error:#}").contains(&name), "{error:#}");
+    }
+
     #[test]
     fn requests_and_answers_cross_the_socket() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&ours).write_all(b"{\"stop\":[\"a\"]}\n").unwrap();
-        assert_eq!(read_request(&theirs).unwrap(), Ask::Stop(vec!["a".into()]));
+        assert_eq!(read_request(&theirs).unwrap(), Some(Ask::Stop(vec!["a".into()])));
         (&ours).write_all(b"nonsense\n").unwrap();
         assert!(read_request(&theirs).is_err());
     }

@@ -21,7 +21,7 @@ use super::{
     control::{self, Ask},
     drain,
 };
-use crate::{kernel::object, report::Entry};
+use crate::kernel::object;
 
 /// How long to wait when no question can be accepted.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -60,6 +60,10 @@ pub fn run(runner: Runner, announce: impl FnOnce(&Runner) -> anyhow::Result<()>)
         let stopping = lock(&relays).runner.take_all();
         thread::spawn(move || {
             drain_and_say(stopping);
+            // What a `detach` took out drains there.
+            while lock(&relays).stopping > 0 {
+                thread::sleep(BACK_OFF);
+            }
             // The receiver is gone after a second signal.
             let _ = drained.send(());
         });
@@ -112,7 +116,8 @@ fn answer_all(listener: &UnixListener, relays: &Shared, all_detached: &Unbounded
             continue;
         };
         let (relays, all_detached) = (Arc::clone(relays), all_detached.clone());
-        thread::spawn(move || {
+        // Where there is no thread to be had, nobody is answered, and this one goes on.
+        let _ = thread::Builder::new().spawn(move || {
             if let Err(error) = answer(&stream, &relays, &all_detached) {
                 log::warn!("failed to answer a request: {error:#}");
             }
@@ -122,13 +127,14 @@ fn answer_all(listener: &UnixListener, relays: &Shared, all_detached: &Unbounded
 
 fn answer(stream: &UnixStream, relays: &Shared, all_detached: &UnboundedSender<()>) -> anyhow::Result<()> {
     match control::read_request(stream)? {
-        Ask::Status => {
+        None => Ok(()),
+        Some(Ask::Status) => {
             let entries = lock(relays).runner.entries()?;
             control::write_answer(stream, entries)
         }
-        Ask::Stop(names) => {
-            let entries = stop(relays, &names)?;
-            let written = control::write_answer(stream, entries);
+        Some(Ask::Stop(names)) => {
+            stop(relays, &names);
+            let written = control::write_answer(stream, Vec::new());
             let mut relays = lock(relays);
             relays.stopping -= 1;
             if relays.runner.is_empty() && relays.stopping == 0 {
@@ -140,17 +146,13 @@ fn answer(stream: &UnixStream, relays: &Shared, all_detached: &UnboundedSender<(
     }
 }
 
-/// Stops these relays; their last entries.
-fn stop(relays: &Shared, names: &[String]) -> anyhow::Result<Vec<Entry>> {
-    let (entries, stopping) = {
+fn stop(relays: &Shared, names: &[String]) {
+    let stopping = {
         let mut relays = lock(relays);
-        let mut entries = relays.runner.entries()?;
-        entries.retain(|entry| names.contains(&entry.name));
         relays.stopping += 1;
-        (entries, relays.runner.take(names))
+        relays.runner.take(names)
     };
     drain_and_say(stopping);
-    Ok(entries)
 }
 
 fn lock(relays: &Shared) -> MutexGuard<'_, Relays> {

@@ -93,6 +93,7 @@ impl Running {
             let allow = state.allow.iter().copied().collect();
             let mut config =
                 RelayConfig::new(&state.name(), listen, &state.bridge, state.target.clone(), allow);
+            config.own = state.gateways.iter().copied().collect();
             (config.proxy_protocol, config.limits) = (options.proxy_protocol, options.limits);
             if state.datapath == Datapath::Sockmap {
                 let redirect = Redirect::load(options.limits.max_connections).with_context(failed)?;

@@ -56,8 +56,8 @@ fn denied(datapath: Datapath) -> Result<()> {
 }
 
 /// The weak host model would let them in by the gateway's address; the relay's socket is bound to the
-/// bridge, so the kernel answers for it. Not so to the host itself: for the kernel its packets to the
-/// gateway's address are the bridge's, and it can use the service anyway.
+/// bridge, so the kernel answers for it. To the kernel the host's own packets to the gateway's address
+/// are the bridge's: the relay turns them away, or a local user would reach a UNIX socket as root.
 fn other_interfaces(datapath: Datapath) -> Result<()> {
     let stage = Stage::with(datapath, &["--allow", "0.0.0.0/0"])?;
     let net = &stage.rig.net;
@@ -72,8 +72,13 @@ fn other_interfaces(datapath: Datapath) -> Result<()> {
     nobody_came(&stage)?;
     let now = stage.counters()?;
     ensure!(now == RelayCounters::default(), "the relay noticed the strangers: {now:?}");
+    expect_turned_away(&net.host, gateway())?;
+    nobody_came(&stage)?;
+    stage.relay.says(&["172.30.1.1", "the host itself"])?;
     drop(stage.warm_pair()?);
-    stage.all_ended_well(1).map(drop)
+    let ended = stage.counters_become("it ended", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.denied) == (1, 1), "the counters are {ended:?}");
+    ended.prove(datapath)
 }
 
 fn over_limit(datapath: Datapath) -> Result<()> {

@@ -25,9 +25,11 @@ pub(super) const TESTS: &[Test] = both_relays![
 /// Nothing here depends on the kernel.
 pub(super) const ON_HOST: &[Test] = both_relays![on_host:
     "sigint_ends_an_idle_relay_at_once" => interrupt,
-    "detach_by_name_drains_and_ends_it" => |datapath| detach(datapath, NAME),
-    "detach_by_service_ends_it" => |datapath| detach(datapath, "tcp"),
-    "detach_all_ends_it" => |datapath| detach(datapath, "--all"),
+    "detach_by_name_drains_and_ends_it" => |datapath| detach(datapath, NAME, None),
+    "detach_by_service_ends_it" => |datapath| detach(datapath, "tcp", None),
+    "detach_all_ends_it" => |datapath| detach(datapath, "--all", None),
+    "sigterm_while_detach_drains_cuts_nothing" => |datapath| detach(datapath, NAME, Some(Signal::SIGTERM)),
+    "one_that_is_stopped_keeps_nothing_else_open" => stopped,
 ];
 
 /// Waits until the port is closed. Not by trying: what connects in time gets its place.
@@ -90,12 +92,17 @@ fn interrupt(datapath: Datapath) -> Result<()> {
     stage.all_ended_well(1).map(drop)
 }
 
-fn detach(datapath: Datapath, what: &str) -> Result<()> {
+fn detach(datapath: Datapath, what: &str, meanwhile: Option<Signal>) -> Result<()> {
     let mut stage = Stage::with(datapath, &["--drain-timeout", "600"])?;
     let (mut client, server) = stage.warm_pair()?;
     std::thread::scope(|scope| -> Result<()> {
         let verb = scope.spawn(|| stage.rig.cli().ok(&["detach", what]));
         stops_accepting(&stage)?;
+        if let Some(signal) = meanwhile {
+            stage.relay.signal(signal);
+            // Long enough for a process that would end at once.
+            std::thread::sleep(Duration::from_millis(300));
+        }
         client.write_all(b"still here")?;
         expect_bytes(&server, b"still here")?;
         drop(client);
@@ -106,4 +113,22 @@ fn detach(datapath: Datapath, what: &str) -> Result<()> {
         Ok(())
     })?;
     ended(&mut stage)
+}
+
+/// It cannot answer, so nobody knows what it runs. What is steered is detached nevertheless, and `status` shows it.
+fn stopped(datapath: Datapath) -> Result<()> {
+    const STEERED: &str = "br-a-tcp-7002";
+    let stage = Stage::new(datapath)?;
+    let cli = stage.rig.cli();
+    stage.rig.attach("7002")?;
+    stage.relay.signal(Signal::SIGSTOP);
+    let status = cli.run(&["status"])?;
+    ensure!(status.stdout.contains(STEERED), "status does not show {STEERED}: {}", status.stdout);
+    ensure!(status.code == Some(1) && status.stderr.contains("kill -CONT"), "status says {status:?}");
+    cli.refused(&["detach", "--all"], 1, &["failed to ask relay process"])?;
+    stage.relay.signal(Signal::SIGCONT);
+    let left: Vec<_> = cli.status()?.into_iter().map(|attachment| attachment.name).collect();
+    ensure!(left == [NAME], "left is {left:?}");
+    drop(stage.warm_pair()?);
+    stage.all_ended_well(1).map(drop)
 }

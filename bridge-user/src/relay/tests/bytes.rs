@@ -1,14 +1,18 @@
 //! No byte is lost, reordered, repeated or held back.
 
 use std::{
-    io::{Read, Write},
+    io::{IoSlice, Read, Write},
+    mem::MaybeUninit,
     net::TcpStream,
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     thread,
     time::Duration,
 };
 
-use rustix::net::{SendFlags, send};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 
 use super::*;
 use crate::relay::ProxyProtocol;
@@ -168,6 +172,32 @@ fn a_unix_target_gets_and_gives_bulk() {
     drop(server);
     assert_eq!(read_exactly(&client, 3), b"bye");
     assert_fin(&client);
+}
+
+/// A read stops behind a message that carried descriptors, whatever follows it. Many rounds, since the relay may be
+/// quick enough to read between the two messages.
+#[test]
+fn bytes_behind_a_descriptor_do_not_wait_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let target = UnixListener::bind(&path).unwrap();
+    let relay = Relay::start(config(Target::Unix(path))).unwrap();
+    let client = connect(relay.local_addr());
+    let (mut server, _) = target.accept().unwrap();
+    for _ in 0..200 {
+        send_with_descriptor(&server, b"aa");
+        server.write_all(b"bb").unwrap();
+        assert_eq!(read_exactly(&client, 4), b"aabb");
+    }
+}
+
+fn send_with_descriptor(socket: &UnixStream, bytes: &[u8]) {
+    let carried = [socket.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut message = SendAncillaryBuffer::new(&mut space);
+    assert!(message.push(SendAncillaryMessage::ScmRights(&carried)));
+    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut message, SendFlags::empty()).unwrap();
+    assert_eq!(sent, bytes.len());
 }
 
 #[test]

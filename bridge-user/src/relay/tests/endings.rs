@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::Shutdown,
+    os::unix::net::UnixListener,
 };
 
 use super::*;
@@ -152,4 +153,22 @@ fn silence_ends_with_a_reset_and_traffic_prevents_it() {
     assert_reset(&server);
     eventually("the count", || relay.stats().idle_closed == 1 && relay.stats().active == 0);
     assert_eq!(relay.stats().resets, 0);
+}
+
+/// A UNIX socket cannot be reset.
+#[test]
+fn a_unix_target_sees_a_reset_as_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let target = UnixListener::bind(&path).unwrap();
+    let relay = Relay::start(config(Target::Unix(path))).unwrap();
+    let mut client = connect(relay.local_addr());
+    client.write_all(b"half").unwrap();
+    let (mut server, _) = target.accept().unwrap();
+    let mut half = [0; 4];
+    server.read_exact(&mut half).unwrap();
+    reset(&client);
+    drop(client);
+    assert_eq!(server.read(&mut half).unwrap(), 0);
+    assert_eq!(relay.stats().resets, 1);
 }
