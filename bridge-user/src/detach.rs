@@ -1,6 +1,6 @@
 //! The `detach` verb: removes attachments, and with the last one of a namespace its whole instance; stops relays.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, bail};
 
 use crate::{
     attachment::AttachmentState,
@@ -16,7 +16,7 @@ use crate::{
 /// Detaches every attachment that one of `names` means. Returns their names.
 ///
 /// # Errors
-/// When a name means nothing, or the kernel refuses. What the other names mean is detached nevertheless: who wants several
+/// When a name means nothing, a relay process does not answer, or the kernel refuses. What the other names mean is detached nevertheless: who wants several
 /// closed shall not find them open because one was closed before.
 pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
@@ -42,19 +42,21 @@ pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     }
     detached.extend(relays.stop(|entry| names.iter().any(|name| entry.is_meant_by(name)))?);
     detached.sort();
-    if unknown.is_empty() {
-        return Ok(detached);
-    }
-    // What is not known may be what a relay did not tell of.
-    Err(silent.into_iter().next().unwrap_or_else(|| unknown_names(&unknown, &before, &detached)))
+    // What is not known may be what a relay did not tell of, and it may have more that a name means.
+    let problem = match silent.first() {
+        Some(error) => format!("{error:#}"),
+        None if unknown.is_empty() => return Ok(detached),
+        None => unknown_names(&unknown, &before, &detached),
+    };
+    let done =
+        if detached.is_empty() { String::new() } else { format!("; {} is detached", plan::list(&detached)) };
+    bail!("{problem}{done}")
 }
 
 /// `before`: what was attached; `detached`: what is not any more.
-fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) -> anyhow::Error {
+fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) -> String {
     let known = plan::known(before.iter().filter(|name| !detached.contains(name)));
-    let done =
-        if detached.is_empty() { String::new() } else { format!("; {} is detached", plan::list(detached)) };
-    anyhow!("failed to detach {}: no attachment or service has this name: {known}{done}", plan::list(unknown))
+    format!("failed to detach {}: no attachment or service has this name: {known}", plan::list(unknown))
 }
 
 /// Detaches everything of this network namespace, and what it attached inside containers, whatever version pinned it.
@@ -92,17 +94,20 @@ impl Relays {
         self.0.iter().flat_map(|(_, entries)| entries)
     }
 
-    /// Stops those that `chosen` picks and waits until they are drained. Returns their names.
+    /// Stops those that `chosen` picks and waits until they are drained. Returns their names, or an error of one that goes
+    /// on when the others have ended.
     fn stop(&self, chosen: impl Fn(&Entry) -> bool) -> anyhow::Result<Vec<String>> {
-        let mut stopped = Vec::new();
+        let (mut stopped, mut failed) = (Vec::new(), None);
         for (peer, entries) in &self.0 {
             let names: Vec<_> =
                 entries.iter().filter(|e| chosen(e)).map(|entry| entry.name.clone()).collect();
             if !names.is_empty() {
-                peer.stop(&names).with_context(|| format!("failed to stop {}", plan::list(&names)))?;
-                stopped.extend(names);
+                match peer.stop(&names).with_context(|| format!("failed to stop {}", plan::list(&names))) {
+                    Ok(()) => stopped.extend(names),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
-        Ok(stopped)
+        failed.map_or(Ok(stopped), Err)
     }
 }

@@ -14,7 +14,7 @@ use std::{
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -171,14 +171,19 @@ impl Peer {
     /// # Errors
     /// When it does not say that it did, and goes on.
     pub fn stop(&self, names: &[String]) -> anyhow::Result<()> {
-        let answer = self.ask(&Ask::Stop(names.to_vec()))?;
-        // A process that ended meanwhile relays nothing any more.
-        let goes_on = answer.is_none() && peers()?.iter().any(|peer| peer.name() == self.name());
-        ensure!(
-            !goes_on,
-            "relay process {} gave no answer: try again, or end it (kill -KILL, the number is its pid)",
-            self.name()
-        );
+        if self.ask(&Ask::Stop(names.to_vec()))?.is_some() {
+            return Ok(());
+        }
+        // A process that ended meanwhile relays nothing any more; its sockets close one after the other.
+        let deadline = Instant::now() + REACH_TIME;
+        while peers()?.iter().any(|peer| peer.name() == self.name()) {
+            ensure!(
+                Instant::now() < deadline,
+                "relay process {} gave no answer: try again, or end it (kill -KILL, the number is its pid)",
+                self.name()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 
