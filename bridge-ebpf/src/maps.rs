@@ -20,8 +20,8 @@ use bridge_common::maps::{
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
 
-/// (interface, gateway, port) → attachment id. Writer: userspace. Readers: `steer`, `steer_tc`. An entry lives as long as its
-/// attachment; one whose attachment is missing has no effect.
+/// (interface, gateway, port) → attachment id. Writer: userspace. Readers: `steer`, `steer_tc`. An entry lives as long
+/// as its attachment; one whose attachment is missing has no effect.
 #[map]
 pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_RULES, 0);
 
@@ -30,8 +30,8 @@ pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_R
 #[map]
 pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 
-/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Readers: `steer`, `steer_tc`. A set is complete before
-/// the attachment that names it is written, and removed after.
+/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Readers: `steer`, `steer_tc`. A set is
+/// complete before the attachment that names it is written, and removed after.
 #[map]
 pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_ALLOW, 0);
 

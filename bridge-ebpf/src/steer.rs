@@ -122,8 +122,8 @@ pub(crate) fn is_mptcp_target(service: &Service) -> bool {
 }
 
 /// Copies an attachment. The kernel may reuse the element of an attachment that is removed or replaced at this very
-/// moment; every version there is has its own allow set, so a copy that began and ended with the same one is whole. Otherwise the
-/// packet is treated as if the attachment were gone: it just was.
+/// moment; every version there is has its own allow set, so a copy that began and ended with the same one is whole.
+/// Otherwise the packet is treated as if the attachment were gone: it just was.
 #[inline(always)]
 pub(crate) fn read_attachment(id: u32) -> Option<Service> {
     let attachment = maps::ATTACHMENTS.get_ptr(&id)?;

@@ -16,8 +16,8 @@ use crate::{
 /// Detaches every attachment that one of `names` means. Returns their names.
 ///
 /// # Errors
-/// When a name means nothing, a relay process does not answer, or the kernel refuses. What the other names mean is detached nevertheless: who wants several
-/// closed shall not find them open because one was closed before.
+/// When a name means nothing, a relay process does not answer, or the kernel refuses. What the other names mean is
+/// detached nevertheless: who wants several closed shall not find them open because one was closed before.
 pub fn by_name(names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
     let (relays, silent) = Relays::find()?;

@@ -148,8 +148,8 @@ fn everybody(subnets: BTreeSet<IpNet>, bridge: &str, own: &[IpNet]) -> Result<BT
     Ok(subnets)
 }
 
-/// The allow-list that was asked for, for one family. Without `ingress_ifindex` the source subnet is the only proof that a connection came
-/// over the bridge, so a wider list is refused there.
+/// The allow-list that was asked for, for one family. Without `ingress_ifindex` the source subnet is the only proof
+/// that a connection came over the bridge, so a wider list is refused there.
 fn allowed(
     asked: &[IpNet],
     subnets: &BTreeSet<IpNet>,

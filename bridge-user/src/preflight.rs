@@ -22,7 +22,8 @@ const PROBE: [(Capability, &str); 3] = [
 ];
 
 /// Requires what attach needs; `steering`: the datapath asked for, if steering is possible with it. CAP_SYS_ADMIN is
-/// needed only for the probes, of which `--datapath steer` leaves out all but that of MPTCP listeners, and to mount bpffs when it is not mounted.
+/// needed only for the probes, of which `--datapath steer` leaves out all but that of MPTCP listeners, and to
+/// mount bpffs when it is not mounted.
 ///
 /// # Errors
 /// Names each missing capability.

@@ -264,6 +264,9 @@ impl Session {
     /// # Errors
     /// When the kernel or nft(8) refuses; plain listeners are served nevertheless.
     pub fn steer_mptcp(&mut self, wanted: &[AttachmentState]) -> anyhow::Result<()> {
+        if !self.features.mptcp_helper {
+            return Ok(());
+        }
         let path = self.path.clone();
         let bridges: BTreeSet<u32> = wanted.iter().map(|state| state.ifindex).collect();
         let mut missing = Vec::new();
@@ -272,7 +275,7 @@ impl Session {
                 missing.push(ifindex);
             }
         }
-        if (missing.is_empty() && tc::has_table(&path)) || !self.features.mptcp_helper {
+        if missing.is_empty() && tc::has_table(&path) {
             return Ok(());
         }
         let ebpf = self.loaded()?;

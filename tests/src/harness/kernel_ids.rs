@@ -3,7 +3,6 @@
 //! Invariant: the kernel frees objects asynchronously, so equality is awaited with a deadline.
 
 use std::collections::BTreeSet;
-
 use std::time::Duration;
 
 use anyhow::{Context, Result};

@@ -114,6 +114,23 @@ impl Rig {
         expect_moved_on(datapath, &self.cli(), name, expected, repeated, body)
     }
 
+    /// Each count is as expected, or all together are more by the SYNs that were sent again since there were `syns` of them.
+    /// That is what [`Rig::expect`] allows, for counts that are read without it.
+    pub(crate) fn expect_counts<const N: usize>(
+        &self,
+        syns: u64,
+        found: [u64; N],
+        expected: [u64; N],
+    ) -> Result<()> {
+        let repeated = self.net.repeated_syns()? - syns;
+        let surplus = found.iter().zip(expected).map(|(found, expected)| found.checked_sub(expected));
+        ensure!(
+            surplus.sum::<Option<u64>>().is_some_and(|surplus| surplus <= repeated),
+            "the counts are {found:?} instead of {expected:?}, and {repeated} SYNs were sent again"
+        );
+        Ok(())
+    }
+
     /// Expects the attachment to be in `state`, by the kernel's steering datapath.
     pub(crate) fn expect_state(&self, name: &str, state: &str) -> Result<Attachment> {
         let attachment = self.cli().attachment(name)?;

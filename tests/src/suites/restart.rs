@@ -17,18 +17,6 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("restart::real_redis_is_killed_and_started_again", redis_restarts),
 ];
 
-/// Each count is as expected, or all together are more by the SYNs that were sent again since there were `syns` of them.
-/// That is what [`Rig::expect`] allows; it would run bridge-user meanwhile.
-fn expect_counts<const N: usize>(rig: &Rig, syns: u64, found: [u64; N], expected: [u64; N]) -> Result<()> {
-    let repeated = rig.net.repeated_syns()? - syns;
-    let surplus = found.iter().zip(expected).map(|(found, expected)| found.checked_sub(expected));
-    ensure!(
-        surplus.sum::<Option<u64>>().is_some_and(|surplus| surplus <= repeated),
-        "the counts are {found:?} instead of {expected:?}, and {repeated} SYNs were sent again"
-    );
-    Ok(())
-}
-
 fn many_restarts() -> Result<()> {
     let rig = Rig::new()?;
     let syns = rig.net.repeated_syns()?;
@@ -47,7 +35,7 @@ fn many_restarts() -> Result<()> {
     }
     let counters = rig.expect_state("br-a-tcp-7001", "waiting-for-listener")?.counters;
     let found = [counters.accepted, counters.no_listener];
-    expect_counts(&rig, syns, found, [rounds as u64 + 1, rounds as u64])
+    rig.expect_counts(syns, found, [rounds as u64 + 1, rounds as u64])
         .with_context(|| format!("accepted and no_listener after {rounds} restarts"))
 }
 
@@ -69,6 +57,6 @@ fn redis_restarts() -> Result<()> {
     let pong = Session::open(&rig.net.a1, gateway)?.command("PING")?;
     ensure!(pong == "+PONG", "after the last restart redis said {pong}");
     let counters = rig.expect_state("br-a-redis-6379", "ready")?.counters;
-    expect_counts(&rig, syns, [counters.accepted], [rounds as u64 + 1])
+    rig.expect_counts(syns, [counters.accepted], [rounds as u64 + 1])
         .with_context(|| format!("accepted after {rounds} restarts"))
 }

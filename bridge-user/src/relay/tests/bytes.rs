@@ -4,10 +4,7 @@ use std::{
     io::{IoSlice, Read, Write},
     mem::MaybeUninit,
     net::TcpStream,
-    os::{
-        fd::AsFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::fd::AsFd,
     thread,
     time::Duration,
 };
@@ -153,12 +150,7 @@ fn bytes_sent_before_the_target_is_connected_wait_for_it() {
 
 #[test]
 fn a_unix_target_gets_and_gives_bulk() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("s");
-    let target = UnixListener::bind(&path).unwrap();
-    let relay = Relay::start(config(Target::Unix(path))).unwrap();
-    let client = connect(relay.local_addr());
-    let (server, _) = target.accept().unwrap();
+    let (_relay, client, server) = unix_pair();
     const LEN: usize = 16 << 20;
     thread::scope(|scope| {
         scope.spawn(|| write_noise(&client, 1, LEN));
@@ -178,12 +170,7 @@ fn a_unix_target_gets_and_gives_bulk() {
 /// quick enough to read between the two messages.
 #[test]
 fn bytes_behind_a_descriptor_do_not_wait_for_others() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("s");
-    let target = UnixListener::bind(&path).unwrap();
-    let relay = Relay::start(config(Target::Unix(path))).unwrap();
-    let client = connect(relay.local_addr());
-    let (mut server, _) = target.accept().unwrap();
+    let (_relay, client, mut server) = unix_pair();
     for _ in 0..200 {
         send_with_descriptor(&server, b"aa");
         server.write_all(b"bb").unwrap();

@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::Shutdown,
-    os::unix::net::UnixListener,
 };
 
 use super::*;
@@ -158,13 +157,8 @@ fn silence_ends_with_a_reset_and_traffic_prevents_it() {
 /// A UNIX socket cannot be reset.
 #[test]
 fn a_unix_target_sees_a_reset_as_the_end() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("socket");
-    let target = UnixListener::bind(&path).unwrap();
-    let relay = Relay::start(config(Target::Unix(path))).unwrap();
-    let mut client = connect(relay.local_addr());
+    let (relay, mut client, mut server) = unix_pair();
     client.write_all(b"half").unwrap();
-    let (mut server, _) = target.accept().unwrap();
     let mut half = [0; 4];
     server.read_exact(&mut half).unwrap();
     reset(&client);

@@ -1,6 +1,6 @@
 //! Connections that may not be, targets that are not there, and limits.
 
-use std::{io::Write, net::Shutdown, os::unix::net::UnixListener, path::Path};
+use std::{io::Write, net::Shutdown, path::Path};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
@@ -77,7 +77,7 @@ fn a_target_that_never_accepts_is_given_up_after_the_connect_timeout() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let _target = never_accepts(&path);
-    let _in_the_queue = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let _in_the_queue = UnixStream::connect(&path).unwrap();
     let text = message(Target::Unix(path.clone()));
     assert!(text.contains("does not accept"), "{text}");
     let limits = Limits { connect_timeout: Duration::from_millis(300), ..Limits::default() };

@@ -11,7 +11,10 @@ mod process;
 use std::{
     io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -75,6 +78,17 @@ fn pair(relay: &Relay, target: &TcpListener) -> (TcpStream, TcpStream) {
 }
 
 /// Closes with RST.
+/// The same with a relay to a UNIX target of its own, whose path nobody needs any more.
+fn unix_pair() -> (Relay, TcpStream, UnixStream) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let target = UnixListener::bind(&path).unwrap();
+    let relay = Relay::start(config(Target::Unix(path))).unwrap();
+    let client = connect(relay.local_addr());
+    let (server, _) = target.accept().unwrap();
+    (relay, client, server)
+}
+
 fn reset<T: AsFd>(stream: T) {
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
