@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::netns::Netns;
 use super::proc::{Output, run_in};
+use super::strays::Strays;
 use super::sys::unblock_signals_in;
 use super::transcript::note;
 
@@ -47,6 +48,11 @@ impl<'a> Cli<'a> {
     pub(crate) fn with_docker(mut self, endpoint: &str) -> Self {
         self.docker = Some(endpoint.to_owned());
         self
+    }
+
+    /// Packets of no connection that the binary's namespace knows of.
+    pub(crate) fn strays(&self) -> Result<Strays> {
+        Strays::of_host(self.netns)
     }
 
     /// The prepared command, for trials that start it themselves.

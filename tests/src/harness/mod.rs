@@ -28,6 +28,7 @@ pub(crate) mod relay;
 pub(crate) mod rig;
 pub(crate) mod service;
 pub(crate) mod stepper;
+pub(crate) mod strays;
 pub(crate) mod sys;
 pub(crate) mod topology;
 pub(crate) mod transcript;

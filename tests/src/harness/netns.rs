@@ -108,22 +108,29 @@ impl Netns {
             .with_context(|| format!("failed to set sysctl {name} to {value}"))
     }
 
-    /// SYNs that had to be sent again inside the namespace.
-    pub(crate) fn repeated_syns(&self) -> Result<u64> {
-        self.tcp_counter("TCPSynRetrans")
+    /// TCP segments that had to be sent again inside the namespace, SYNs among them.
+    pub(crate) fn repeated_segments(&self) -> Result<u64> {
+        self.counter("snmp", "Tcp:", "RetransSegs")
+    }
+
+    /// TCP resets sent from inside the namespace.
+    pub(crate) fn tcp_resets(&self) -> Result<u64> {
+        self.counter("snmp", "Tcp:", "OutRsts")
     }
 
     /// One of the namespace's extended TCP counters.
     pub(crate) fn tcp_counter(&self, counter: &str) -> Result<u64> {
-        let table = self.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat"))?;
-        let mut rows = table.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
-        let (names, values) = rows.next().zip(rows.next()).context("odd netstat file")?;
+        self.counter("netstat", "TcpExt:", counter)
+    }
+
+    /// A counter in one of the files below `/proc/net` where a row of names precedes the row of their values.
+    fn counter(&self, file: &str, rows: &str, counter: &str) -> Result<u64> {
+        let table = self.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))?;
+        let mut rows = table.lines().filter(|line| line.starts_with(rows)).map(str::split_whitespace);
+        let (names, values) = rows.next().zip(rows.next()).with_context(|| format!("odd {file} file"))?;
         let found = names.zip(values).find(|(name, _)| *name == counter);
-        found
-            .with_context(|| format!("the kernel does not count {counter}"))?
-            .1
-            .parse()
-            .context("odd netstat file")
+        let (_, value) = found.with_context(|| format!("the kernel does not count {counter}"))?;
+        value.parse().with_context(|| format!("odd {file} file"))
     }
 
     /// Local addresses (`ADDR:PORT`) of the TCP sockets that listen inside the namespace.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::cli::{Attachment, Cli, Counters};
 use super::netns::{Netns, pin_traces};
+use super::strays::Strays;
 use super::topology::Topology;
 
 /// How far each counter is expected to move.
@@ -38,6 +39,17 @@ impl Moved {
         Self { no_listener: count as u64, ..Self::NOTHING }
     }
 
+    /// Refuses counts other than `expected`, but for the strays there were.
+    fn compare(self, expected: Self, strays: Strays) -> Result<()> {
+        let allowed = strays.allow(expected.accepted, expected.denied + expected.no_listener);
+        let surplus = self.surplus(expected);
+        ensure!(
+            surplus.is_some_and(|surplus| surplus <= allowed),
+            "{self:?} instead of {expected:?}, with {strays:?}"
+        );
+        Ok(())
+    }
+
     /// How many more than expected; `None` if one counter moved too little.
     fn surplus(self, expected: Self) -> Option<u64> {
         let accepted = self.accepted.checked_sub(expected.accepted)?;
@@ -51,6 +63,13 @@ impl Moved {
             denied: after.denied.checked_sub(before.denied)?,
             no_listener: after.no_listener.checked_sub(before.no_listener)?,
         })
+    }
+}
+
+impl From<Counters> for Moved {
+    fn from(since_attached: Counters) -> Self {
+        let Counters { accepted, denied, no_listener } = since_attached;
+        Self { accepted, denied, no_listener }
     }
 }
 
@@ -109,26 +128,14 @@ impl Rig {
         expected: Moved,
         body: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let before = self.net.repeated_syns()?;
-        let repeated = || Ok(self.net.repeated_syns()? - before);
-        expect_moved_on(datapath, &self.cli(), name, expected, repeated, body)
+        expect_moved_on(datapath, &self.cli(), name, expected, || self.net.strays(), body)
     }
 
-    /// Each count is as expected, or all together are more by the SYNs that were sent again since there were `syns` of them.
-    /// That is what [`Rig::expect`] allows, for counts that are read without it.
-    pub(crate) fn expect_counts<const N: usize>(
-        &self,
-        syns: u64,
-        found: [u64; N],
-        expected: [u64; N],
-    ) -> Result<()> {
-        let repeated = self.net.repeated_syns()? - syns;
-        let surplus = found.iter().zip(expected).map(|(found, expected)| found.checked_sub(expected));
-        ensure!(
-            surplus.sum::<Option<u64>>().is_some_and(|surplus| surplus <= repeated),
-            "the counts are {found:?} instead of {expected:?}, and {repeated} SYNs were sent again"
-        );
-        Ok(())
+    /// The counters are as expected, but for the strays since `before`. That is what [`Rig::expect`] allows, for counters that
+    /// are read without it.
+    pub(crate) fn expect_counts(&self, before: Strays, found: Counters, expected: Moved) -> Result<()> {
+        let found = Moved::from(found);
+        found.compare(expected, self.net.strays()? - before).context("the counters are not right")
     }
 
     /// Expects the attachment to be in `state`, by the kernel's steering datapath.
@@ -171,7 +178,7 @@ pub(crate) fn expect_moved<T>(
     expected: Moved,
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    expect_moved_on("steer", cli, name, expected, || Ok(0), body)
+    expect_moved_on("steer", cli, name, expected, || cli.strays(), body)
 }
 
 /// [`expect_moved`] for an attachment with an MPTCP listener.
@@ -181,19 +188,19 @@ pub(crate) fn expect_moved_tc<T>(
     expected: Moved,
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    expect_moved_on("steer-tc", cli, name, expected, || Ok(0), body)
+    expect_moved_on("steer-tc", cli, name, expected, || cli.strays(), body)
 }
 
-/// The programs count SYNs, so each one that a client had to repeat may be in a counter, too: an emulated host that is
-/// busy answers late.
+/// The programs count packets that no connection takes: SYNs, and what comes after its connection has ended.
 fn expect_moved_on<T>(
     datapath: &str,
     cli: &Cli<'_>,
     name: &str,
     expected: Moved,
-    repeated: impl FnOnce() -> Result<u64>,
+    strays: impl Fn() -> Result<Strays>,
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
+    let strays_before = strays()?;
     let before = cli.attachment(name)?;
     let value = body()?;
     let after = cli.attachment(name)?;
@@ -201,11 +208,8 @@ fn expect_moved_on<T>(
     let moved = Moved::between(before.counters, after.counters).with_context(|| {
         format!("counters of {name} went backwards: {:?} to {:?}", before.counters, after.counters)
     })?;
-    let surplus = moved.surplus(expected);
-    ensure!(
-        surplus == Some(0)
-            || surplus.is_some_and(|surplus| repeated().is_ok_and(|repeated| surplus <= repeated)),
-        "counters of {name} moved by {moved:?} instead of {expected:?}"
-    );
+    moved
+        .compare(expected, strays()? - strays_before)
+        .with_context(|| format!("counters of {name} did not move as they should"))?;
     Ok(value)
 }

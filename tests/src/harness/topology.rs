@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::netns::Netns;
+use super::strays::Strays;
 use super::wait::{patience, until};
 
 pub(crate) const GATEWAY_A: Ipv4Addr = Ipv4Addr::new(172, 30, 1, 1);
@@ -90,10 +91,10 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// SYNs that any namespace had to send again, since they were made.
-    pub(crate) fn repeated_syns(&self) -> Result<u64> {
-        let all = [&self.host, &self.a1, &self.a2, &self.b1, &self.outside];
-        all.into_iter().map(Netns::repeated_syns).sum()
+    /// Packets of no connection that any namespace knows of, since they were made.
+    pub(crate) fn strays(&self) -> Result<Strays> {
+        let others = [&self.a1, &self.a2, &self.b1, &self.outside];
+        others.into_iter().try_fold(Strays::of_host(&self.host)?, Strays::and_of)
     }
 
     /// Builds the network and waits until every namespace reaches the host.
