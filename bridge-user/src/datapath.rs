@@ -151,18 +151,27 @@ pub fn choose(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, 
     }
 }
 
-fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reason), String> {
+/// Whether steering can be asked for, on whatever host.
+///
+/// # Errors
+/// When the target or the PROXY header takes a relay; the text says what to do instead.
+pub fn steerable(target: &Target, proxy_protocol: bool) -> Result<(), String> {
     if let Target::Unix(path) = target {
         return Err(format!(
             "unix:{} cannot be steered to, which takes a TCP listener on 127.0.0.1 or ::1: use --datapath auto",
             path.display()
         ));
     }
-    if facts.proxy_protocol {
+    if proxy_protocol {
         return Err("steering hands over the client's own connection, where nobody can write a PROXY header (and the \
                     service sees the container's address anyway): use --datapath auto, or leave --proxy-protocol out"
             .to_owned());
     }
+    Ok(())
+}
+
+fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reason), String> {
+    steerable(target, facts.proxy_protocol)?;
     if let (true, Err(why)) = (mptcp, &facts.mptcp) {
         return Err(format!(
             "the listener on {target} uses MPTCP, and steering to such does not work here ({why}): use --datapath auto \

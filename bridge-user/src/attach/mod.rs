@@ -10,9 +10,10 @@ use std::collections::HashSet;
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::{
+    UsageError,
     attachment::{AttachmentState, Identity},
     check,
-    datapath::{Facts, Reason, Requested},
+    datapath::{Facts, Reason, Requested, steerable},
     kernel::{
         features::Features,
         floor,
@@ -63,6 +64,16 @@ impl Request {
     fn may_steer(&self) -> bool {
         let asked = matches!(self.datapath, Requested::Auto | Requested::Steer);
         asked && self.specs.iter().any(|spec| spec.target.tcp().is_some())
+    }
+
+    /// Refuses what no host could do.
+    fn refuse_contradictions(&self) -> Result<(), UsageError> {
+        if self.datapath != Requested::Steer {
+            return Ok(());
+        }
+        let proxy_protocol = self.relay.proxy_protocol.is_some();
+        let mut targets = self.specs.iter().map(|spec| &spec.target);
+        targets.try_for_each(|target| steerable(target, proxy_protocol)).map_err(UsageError)
     }
 }
 
@@ -121,6 +132,7 @@ impl Prepared {
 /// # Errors
 /// When something is missing or in the way; each message names the value, the cause and the next step.
 pub fn prepare(request: &Request) -> anyhow::Result<Prepared> {
+    request.refuse_contradictions()?;
     preflight::may_attach(request.may_steer().then_some(request.datapath))?;
     let Some(container) = &request.container else {
         let docker = NetworkResolver::new(request)?;

@@ -97,8 +97,7 @@ pub(super) struct NetworkResolver {
 impl NetworkResolver {
     pub(super) fn new(request: &Request) -> anyhow::Result<Self> {
         let by_docker = request.bridges.is_empty() || !request.networks.is_empty();
-        let container = request.allow.iter().any(|source| matches!(source, Source::Container(_)));
-        let docker = (by_docker || container).then(BlockingDocker::connect).transpose()?;
+        let docker = by_docker.then(BlockingDocker::connect).transpose()?;
         Ok(Self { docker })
     }
 
@@ -147,13 +146,13 @@ impl NetworkResolver {
 }
 
 /// A source on a bridge that is not Docker's.
-fn address(source: &Source) -> anyhow::Result<IpNet> {
+fn address(source: &Source) -> Result<IpNet, UsageError> {
     match source {
         Source::Net(net) => Ok(*net),
-        Source::Container(name) => bail!(
-            "failed to resolve --allow {name}: a container's address is known per Docker network, and --bridge names \
-             none: use --network, or give the container's address"
-        ),
+        Source::Container(name) => Err(UsageError(format!(
+            "--allow {name} does not go with --bridge: a container's address is known per Docker network, and --bridge \
+             names none: use --network, or give the container's address"
+        ))),
     }
 }
 

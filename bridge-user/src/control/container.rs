@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bollard::models::{ContainerInspectResponse, EndpointSettings, PortMap};
 
-use super::docker::{Docker, DockerError, display_name, pick_container, short};
+use super::docker::{Docker, DockerError, display_name, meant, pick_container, short};
 
 /// A running container with a network namespace of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,13 +67,8 @@ impl Running {
     }
 
     fn endpoint_on(&self, wanted: &str) -> Result<&Endpoint, DockerError> {
-        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.network == wanted) {
-            return Ok(endpoint);
-        }
-        // Nothing is a prefix of everything.
-        let id_starts = |endpoint: &&Endpoint| !wanted.is_empty() && endpoint.network_id.starts_with(wanted);
-        let found: Vec<&Endpoint> = self.endpoints.iter().filter(id_starts).collect();
-        match found.as_slice() {
+        let has_name = |endpoint: &Endpoint| endpoint.network == wanted;
+        match meant(&self.endpoints, wanted, |endpoint| Some(&endpoint.network_id), has_name).as_slice() {
             [endpoint] => Ok(endpoint),
             [] => Err(DockerError::NotOnNetwork {
                 container: self.name.clone(),

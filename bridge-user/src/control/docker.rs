@@ -163,20 +163,23 @@ async fn answer<T>(
         .map_err(|error| DockerError::api(action, &error))
 }
 
-/// The same order of preference as Docker: the exact id, the exact name, then an id prefix.
+/// What `wanted` stands for in `all`. The same order of preference as Docker: the exact id, the exact name, then an id
+/// prefix, of which nothing is none.
+pub(super) fn meant<'a, T>(
+    all: &'a [T],
+    wanted: &str,
+    id: impl Fn(&T) -> Option<&str>,
+    has_name: impl Fn(&T) -> bool,
+) -> Vec<&'a T> {
+    let ways: [&dyn Fn(&T) -> bool; 3] =
+        [&|one| id(one) == Some(wanted), &has_name, &|one| id(one).is_some_and(|id| id.starts_with(wanted))];
+    let mut found = ways.into_iter().map(|fits| all.iter().filter(|one| fits(one)).collect::<Vec<_>>());
+    found.find(|found| !found.is_empty() && !wanted.is_empty()).unwrap_or_default()
+}
+
 fn pick_network(networks: Vec<Network>, name: &str) -> Result<DockerNetwork, DockerError> {
-    let id_is = |network: &&Network| network.id.as_deref() == Some(name);
-    let name_is = |network: &&Network| network.name.as_deref() == Some(name);
-    let id_starts =
-        |network: &&Network| !name.is_empty() && network.id.as_ref().is_some_and(|id| id.starts_with(name));
-    let mut found: Vec<&Network> = networks.iter().filter(id_is).collect();
-    if found.is_empty() {
-        found = networks.iter().filter(name_is).collect();
-    }
-    if found.is_empty() {
-        found = networks.iter().filter(id_starts).collect();
-    }
-    match found.as_slice() {
+    let has_name = |network: &Network| network.name.as_deref() == Some(name);
+    match meant(&networks, name, |network| network.id.as_deref(), has_name).as_slice() {
         [] => {
             let mut known: Vec<String> =
                 networks.into_iter().filter(is_bridge).filter_map(|network| network.name).collect();
@@ -280,15 +283,7 @@ pub(super) fn pick_container<'a>(
     wanted: &str,
 ) -> Result<&'a ContainerSummary, DockerError> {
     let wanted = wanted.trim_start_matches('/');
-    let exact =
-        containers.iter().find(|one| one.id.as_deref() == Some(wanted) || display_name(one) == wanted);
-    if let Some(container) = exact.filter(|_| !wanted.is_empty()) {
-        return Ok(container);
-    }
-    let id_starts = |one: &&ContainerSummary| {
-        !wanted.is_empty() && one.id.as_ref().is_some_and(|id| id.starts_with(wanted))
-    };
-    let found: Vec<&ContainerSummary> = containers.iter().filter(id_starts).collect();
+    let found = meant(containers, wanted, |one| one.id.as_deref(), |one| display_name(one) == wanted);
     match found.as_slice() {
         [container] => Ok(container),
         _ => {

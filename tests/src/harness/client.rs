@@ -31,8 +31,8 @@ pub(crate) fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
 
 /// A stream that waits for nothing for ever, and sends at once.
 pub(crate) fn with_deadlines(stream: TcpStream) -> std::io::Result<TcpStream> {
-    stream.set_read_timeout(Some(patience(5)))?;
-    stream.set_write_timeout(Some(patience(5)))?;
+    stream.set_read_timeout(Some(patience(10)))?;
+    stream.set_write_timeout(Some(patience(10)))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

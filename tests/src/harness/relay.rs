@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{Backlog, listen};
 
 use super::cli::{Attachment, Cli};
-use super::client::{connect, dial};
+use super::client::{connect, dial, with_deadlines};
 use super::endings::expect_bytes;
 use super::floor::sockmap_is_trusted;
 use super::foreground::Foreground;
@@ -187,7 +187,7 @@ impl Stage {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 accepted => Ok(Some(accepted.context("the target failed to accept")?)),
             })?;
-        with_deadlines(stream)
+        Ok(with_deadlines(stream)?)
     }
 
     /// A client and the target's end of the same connection, before any byte.
@@ -304,15 +304,6 @@ pub(crate) fn final_counters(cli: &Cli<'_>, name: &str, datapath: Datapath) -> R
         let now = counters(cli, name, datapath)?;
         Ok((now.active == 0).then_some(now))
     })
-}
-
-/// The deadlines every stream of the suite has.
-pub(crate) fn with_deadlines(stream: TcpStream) -> Result<TcpStream> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(patience(10)))?;
-    stream.set_write_timeout(Some(patience(10)))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// Leaves no room in a target's queue, so that the next connection to it stays unfinished until

@@ -25,6 +25,15 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("host::bad_allow_address", || {
         wrong_with("7001", &["--allow", "172.30.1.999/32"], &["172.30.1.999"])
     }),
+    Test::on_host("host::allowed_container_on_a_plain_bridge", || {
+        wrong_with("7001", &["--allow", "web"], &["--allow web", "--bridge", "--network"])
+    }),
+    Test::on_host("host::steering_to_a_unix_target", || {
+        wrong_with("7001:unix:/run/x.sock", &["--datapath", "steer"], &["/run/x.sock", "--datapath auto"])
+    }),
+    Test::on_host("host::steering_with_a_proxy_header", || {
+        wrong_with("7001", &["--datapath", "steer", "--proxy-protocol", "v1"], &["PROXY", "--datapath auto"])
+    }),
     Test::on_host("host::two_specs_for_one_port", two_specs),
     Test::on_host("host::nothing_to_attach", nothing_to_attach),
     Test::on_host("host::unknown_bridge", || cannot(&["7001", "--bridge", "br-zz"], &["br-zz"])),

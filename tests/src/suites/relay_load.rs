@@ -11,11 +11,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Test;
-use crate::harness::client::{dial, many_rounds, round};
+use crate::harness::client::{dial, many_rounds, round, with_deadlines};
 use crate::harness::endings::expect_bytes;
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::noise;
-use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, gateway, start, with_deadlines};
+use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, gateway, start};
 use crate::harness::rig::Rig;
 use crate::harness::service::Service;
 use crate::harness::topology::local;

@@ -8,15 +8,13 @@ use std::os::unix::net::UnixListener;
 use anyhow::{Context, Result, ensure};
 
 use super::Test;
-use crate::harness::client::{connect, many_rounds};
+use crate::harness::client::{connect, many_rounds, with_deadlines};
 use crate::harness::endings::{expect_bytes, expect_turned_away};
 use crate::harness::foreground::Foreground;
 use crate::harness::noise;
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::{Redis, Session};
-use crate::harness::relay::{
-    Datapath, NAME, RelayCounters, Stage, counters, final_counters, gateway, start, with_deadlines,
-};
+use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, final_counters, gateway, start};
 use crate::harness::rig::Rig;
 use crate::harness::service::{Port, Service, listener};
 use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, at6};
