@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::counts::{Moved, Strays};
 use super::netns::Netns;
 use super::proc::{Output, run_in};
-use super::strays::Strays;
 use super::sys::unblock_signals_in;
 use super::transcript::note;
 
@@ -162,14 +162,6 @@ fn has_next_step(line: &str) -> bool {
     STEPS.split('|').any(|step| line.contains(step))
 }
 
-/// Counters of one attachment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) accepted: u64,
-    pub(crate) denied: u64,
-    pub(crate) no_listener: u64,
-}
-
 /// One attachment as `status --output json` describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attachment {
@@ -178,7 +170,7 @@ pub(crate) struct Attachment {
     pub(crate) state: String,
     pub(crate) allow: Vec<String>,
     pub(crate) gateways: Vec<String>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Moved,
     /// The whole object, for fields only one trial looks at.
     pub(crate) raw: Value,
 }
@@ -199,7 +191,7 @@ impl Attachment {
             let found = value["counters"][key].as_u64();
             found.with_context(|| format!("attachment without the counter {key}: {value}"))
         };
-        let counters = Counters {
+        let counters = Moved {
             accepted: count("accepted")?,
             denied: count("denied")?,
             no_listener: count("no_listener")?,

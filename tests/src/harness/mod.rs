@@ -6,6 +6,7 @@
 pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod containers;
+pub(crate) mod counts;
 pub(crate) mod docker;
 pub(crate) mod endings;
 pub(crate) mod facts;
@@ -28,7 +29,6 @@ pub(crate) mod relay;
 pub(crate) mod rig;
 pub(crate) mod service;
 pub(crate) mod stepper;
-pub(crate) mod strays;
 pub(crate) mod sys;
 pub(crate) mod topology;
 pub(crate) mod transcript;

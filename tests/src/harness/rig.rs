@@ -7,71 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cli::{Attachment, Cli, Counters};
+use super::cli::{Attachment, Cli};
+pub(crate) use super::counts::Moved;
+use super::counts::Strays;
 use super::netns::{Netns, pin_traces};
-use super::strays::Strays;
 use super::topology::Topology;
-
-/// How far each counter is expected to move.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Moved {
-    pub(crate) accepted: u64,
-    pub(crate) denied: u64,
-    pub(crate) no_listener: u64,
-}
-
-impl Moved {
-    /// No connection reached a decision of this attachment.
-    pub(crate) const NOTHING: Self = Self { accepted: 0, denied: 0, no_listener: 0 };
-
-    /// This many connections were steered to a listener.
-    pub(crate) fn accepted(count: usize) -> Self {
-        Self { accepted: count as u64, ..Self::NOTHING }
-    }
-
-    /// This many were turned away by the allow-list.
-    pub(crate) fn denied(count: usize) -> Self {
-        Self { denied: count as u64, ..Self::NOTHING }
-    }
-
-    /// This many found no listener.
-    pub(crate) fn no_listener(count: usize) -> Self {
-        Self { no_listener: count as u64, ..Self::NOTHING }
-    }
-
-    /// Refuses counts other than `expected`, but for the strays there were.
-    fn compare(self, expected: Self, strays: Strays) -> Result<()> {
-        let allowed = strays.allow(expected.accepted, expected.denied + expected.no_listener);
-        let surplus = self.surplus(expected);
-        ensure!(
-            surplus.is_some_and(|surplus| surplus <= allowed),
-            "{self:?} instead of {expected:?}, with {strays:?}"
-        );
-        Ok(())
-    }
-
-    /// How many more than expected; `None` if one counter moved too little.
-    fn surplus(self, expected: Self) -> Option<u64> {
-        let accepted = self.accepted.checked_sub(expected.accepted)?;
-        let denied = self.denied.checked_sub(expected.denied)?;
-        Some(accepted + denied + self.no_listener.checked_sub(expected.no_listener)?)
-    }
-
-    fn between(before: Counters, after: Counters) -> Option<Self> {
-        Some(Self {
-            accepted: after.accepted.checked_sub(before.accepted)?,
-            denied: after.denied.checked_sub(before.denied)?,
-            no_listener: after.no_listener.checked_sub(before.no_listener)?,
-        })
-    }
-}
-
-impl From<Counters> for Moved {
-    fn from(since_attached: Counters) -> Self {
-        let Counters { accepted, denied, no_listener } = since_attached;
-        Self { accepted, denied, no_listener }
-    }
-}
 
 /// The test network with nothing attached yet.
 pub(crate) struct Rig {
@@ -133,9 +73,8 @@ impl Rig {
 
     /// The counters are as expected, but for the strays since `before`. That is what [`Rig::expect`] allows, for counters that
     /// are read without it.
-    pub(crate) fn expect_counts(&self, before: Strays, found: Counters, expected: Moved) -> Result<()> {
-        let found = Moved::from(found);
-        found.compare(expected, self.net.strays()? - before).context("the counters are not right")
+    pub(crate) fn expect_counts(&self, before: Strays, found: Moved, expected: Moved) -> Result<()> {
+        found.compare(expected, || Ok(self.net.strays()? - before))
     }
 
     /// Expects the attachment to be in `state`, by the kernel's steering datapath.
@@ -205,11 +144,11 @@ fn expect_moved_on<T>(
     let value = body()?;
     let after = cli.attachment(name)?;
     ensure!(after.datapath == datapath, "{name} uses datapath {} instead of {datapath}", after.datapath);
-    let moved = Moved::between(before.counters, after.counters).with_context(|| {
+    let moved = after.counters.since(before.counters).with_context(|| {
         format!("counters of {name} went backwards: {:?} to {:?}", before.counters, after.counters)
     })?;
     moved
-        .compare(expected, strays()? - strays_before)
+        .compare(expected, || Ok(strays()? - strays_before))
         .with_context(|| format!("counters of {name} did not move as they should"))?;
     Ok(value)
 }

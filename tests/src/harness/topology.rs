@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::counts::Strays;
 use super::netns::Netns;
-use super::strays::Strays;
 use super::wait::{patience, until};
 
 pub(crate) const GATEWAY_A: Ipv4Addr = Ipv4Addr::new(172, 30, 1, 1);

@@ -83,6 +83,7 @@ fn attach_another() -> Result<()> {
     })?;
     ensure!(first.peers().len() as u64 == served, "{} arrived of {served}", first.peers().len());
     let counters = rig.cli().attachment(NAME)?.counters;
+    ensure!(counters.no_listener == 0, "{counters:?} after {served} connections");
     rig.expect_counts(strays, counters, Moved { accepted: served, ..Moved::NOTHING })?;
     rig.expect("br-a-tcp-7002", Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7002)))?;
     Ok(())

@@ -77,7 +77,6 @@ fn pair(relay: &Relay, target: &TcpListener) -> (TcpStream, TcpStream) {
     (client, patient(target.accept().unwrap().0))
 }
 
-/// Closes with RST.
 /// The same with a relay to a UNIX target of its own, whose path nobody needs any more.
 fn unix_pair() -> (Relay, TcpStream, UnixStream) {
     let directory = tempfile::tempdir().unwrap();
@@ -89,6 +88,7 @@ fn unix_pair() -> (Relay, TcpStream, UnixStream) {
     (relay, client, server)
 }
 
+/// Closes with RST.
 fn reset<T: AsFd>(stream: T) {
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
