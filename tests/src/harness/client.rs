@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::netns::Netns;
-use super::service::TRAILER;
+use super::service::{Service, TRAILER};
 use super::transcript::note;
 use super::wait::patience;
 
@@ -83,6 +83,28 @@ pub(crate) fn finish(mut stream: TcpStream) -> Result<()> {
     stream.read_to_end(&mut rest).context("failed to read to the end after half-closing")?;
     ensure!(rest == TRAILER, "after half-close the service sent {:?}", String::from_utf8_lossy(&rest));
     Ok(())
+}
+
+/// One connection that has exchanged something and stays open, for [`ended_by_service`].
+pub(crate) fn hold(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+    let mut stream = connect(netns, to)?;
+    exchange(&mut stream, b"ping through the bridge")?;
+    Ok(stream)
+}
+
+/// Stops the service, which ends the connections before their clients do, so that its side keeps them in TIME_WAIT.
+///
+/// For connections that began with a SYN cookie: an ACK that comes after its connection has ended without a TIME_WAIT opens
+/// it again, because the cookie is still good. That is so for every listener, without a program of ours: a recorded ACK that
+/// was sent again to a bound listener opened a connection on Linux 6.18. The service then waits for a client that is gone,
+/// and at its end the kernel sends its FIN for some two minutes more, and keeps the namespace and its programs as long.
+pub(crate) fn ended_by_service(service: Service, held: Vec<TcpStream>) -> Result<()> {
+    service.stop();
+    held.into_iter().try_for_each(|mut stream| {
+        let more = stream.read(&mut [0]).context("failed to read to the end")?;
+        ensure!(more == 0, "the service sent something more before it ended the connection");
+        Ok(())
+    })
 }
 
 /// Expects a reset in answer to the SYN.

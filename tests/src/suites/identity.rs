@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sendto, socket};
 
 use super::Test;
-use crate::harness::client::{answers, connect, round, with_deadlines};
+use crate::harness::client::{answers, connect, ended_by_service, hold, round, with_deadlines};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::{Redis, Session};
 use crate::harness::rig::{Moved, Rig};
@@ -121,10 +121,10 @@ fn syn_cookies() -> Result<()> {
     let service = Service::start(&rig.net.host, local(7001))?;
     rig.attach_with("7001", LOOPBACK)?;
     rig.net.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
-    answers(&rig.net.a1, gateway())?;
+    let held = hold(&rig.net.a1, gateway())?;
     let seen = service.peers()[0].remote.ip();
     ensure!(seen == Ipv4Addr::LOCALHOST, "the service saw {seen}");
-    Ok(())
+    ended_by_service(service, vec![held])
 }
 
 /// With TCP Fast Open the kernel makes no request, but a connection at once.

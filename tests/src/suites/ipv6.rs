@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 
 use super::Test;
-use crate::harness::client::{answers, exchange, refused};
+use crate::harness::client::{answers, ended_by_service, exchange, hold, refused};
 use crate::harness::netns::Netns;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Service};
@@ -125,9 +125,19 @@ fn one_port() -> Result<()> {
 
 /// One connection of each family from a1; the service sees those of IPv4 in the mapped form.
 fn both_families(rig: &Rig, service: &Service, by_tc: bool) -> Result<()> {
+    both_families_by(rig, service, by_tc, |gateway| answers(&rig.net.a1, gateway))
+}
+
+/// `visit` makes the connections and returns the client's own address.
+fn both_families_by(
+    rig: &Rig,
+    service: &Service,
+    by_tc: bool,
+    mut visit: impl FnMut(SocketAddr) -> Result<SocketAddr>,
+) -> Result<()> {
     let before = service.peers().len();
-    let expect = |name, gateway| {
-        let one = || answers(&rig.net.a1, gateway);
+    let mut expect = |name, gateway| {
+        let one = || visit(gateway);
         let moved = Moved::accepted(1);
         if by_tc { rig.expect_tc(name, moved, one) } else { rig.expect(name, moved, one) }
     };
@@ -332,7 +342,13 @@ fn mptcp_syn_cookies() -> Result<()> {
     let service = mptcp_service(&rig, at6(Ipv6Addr::UNSPECIFIED, 7003))?;
     attach_both(&rig, &[])?;
     rig.net.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
-    (0..3).try_for_each(|_| both_families(&rig, &service, true))?;
-    // As `mptcp::handshake_with_syn_cookies` does, and for its reason.
-    rig.cli().ok(&["detach", "--all"]).map(drop)
+    let mut held = Vec::new();
+    let mut visit = |gateway| {
+        let stream = hold(&rig.net.a1, gateway)?;
+        let own = stream.local_addr()?;
+        held.push(stream);
+        Ok(own)
+    };
+    (0..3).try_for_each(|_| both_families_by(&rig, &service, true, &mut visit))?;
+    ended_by_service(service, held)
 }

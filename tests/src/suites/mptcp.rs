@@ -15,7 +15,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage,
 
 use super::Test;
 use crate::harness::cli::Cli;
-use crate::harness::client::{answers, connect, exchange, finish, refused};
+use crate::harness::client::{answers, connect, ended_by_service, exchange, finish, hold, refused};
 use crate::harness::pinned;
 use crate::harness::proc::run_in;
 use crate::harness::rig::{Moved, Rig};
@@ -114,17 +114,16 @@ fn changes_kind() -> Result<()> {
 
 /// `tcp_syncookies=2`: the kernel keeps nothing between SYN and ACK, so the ACK needs the listener again. Its program
 /// gives it only to packets it looks at, and before the first cookie it looks at SYNs alone.
-///
-/// Detaches at the end: on Linux 6.1 the namespace, and the program with it, was seen to outlive the trial by a minute, in
-/// one of some fifty runs. Why is not known.
 fn syn_cookies() -> Result<()> {
-    let (rig, _service) = attached()?;
+    let (rig, service) = attached()?;
     served(&rig, 5)?;
     ensure!(unanswered(&rig)? == 0, "{} of 5 SYNs made no request", unanswered(&rig)?);
     rig.net.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
     let repeated_syns = || rig.net.a1.tcp_counter("TCPSynRetrans");
     let before = repeated_syns()?;
-    served(&rig, 5)?;
+    let held = rig.expect_tc(NAME, Moved::accepted(5), || {
+        (0..5).map(|_| hold(&rig.net.a1, gateway())).collect::<Result<Vec<_>>>()
+    })?;
     // Without a request to remember it, a SYN that is sent again is answered again.
     let (cookies, repeated) = (unanswered(&rig)?, repeated_syns()? - before);
     ensure!((5..=5 + repeated).contains(&cookies), "{cookies} of 5 SYNs were answered with a cookie");
@@ -135,7 +134,7 @@ fn syn_cookies() -> Result<()> {
         "{} SYNs of 10 made no request, {cookies} had cookies",
         unanswered(&rig)?
     );
-    rig.cli().ok(&["detach", "--all"]).map(drop)
+    ended_by_service(service, held)
 }
 
 fn with_ip_options() -> Result<()> {
