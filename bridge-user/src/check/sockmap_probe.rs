@@ -27,6 +27,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const MESSAGE: usize = 100;
 /// Exchanges before a connection counts as one the kernel moves, of which it is offered the first few.
 const EXCHANGES: usize = 64;
+/// After so many exchanges both sides are quiet for a moment: the kernel is given a direction only when the relay finds
+/// nothing more to read in it, and where whoever it wakes runs before it goes on, it would always find the next question.
+const QUIET_EVERY: usize = 8;
+const QUIET: Duration = Duration::from_millis(2);
 /// More than the relay and the sockets on the way may take from a sender whose reader has stopped.
 const MOST_TAKEN: usize = 48 * 1024 * 1024;
 /// A writer that was not served for this long is stopped by its reader.
@@ -126,8 +130,11 @@ impl Rig {
     fn warm(&self) -> anyhow::Result<(TcpStream, TcpStream)> {
         let before = self.relay.stats().offloaded;
         let (mut client, mut service) = self.connect()?;
-        for _ in 0..EXCHANGES {
+        for number in 1..=EXCHANGES {
             exchange(&mut client, &mut service)?;
+            if number % QUIET_EVERY == 0 {
+                thread::sleep(QUIET);
+            }
         }
         let taken = self.relay.stats().offloaded - before;
         ensure!(!self.in_kernel || taken == 1, "the kernel did not take the connection");
