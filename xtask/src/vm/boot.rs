@@ -28,7 +28,7 @@ use crate::{
 };
 
 const QEMU: &str = "qemu-system-x86_64";
-/// How long a guest may take to go off after its outcome line.
+/// How long a guest may take to go off after its outcome line, or after the emulator failed.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(15);
 
 /// What executes the guest.
@@ -152,7 +152,7 @@ pub(super) fn run(
     };
     let (mut guest, mut end) = boot()?;
     let mut deaths = Vec::new();
-    while deaths.len() + 1 < BOOTS && (!guest.console.started() || guest.console.died_of_emulation()) {
+    while deaths.len() + 1 < BOOTS && (!guest.console.started() || guest.console.emulator_failed()) {
         let died = logs.join(format!("{}.died.log", kernel.name));
         fs::rename(&log, &died).with_context(|| format!("failed to keep log {}", died.display()))?;
         let why = guest.console.problems(end, kernel.skips, scope).join("; ");
@@ -223,12 +223,13 @@ impl Guest {
                 Err(RecvTimeoutError::Disconnected) => return Ok(End::Off),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if self.console.finished() && !finishing {
+            if (self.console.finished() || self.console.emulator_failed()) && !finishing {
                 finishing = true;
                 deadline = Instant::now() + POWER_OFF_LIMIT;
             }
             if Instant::now() > deadline {
-                return Ok(End::TimedOut(limit.as_secs()));
+                let failed = self.console.emulator_failed();
+                return Ok(if failed { End::Emulator } else { End::TimedOut(limit.as_secs()) });
             }
         }
     }
@@ -263,8 +264,8 @@ const CPU: &str = "max,erms=off,fsrm=off,la57=off";
 /// boots, for which see [`BOOTS`].)
 const PARAMETERS: &str = "console=ttyS0 loglevel=6 panic=-1 oops=panic random.trust_cpu=on norandmaps";
 
-/// How often a guest is started that dies before the suite has begun, or of the emulator ([`Console::died_of_emulation`],
-/// seen twice). With all processors of a guest on one thread (`tcg,thread=single`) that was not seen, but to turn a group
+/// How often a guest is started that dies before the suite has begun, or of the emulator ([`Console::emulator_failed`],
+/// seen three times). With all processors of a guest on one thread (`tcg,thread=single`) that was not seen, but to turn a group
 /// of tracepoints on or off, which patches the kernel's code, then took 0.7 s: one processor waits for the other.
 const BOOTS: usize = 2;
 

@@ -2,7 +2,10 @@
 
 use crate::{
     counts::Counts,
-    vm::seen::{self, Rows},
+    vm::{
+        emulator::{self, Emulator},
+        seen::{self, Rows},
+    },
 };
 
 /// Signs of a kernel bug in the kernel's own messages.
@@ -10,7 +13,7 @@ const TROUBLE: &[&str] = &[
     "Kernel panic",
     "BUG:",
     "Oops:",
-    BREAKPOINT,
+    emulator::BREAKPOINT,
     "WARNING: CPU",
     "general protection fault",
     "detected stall",
@@ -20,9 +23,6 @@ const TROUBLE: &[&str] = &[
     "unregister_netdevice: waiting for",
     "KVM internal error",
 ];
-
-/// A breakpoint in the kernel that belongs to nobody; newer kernels put "Oops: " before it.
-const BREAKPOINT: &str = "int3: 0000 [#1]";
 
 /// Functions whose warnings are a known bug of the kernel that nothing here can avoid. They are reported and fail nothing.
 ///
@@ -56,6 +56,8 @@ pub(super) enum End {
     Off,
     /// It was stopped after this many seconds.
     TimedOut(u64),
+    /// It was stopped because the emulator failed.
+    Emulator,
 }
 
 /// How much of the suite was to run.
@@ -65,36 +67,6 @@ pub(super) enum Scope {
     Whole,
     /// What a filter left, or another program in its place.
     Part,
-}
-
-/// Whether the kernel died of a breakpoint that was in its code no more.
-///
-/// Where Linux patches its code (static keys, tracepoints) a breakpoint guards the place until the new instruction is
-/// written. QEMU's emulation may run that breakpoint on another processor after the kernel has removed it: it has translated the
-/// code once more from what was there before (QEMU 7.2 and 8.0; <https://github.com/multipath-tcp/mptcp_net-next/issues/471>).
-/// The kernel's own report shows it: the byte before the program counter, in memory, is no breakpoint (0xcc).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Breakpoint {
-    /// None was hit.
-    #[default]
-    None,
-    /// One was hit; the bytes of the code are still to come.
-    Hit,
-    /// One was hit that is in memory: the kernel's own.
-    InCode,
-    /// One was hit that is not in memory: the emulator's.
-    Stale,
-}
-
-impl Breakpoint {
-    fn line(&mut self, line: &str) {
-        if *self == Self::None && line.contains(BREAKPOINT) {
-            *self = Self::Hit;
-        } else if let (Self::Hit, Some((_, code))) = (*self, line.split_once("Code: ")) {
-            let stale = code.split_once(" <").is_some_and(|(before, _)| !before.ends_with("cc"));
-            *self = if stale { Self::Stale } else { Self::InCode };
-        }
-    }
 }
 
 /// What has been seen so far.
@@ -107,7 +79,7 @@ pub(super) struct Console {
     started: bool,
     exit: Option<String>,
     trouble: Vec<String>,
-    breakpoint: Breakpoint,
+    emulator: Emulator,
     known: Vec<String>,
     failed: Vec<String>,
     telling: bool,
@@ -124,7 +96,7 @@ impl Console {
         }
         line.trim().clone_into(&mut self.last);
         if source == Source::Kernel {
-            self.breakpoint.line(line);
+            self.emulator.line(line);
         }
         match source {
             Source::Kernel if is_trouble(line) && KNOWN.iter().any(|name| line.contains(name)) => {
@@ -162,9 +134,9 @@ impl Console {
         self.started
     }
 
-    /// Whether the guest died of what is the emulator's fault and says nothing about the kernel or the suite.
-    pub(super) fn died_of_emulation(&self) -> bool {
-        self.breakpoint == Breakpoint::Stale
+    /// Whether the guest's end is the emulator's fault, and says nothing about the kernel or the suite.
+    pub(super) fn emulator_failed(&self) -> bool {
+        self.emulator.failed()
     }
 
     /// Whether the outcome line has been seen.
@@ -188,6 +160,9 @@ impl Console {
         match (&self.exit, end) {
             (None, End::TimedOut(seconds)) => {
                 problems.push(format!("no outcome within {seconds} s; the last line was: {}", self.last));
+            }
+            (None, End::Emulator) => {
+                problems.push(format!("the emulator failed; the last line was: {}", self.last));
             }
             (None, End::Off) => {
                 problems.push(format!(
@@ -303,28 +278,6 @@ mod tests {
             console.problems(End::TimedOut(9), 0, Scope::Whole),
             ["no outcome within 9 s; the last line was: test netns::steers ... ok"]
         );
-    }
-
-    #[test]
-    fn only_a_breakpoint_that_is_not_in_the_code_is_the_emulators() {
-        let died = |header, code| {
-            let console = seen(&[GOOD[1], (Source::Kernel, header), (Source::Kernel, code)]);
-            assert!(
-                console.problems(End::Off, 0, Scope::Whole)[0].ends_with(header),
-                "a breakpoint is trouble"
-            );
-            console.died_of_emulation()
-        };
-        let header = "[    4.0] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI";
-        assert!(died(header, "[    4.0] Code: 41 29 5e 04 e8 a9 ee ff ff eb <5d> 85 ed 0f 8e a7"));
-        assert!(died(
-            "[    3.0] int3: 0000 [#1] PREEMPT SMP NOPTI",
-            "[    3.0] Code: 41 8b 4f 20 66 <90> f7 c1"
-        ));
-        assert!(!died(header, "[    4.0] Code: 41 29 5e 04 e8 a9 ee ff ff cc <5d> 85 ed 0f 8e a7"));
-        assert!(!died(header, "[    4.0] Code: Unable to access opcode bytes at 0xffffffffffffffd6."));
-        let oops = "[    4.0] Oops: 0000 [#1] PREEMPT SMP NOPTI";
-        assert!(!died(oops, "[    4.0] Code: 41 29 5e 04 e8 a9 ee ff ff eb <5d> 85 ed 0f 8e a7"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod archive;
 mod boot;
 mod console;
 mod cpio;
+mod emulator;
 mod initramfs;
 mod manifest;
 mod modules;
