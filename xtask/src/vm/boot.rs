@@ -152,7 +152,10 @@ pub(super) fn run(
     };
     let (mut guest, mut end) = boot()?;
     let mut deaths = Vec::new();
-    while deaths.len() + 1 < BOOTS && (!guest.console.started() || guest.console.emulator_failed()) {
+    let emulated = accelerator == Accelerator::Emulation;
+    let says_nothing =
+        |guest: &Guest| !guest.console.started() || (emulated && guest.console.emulator_failed());
+    while deaths.len() + 1 < BOOTS && says_nothing(&guest) {
         let died = logs.join(format!("{}.died.log", kernel.name));
         fs::rename(&log, &died).with_context(|| format!("failed to keep log {}", died.display()))?;
         let why = guest.console.problems(end, kernel.skips, scope).join("; ");
