@@ -268,7 +268,7 @@ const CPU: &str = "max,erms=off,fsrm=off,la57=off";
 const PARAMETERS: &str = "console=ttyS0 loglevel=6 panic=-1 oops=panic random.trust_cpu=on norandmaps";
 
 /// How often a guest is started that dies before the suite has begun, or of the emulator ([`Console::emulator_failed`],
-/// seen three times). With all processors of a guest on one thread (`tcg,thread=single`) that was not seen, but to turn a group
+/// seen four times). With all processors of a guest on one thread (`tcg,thread=single`) that was not seen, but to turn a group
 /// of tracepoints on or off, which patches the kernel's code, then took 0.7 s: one processor waits for the other.
 const BOOTS: usize = 2;
 
