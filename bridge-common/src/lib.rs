@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod kernels;
 pub mod maps;
 pub mod names;
 pub mod relay;

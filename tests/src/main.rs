@@ -1,13 +1,13 @@
-//! The privileged end-to-end suite: `suite [--group host|vm|all] [libtest options]`.
+//! The privileged end-to-end suite: `suite [--group host|namespaces|kernels] [libtest options]`.
 //!
 //! Invariants: trials run one at a time as root; nothing in the machine's own network namespace is
 //! changed; a trial that leaves a process or a pin behind fails; no trial skips itself, so a
-//! missing tool or kernel feature is a failure and never a silent pass (trials about MPTCP are
-//! reported as ignored where the kernel has none).
+//! missing tool or kernel feature is a failure and never a silent pass (what a kernel in a VM lacks
+//! is declared by its runner, see `harness/kernel.rs`).
 //!
-//! `vm` selects what runs with only namespaces, busybox, `ip`, `nft` and `redis-server`; `host` and
-//! `all` also select what needs Docker and PostgreSQL. `BRIDGE_USER` names the binary under test.
-//! `suite bench` and `suite demo` run those instead.
+//! `host`, the default, is everything; `namespaces` leaves out what cannot run inside a VM, and
+//! `kernels` also what a kernel is not expected to change (see [`suites::Scope`]). `BRIDGE_USER`
+//! names the binary under test. `suite bench` and `suite demo` run those instead.
 
 mod bench;
 mod demo;
@@ -23,8 +23,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use harness::leftovers::Before;
-use harness::{facts, transcript};
-use suites::{Needs, Test};
+use harness::{facts, kernel, transcript};
+use suites::{Scope, Test};
 
 /// Descriptors for the suite, and for each program it starts: tens of thousands of connections have two ends.
 const OPEN_FILES: u64 = 65_536;
@@ -57,7 +57,7 @@ fn main() {
     };
     let trials = suites::all()
         .into_iter()
-        .filter(|test| group == Group::All || test.needs != Needs::Host)
+        .filter(|test| group.has(test.scope))
         .map(|test| {
             let ignored = test.is_impossible_here();
             Trial::test(test.name, move || run(&test)).with_ignored_flag(ignored)
@@ -71,29 +71,44 @@ fn main() {
 /// Which trials were asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Group {
-    All,
-    Vm,
+    Host,
+    Namespaces,
+    Kernels,
+}
+
+impl Group {
+    fn named(name: &str) -> Result<Self> {
+        match name {
+            "host" => Ok(Self::Host),
+            "namespaces" => Ok(Self::Namespaces),
+            "kernels" => Ok(Self::Kernels),
+            other => bail!("unknown group {other}: use host, namespaces or kernels"),
+        }
+    }
+
+    fn has(self, scope: Scope) -> bool {
+        match self {
+            Self::Host => true,
+            Self::Namespaces => scope != Scope::Host,
+            Self::Kernels => scope == Scope::Kernels,
+        }
+    }
 }
 
 /// Takes `--group VALUE` or `--group=VALUE` out of the command line.
 fn split_group(arguments: Vec<String>) -> Result<(Group, Vec<String>)> {
-    let mut group = Group::All;
+    let mut group = Group::Host;
     let mut rest = Vec::new();
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
-        let value = match argument.strip_prefix("--group") {
-            Some("") => arguments.next().context("--group needs a value: host, vm or all")?,
-            Some(value) if value.starts_with('=') => value[1..].to_owned(),
-            _ => {
-                rest.push(argument);
-                continue;
+        match argument.strip_prefix("--group") {
+            Some("") => {
+                let value = arguments.next().context("--group needs a value: host, namespaces or kernels")?;
+                group = Group::named(&value)?;
             }
-        };
-        group = match value.as_str() {
-            "host" | "all" => Group::All,
-            "vm" => Group::Vm,
-            other => bail!("unknown group {other}: use host, vm or all"),
-        };
+            Some(value) if value.starts_with('=') => group = Group::named(&value[1..])?,
+            _ => rest.push(argument),
+        }
     }
     Ok((group, rest))
 }
@@ -102,6 +117,7 @@ fn split_group(arguments: Vec<String>) -> Result<(Group, Vec<String>)> {
 /// each compares the kernel's BPF objects before and after.
 fn prepare() -> Result<Flock<File>> {
     ensure!(nix::unistd::geteuid().is_root(), "the suite creates namespaces and must run as root: use sudo");
+    kernel::require_as_declared()?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     // Root without CAP_SYS_RESOURCE, as in many containers, has to do with the hard limit.
     setrlimit(Resource::RLIMIT_NOFILE, hard.max(OPEN_FILES), hard.max(OPEN_FILES))
@@ -118,6 +134,7 @@ fn prepare() -> Result<Flock<File>> {
 /// Runs one trial, then checks that it left nothing; a failure carries the commands that led to it.
 fn run(test: &Test) -> Result<(), Failed> {
     transcript::clear();
+    let _took = facts::Took::start(test.name);
     let before = Before::new().map_err(|error| Failed::from(format!("{error:#}")))?;
     let outcome = match catch_unwind(AssertUnwindSafe(test.run)) {
         Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),

@@ -5,11 +5,10 @@ use std::{ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, proc
 use anyhow::{Error, Result};
 
 use crate::{
-    exec,
+    build, exec,
     setup::{self, Need},
-    test,
     ui::Detail,
-    workspace::Workspace,
+    workspace::{Profile, Workspace},
 };
 
 /// Options of the command.
@@ -57,7 +56,7 @@ impl What {
 /// The command.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     setup::programs(ws, args.what.needs(), Detail::OnlyWork)?;
-    let mut suite = rig(ws, "run the benchmark")?;
+    let mut suite = rig(ws, Profile::Release, "run the benchmark")?;
     suite.args(["bench", args.what.name(), "--rounds", &args.rounds.to_string()]);
     suite.args(["--seconds", &args.seconds.to_string()]);
     if let Some(file) = &args.json {
@@ -67,11 +66,11 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
 }
 
 /// The suite's binary, built and ready to run as root; `what` completes "failed to …".
-pub(crate) fn rig(ws: &Workspace, what: &str) -> Result<Command> {
+pub(crate) fn rig(ws: &Workspace, profile: Profile, what: &str) -> Result<Command> {
     setup::programs(ws, &[Need::Build, Need::Namespaces], Detail::OnlyWork)?;
-    test::build_suite(ws)?;
-    let binary = OsString::from(ws.release("bridge-user"));
-    exec::as_root(&ws.release("suite"), &[("BRIDGE_USER", binary)], what)
+    build::suite(ws, profile)?;
+    let binary = OsString::from(ws.program(profile, "bridge-user"));
+    exec::as_root(&ws.program(profile, "suite"), &[("BRIDGE_USER", binary)], what)
 }
 
 /// Runs `command` in the place of this process, so that Ctrl-C reaches it alone and the shell waits until it has

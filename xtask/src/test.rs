@@ -1,11 +1,16 @@
-//! `cargo xtask test`: the suites, one after the other, and what became of each.
+//! `cargo xtask test`: the suites, what became of each, and where the time went.
+//!
+//! Invariant: of everything together, only what the processors can really do at the same time overlaps: downloads with
+//! builds, and guests, of which each keeps one processor busy, with the suites on this machine.
 
 use std::{
     ffi::OsString,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::{
     build,
@@ -13,8 +18,8 @@ use crate::{
     exec,
     setup::{self, Need},
     ui::{self, Detail},
-    vm,
-    workspace::{OBJECT_VARIABLE, Workspace},
+    vm::{self, Guests, Matrix},
+    workspace::{OBJECT_VARIABLE, Profile, Workspace},
 };
 
 /// The variable that tells the suite where the Go HTTP server is.
@@ -43,7 +48,7 @@ enum Suite {
     Docker,
     /// Everything the host suite has
     Host,
-    /// The suite inside VM kernels, the default set
+    /// What a kernel can change, inside the VM kernels of the default set
     Vm,
     /// Unit, host and VM kernels
     All,
@@ -53,35 +58,49 @@ enum Suite {
 struct Outcome {
     part: &'static str,
     counts: String,
+    took: Duration,
     verdict: Result<()>,
+}
+
+impl Outcome {
+    /// Runs a part; it returns its numbers and its verdict.
+    fn of(part: &'static str, run: impl FnOnce() -> (String, Result<()>)) -> Self {
+        let start = Instant::now();
+        let (counts, verdict) = run();
+        Self { part, counts, took: start.elapsed(), verdict }
+    }
+
+    fn row(&self) -> [String; 4] {
+        let verdict = match &self.verdict {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => format!("FAILED: {error:#}").lines().next().unwrap_or_default().to_owned(),
+        };
+        [self.part.to_owned(), self.counts.clone(), minutes(self.took), verdict]
+    }
 }
 
 /// The command.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let start = Instant::now();
     let filter = args.filter.as_deref();
     let outcomes = match args.suite {
         Suite::Unit => vec![unit(ws, filter)],
-        Suite::Netns => vec![host(ws, "netns", "vm", filter)],
+        Suite::Netns => vec![host(ws, "netns", "namespaces", filter)],
         Suite::Services => vec![host(ws, "services", "host", filter.or(Some("services::")))],
         Suite::Docker => vec![host(ws, "docker", "host", filter.or(Some("docker::")))],
         Suite::Host => vec![host(ws, "host", "host", filter)],
         Suite::Vm => vec![kernels(ws, filter)],
-        Suite::All => vec![unit(ws, filter), host(ws, "host", "host", filter), kernels(ws, filter)],
+        Suite::All => all(ws, filter),
     };
-    summary(&outcomes)
+    summary(&outcomes, start.elapsed())
 }
 
-fn summary(outcomes: &[Outcome]) -> Result<()> {
+fn summary(outcomes: &[Outcome], total: Duration) -> Result<()> {
     ui::heading("summary");
-    let mut rows = vec![["part", "tests", "verdict"].map(str::to_owned).to_vec()];
-    rows.extend(outcomes.iter().map(|outcome| {
-        let verdict = match &outcome.verdict {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => format!("FAILED: {error:#}").lines().next().unwrap_or_default().to_owned(),
-        };
-        vec![outcome.part.to_owned(), outcome.counts.clone(), verdict]
-    }));
-    ui::table(&rows);
+    let header = ["part", "tests", "minutes", "verdict"].map(str::to_owned);
+    let last = ["all, in part at the same time".to_owned(), String::new(), minutes(total), String::new()];
+    let rows = [header].into_iter().chain(outcomes.iter().map(Outcome::row)).chain([last]);
+    ui::table(&rows.map(Vec::from).collect::<Vec<_>>());
     let failed: Vec<&str> = outcomes.iter().filter(|o| o.verdict.is_err()).map(|o| o.part).collect();
     if !failed.is_empty() {
         bail!("failed to pass the tests: {}", failed.join(", "));
@@ -89,39 +108,93 @@ fn summary(outcomes: &[Outcome]) -> Result<()> {
     Ok(())
 }
 
-fn unit(ws: &Workspace, filter: Option<&str>) -> Outcome {
-    ui::heading("unit tests");
-    let mut counts = Counts::default();
-    let verdict = build::ebpf(ws).and_then(|_said| {
-        let mut cargo = ws.cargo("test");
-        cargo.args(["--workspace", "--exclude", "bridge-ebpf", "--exclude", "bridge-tests"]);
-        cargo.arg("--no-fail-fast").arg("--").args(filter);
-        judge(&mut cargo, "pass the unit tests", &mut counts)
+fn minutes(took: Duration) -> String {
+    format!("{:.1}", took.as_secs_f64() / 60.0)
+}
+
+/// Everything. A guest runs beside the suites of this machine; when those are done, two run side by side.
+fn all(ws: &Workspace, filter: Option<&str>) -> Vec<Outcome> {
+    ui::result(
+        "about half an hour on two processors, and less where everything has been downloaded and built",
+    );
+    let mut guests = None;
+    let setup = Outcome::of("setup and build", || {
+        let verdict = prepare(ws, filter).map(|ready| guests = Some(ready));
+        (String::new(), verdict)
     });
-    Outcome { part: "unit", counts: counts.to_string(), verdict }
+    let Some(guests) = guests else { return vec![setup] };
+    let start = Instant::now();
+    let queue = guests.queue();
+    let [unit, host] = thread::scope(|scope| {
+        scope.spawn(|| queue.work(ws));
+        let outcomes = [unit(ws, filter), host(ws, "host", "host", filter)];
+        queue.work(ws);
+        outcomes
+    });
+    let (counts, verdict) = judge_kernels(queue.finish());
+    vec![setup, unit, host, Outcome { part: "kernels", counts, took: start.elapsed(), verdict }]
+}
+
+/// Installs, downloads and builds everything; what waits for the network or the disk does so beside the compiler.
+fn prepare(ws: &Workspace, filter: Option<&str>) -> Result<Guests> {
+    setup::programs(ws, &[Need::Build], Detail::OnlyWork)?;
+    thread::scope(|scope| {
+        let fetched = scope.spawn(|| {
+            setup::programs(ws, &[Need::HostSuite, Need::Vm], Detail::OnlyWork)?;
+            setup::go(ws, Detail::OnlyWork)?;
+            vm::fetch(ws)
+        });
+        let built = build::suite(ws, Profile::Quick);
+        fetched.join().map_err(|_| anyhow!("failed to install programs: that thread panicked"))?.and(built)
+    })?;
+    Guests::prepare(ws, filter)
+}
+
+fn unit(ws: &Workspace, filter: Option<&str>) -> Outcome {
+    Outcome::of("unit", || {
+        ui::heading("unit tests");
+        let mut counts = Counts::default();
+        let verdict = build::ebpf(ws).and_then(|_said| {
+            let mut cargo = ws.cargo("test");
+            cargo.args([
+                "--profile",
+                Profile::Quick.name(),
+                "--workspace",
+                "--exclude",
+                "bridge-ebpf",
+                "--exclude",
+                "bridge-tests",
+            ]);
+            cargo.arg("--no-fail-fast").arg("--").args(filter);
+            judge(&mut cargo, "pass the unit tests", &mut counts)
+        });
+        (counts.to_string(), verdict)
+    })
 }
 
 /// Runs a group of the suite on this machine.
 fn host(ws: &Workspace, part: &'static str, group: &str, filter: Option<&str>) -> Outcome {
-    ui::heading(&format!("{part} tests on this machine"));
-    let mut counts = Counts::default();
-    let verdict = prepare_host(ws).and_then(|mut suite| {
-        suite.args(["--group", group, "--test-threads=1"]).args(filter);
-        judge(&mut suite, "pass the host suite", &mut counts)?;
-        if counts.ignored > 0 {
-            bail!("failed to run every test: {} were skipped", counts.ignored);
-        }
-        Ok(())
-    });
-    Outcome { part, counts: counts.to_string(), verdict }
+    Outcome::of(part, || {
+        ui::heading(&format!("{part} tests on this machine"));
+        let mut counts = Counts::default();
+        let verdict = prepare_host(ws).and_then(|mut suite| {
+            suite.args(["--group", group, "--test-threads=1"]).args(filter);
+            judge(&mut suite, "pass the host suite", &mut counts)?;
+            if counts.ignored > 0 {
+                bail!("failed to run every test: {} were skipped", counts.ignored);
+            }
+            Ok(())
+        });
+        (counts.to_string(), verdict)
+    })
 }
 
 fn prepare_host(ws: &Workspace) -> Result<Command> {
     setup::programs(ws, &[Need::Build, Need::HostSuite], Detail::OnlyWork)?;
     setup::go(ws, Detail::OnlyWork)?;
-    build_suite(ws)?;
+    build::suite(ws, Profile::Quick)?;
     let mut envs = vec![
-        ("BRIDGE_USER", OsString::from(ws.release("bridge-user"))),
+        ("BRIDGE_USER", OsString::from(ws.program(Profile::Quick, "bridge-user"))),
         (OBJECT_VARIABLE, OsString::from(ws.ebpf_object())),
         (GO_SERVER_VARIABLE, OsString::from(setup::go_server(ws))),
     ];
@@ -131,20 +204,13 @@ fn prepare_host(ws: &Workspace) -> Result<Command> {
     if let Some(busybox) = setup::busybox() {
         envs.push(("BRIDGE_BUSYBOX", busybox.into()));
     }
-    exec::as_root(&ws.release("suite"), &envs, "run the host suite")
-}
-
-/// Builds `bridge-user` and the suite that tests it.
-pub(crate) fn build_suite(ws: &Workspace) -> Result<()> {
-    build::run(ws, &build::Args::default())?;
-    let mut cargo = ws.cargo("build");
-    exec::run(cargo.args(["--release", "--package", "bridge-tests", "--bin", "suite"]), "build the suite")
+    exec::as_root(&ws.program(Profile::Quick, "suite"), &envs, "run the host suite")
 }
 
 /// Runs a test program with its output shown and counted.
 fn judge(command: &mut Command, what: &str, counts: &mut Counts) -> Result<()> {
     let status = exec::each_line(command.stdin(Stdio::null()).stdout(Stdio::piped()), what, |line| {
-        println!("{line}");
+        ui::result(line);
         counts.line(line);
     })?;
     if !status.success() {
@@ -157,8 +223,15 @@ fn judge(command: &mut Command, what: &str, counts: &mut Counts) -> Result<()> {
 }
 
 fn kernels(ws: &Workspace, filter: Option<&str>) -> Outcome {
-    match vm::default_set(ws, filter) {
-        Ok(report) => Outcome { part: "vm", counts: report.summary(), verdict: report.verdict() },
-        Err(error) => Outcome { part: "vm", counts: "none".to_owned(), verdict: Err(error) },
+    Outcome::of("kernels", || {
+        let guests = vm::fetch(ws).and_then(|()| Guests::prepare(ws, filter));
+        judge_kernels(guests.and_then(|guests| guests.queue().run(ws, vm::default_jobs())))
+    })
+}
+
+fn judge_kernels(matrix: Result<Matrix>) -> (String, Result<()>) {
+    match matrix {
+        Ok(matrix) => (matrix.summary(), matrix.verdict()),
+        Err(error) => ("none".to_owned(), Err(error)),
     }
 }

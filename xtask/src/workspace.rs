@@ -12,6 +12,25 @@ use anyhow::{Context as _, Result};
 /// `bridge-ebpf-relay` beside it.
 pub(crate) const OBJECT_VARIABLE: &str = "BRIDGE_EBPF_OBJECT";
 
+/// How host programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// What users get, and what is measured.
+    Release,
+    /// A third of the time to build, with overflow checks and debug assertions on: the demo and the tests.
+    Quick,
+}
+
+impl Profile {
+    /// Cargo's name for it, which is also that of its directory below `target/`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Quick => "quick",
+        }
+    }
+}
+
 /// The workspace on disk. All paths are absolute.
 pub(crate) struct Workspace {
     root: PathBuf,
@@ -53,9 +72,14 @@ impl Workspace {
         self.ebpf_object().with_file_name("bridge-ebpf-relay")
     }
 
-    /// The release binary of the given name.
-    pub(crate) fn release(&self, name: &str) -> PathBuf {
-        self.target("release").join(name)
+    /// What built the eBPF objects, in words, beside them.
+    pub(crate) fn ebpf_toolchain(&self) -> PathBuf {
+        self.ebpf_object().with_file_name("toolchain.txt")
+    }
+
+    /// The program of the given name, built with that profile.
+    pub(crate) fn program(&self, profile: Profile, name: &str) -> PathBuf {
+        self.target(profile.name()).join(name)
     }
 
     /// Cargo for host code. The object's path is always passed in the same way, so that one command does not

@@ -18,13 +18,13 @@ use crate::harness::topology::{A1, A2, GATEWAY_A, GATEWAY_A6, at, at6, local};
 use crate::harness::wait::{kernel_at_least, patience, scaled};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("allow::default_is_the_subnet_of_the_bridge", default_is_the_subnet),
+    Test::new("allow::default_is_the_subnet_of_the_bridge", default_is_the_subnet).in_kernels(),
     Test::new("allow::one_container_by_address", one_container),
     Test::new("allow::list_of_several_networks", several_networks),
     Test::new("allow::source_outside_the_subnet", source_outside_the_subnet),
-    Test::new("allow::ipv6_source", ipv6_source),
+    Test::new("allow::ipv6_source", ipv6_source).in_kernels(),
     Test::new("allow::denied_also_where_a_wildcard_service_appears", denied_beats_wildcard),
-    Test::new("allow::change_is_atomic_for_who_stays_admitted", change_is_atomic),
+    Test::new("allow::change_is_atomic_for_who_stays_admitted", change_is_atomic).in_kernels(),
     Test::new("allow::change_shuts_out_who_is_no_longer_admitted", change_shuts_out),
 ];
 

@@ -13,10 +13,11 @@ use crate::harness::service::Service;
 use crate::harness::topology::{GATEWAY_A, at, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("scope::container_that_listened_before_attach_gets_nothing", before_attach),
-    Test::new("scope::container_that_listens_after_attach_gets_nothing", after_attach),
-    Test::new("scope::container_that_listens_while_the_service_is_down_gets_nothing", while_down),
-    Test::new("scope::container_in_a_shared_port_group_gets_nothing", shared_port),
+    Test::new("scope::container_that_listened_before_attach_gets_nothing", before_attach).in_kernels(),
+    Test::new("scope::container_that_listens_after_attach_gets_nothing", after_attach).in_kernels(),
+    Test::new("scope::container_that_listens_while_the_service_is_down_gets_nothing", while_down)
+        .in_kernels(),
+    Test::new("scope::container_in_a_shared_port_group_gets_nothing", shared_port).in_kernels(),
 ];
 
 const NAME: &str = "br-a-tcp-7001";

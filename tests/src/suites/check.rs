@@ -16,10 +16,10 @@ use crate::harness::sys::verified_instructions;
 use crate::harness::wait::kernel_at_least;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("check::reports_this_kernel", reports_this_kernel),
+    Test::new("check::reports_this_kernel", reports_this_kernel).in_kernels(),
     Test::new("check::text_names_every_capability", text_names_all),
     Test::new("check::changes_nothing", changes_nothing),
-    Test::new("check::steering_stays_cheap_to_verify", cheap_to_verify),
+    Test::new("check::steering_stays_cheap_to_verify", cheap_to_verify).in_kernels(),
 ];
 
 /// Most instructions the verifier may walk through for a program. For `steer` that was 7,167 on Linux 6.18 and 8,060 on 6.1

@@ -15,9 +15,9 @@ use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{A1, A2, at, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("container::steers_inside_another_namespace", steers),
-    Test::with_mptcp("container::steers_to_mptcp_inside_another_namespace", mptcp),
-    Test::new("container::tells_when_the_namespace_is_gone", gone),
+    Test::new("container::steers_inside_another_namespace", steers).in_kernels(),
+    Test::with_mptcp("container::steers_to_mptcp_inside_another_namespace", mptcp).in_kernels(),
+    Test::new("container::tells_when_the_namespace_is_gone", gone).in_kernels(),
 ];
 
 const NAME: &str = "web.app-tcp-7001";

@@ -20,8 +20,8 @@ use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, local};
 use crate::harness::wait::patience;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("fragments::syn_is_steered_once_it_is_whole", plain),
-    Test::with_mptcp("fragments::syn_to_an_mptcp_listener_is_refused", mptcp),
+    Test::new("fragments::syn_is_steered_once_it_is_whole", plain).in_kernels(),
+    Test::with_mptcp("fragments::syn_to_an_mptcp_listener_is_refused", mptcp).in_kernels(),
     Test::with_mptcp(
         "fragments::syn_to_an_mptcp_listener_with_bridge_netfilter",
         mptcp_behind_bridge_netfilter,

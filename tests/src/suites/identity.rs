@@ -21,11 +21,11 @@ use crate::harness::sys::{mptcp_connect, mptcp_listener};
 use crate::harness::topology::{A1, GATEWAY_A, GATEWAY_A6, at, at6, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("identity::steered_client_looks_local_and_sees_the_truth_itself", plain),
-    Test::new("identity::ipv6_and_dual_stack_services", ipv6),
-    Test::with_mptcp("identity::mptcp_service_with_plain_and_mptcp_clients", mptcp),
-    Test::new("identity::handshake_with_syn_cookies", syn_cookies),
-    Test::new("identity::request_in_the_first_packet", fast_open),
+    Test::new("identity::steered_client_looks_local_and_sees_the_truth_itself", plain).in_kernels(),
+    Test::new("identity::ipv6_and_dual_stack_services", ipv6).in_kernels(),
+    Test::with_mptcp("identity::mptcp_service_with_plain_and_mptcp_clients", mptcp).in_kernels(),
+    Test::new("identity::handshake_with_syn_cookies", syn_cookies).in_kernels(),
+    Test::new("identity::request_in_the_first_packet", fast_open).in_kernels(),
     Test::new("identity::each_connection_keeps_its_story", keeps_its_story),
     Test::new("identity::redis_in_protected_mode_accepts", redis),
     Test::on_host("identity::postgres_with_its_stock_rules_accepts", postgres_accepts),

@@ -19,9 +19,11 @@ use crate::harness::wait::patience;
 pub(super) const TESTS: &[Test] = &[
     Test::new("identity::other_attachments_of_the_service_show_the_truth", other_attachments),
     Test::new("identity::local_clients_and_other_services_are_not_concerned", others),
-    Test::new("identity::whoever_takes_the_gateways_port_sees_the_container", usurper),
-    Test::with_mptcp("identity::whoever_takes_the_port_of_an_mptcp_service_sees_it_too", mptcp_usurper),
-    Test::new("identity::another_namespace_with_the_same_addresses_is_not_concerned", same_addresses),
+    Test::new("identity::whoever_takes_the_gateways_port_sees_the_container", usurper).in_kernels(),
+    Test::with_mptcp("identity::whoever_takes_the_port_of_an_mptcp_service_sees_it_too", mptcp_usurper)
+        .in_kernels(),
+    Test::new("identity::another_namespace_with_the_same_addresses_is_not_concerned", same_addresses)
+        .in_kernels(),
     Test::new("identity::only_allowed_sources_look_local", allow_list),
 ];
 

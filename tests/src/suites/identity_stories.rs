@@ -25,10 +25,10 @@ use crate::harness::topology::{GATEWAY_A, at, local};
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("identity::nothing_is_kept_for_longer_than_the_socket", forgotten),
+    Test::new("identity::nothing_is_kept_for_longer_than_the_socket", forgotten).in_kernels(),
     Test::new("identity::connections_look_local_when_no_room_is_left_for_their_stories", no_room),
     Test::new("identity::connections_look_local_where_others_did_not_finish", unfinished),
-    Test::new("identity::a_handshake_that_lost_its_place_looks_local", overtaken),
+    Test::new("identity::a_handshake_that_lost_its_place_looks_local", overtaken).in_kernels(),
 ];
 
 const NAME: &str = "br-a-tcp-7001";

@@ -22,18 +22,19 @@ use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, at6, local};
 use crate::harness::wait::{kernel_at_least, patience};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("ipv6::loopback_listener_is_reached_with_the_containers_address", loopback_listener),
+    Test::new("ipv6::loopback_listener_is_reached_with_the_containers_address", loopback_listener)
+        .in_kernels(),
     Test::new("ipv6::listener_of_the_other_family_is_not_taken", other_family),
-    Test::new("ipv6::one_port_serves_each_family_by_its_own_attachment", one_port),
-    Test::new("ipv6::dual_stack_listener_serves_both_families", dual_stack),
-    Test::new("ipv6::listener_on_every_ipv6_address_alone_serves_no_ipv4", v6only),
+    Test::new("ipv6::one_port_serves_each_family_by_its_own_attachment", one_port).in_kernels(),
+    Test::new("ipv6::dual_stack_listener_serves_both_families", dual_stack).in_kernels(),
+    Test::new("ipv6::listener_on_every_ipv6_address_alone_serves_no_ipv4", v6only).in_kernels(),
     Test::new("ipv6::listener_on_a_mapped_address_serves_ipv4_alone", mapped),
     Test::new("ipv6::allow_list_of_both_families", allow_both),
     Test::new("ipv6::every_address_of_the_bridge_is_a_gateway", second_gateway),
     Test::new("ipv6::link_local_source_is_denied_unless_allowed", link_local_source),
     Test::new("ipv6::link_local_address_of_the_bridge_is_no_gateway", link_local_gateway),
-    Test::with_mptcp("ipv6::dual_stack_mptcp_listener_serves_both_families", dual_stack_mptcp),
-    Test::with_mptcp("ipv6::mptcp_handshake_with_syn_cookies", mptcp_syn_cookies),
+    Test::with_mptcp("ipv6::dual_stack_mptcp_listener_serves_both_families", dual_stack_mptcp).in_kernels(),
+    Test::with_mptcp("ipv6::mptcp_handshake_with_syn_cookies", mptcp_syn_cookies).in_kernels(),
 ];
 
 const A2_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x30, 1, 0, 0, 0, 0, 0x12);

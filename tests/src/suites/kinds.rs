@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Test, has_mptcp};
+use super::Test;
 use crate::harness::cli::expect_refusal;
 use crate::harness::client::many_rounds;
 use crate::harness::facts::served;
-use crate::harness::floor::sockmap_is_trusted;
 use crate::harness::foreground::Foreground;
+use crate::harness::kernel::{has_mptcp, sockmap_is_trusted};
 use crate::harness::redis::{Redis, Session};
 use crate::harness::relay::{Datapath, NAME, counters, gateway, start, unless_repeated};
 use crate::harness::rig::{Moved, Rig};
@@ -21,13 +21,13 @@ use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{GATEWAY_A6, at6, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("kinds::ipv4", ipv4),
-    Test::new("kinds::ipv6", ipv6),
-    Test::new("kinds::dual_stack", dual_stack),
-    Test::new("kinds::reuseport", reuseport),
-    Test::new("kinds::mptcp_ipv4", mptcp_ipv4),
-    Test::new("kinds::mptcp_ipv6", mptcp_ipv6),
-    Test::new("kinds::unix", unix),
+    Test::new("kinds::ipv4", ipv4).in_kernels(),
+    Test::new("kinds::ipv6", ipv6).in_kernels(),
+    Test::new("kinds::dual_stack", dual_stack).in_kernels(),
+    Test::new("kinds::reuseport", reuseport).in_kernels(),
+    Test::new("kinds::mptcp_ipv4", mptcp_ipv4).in_kernels(),
+    Test::new("kinds::mptcp_ipv6", mptcp_ipv6).in_kernels(),
+    Test::new("kinds::unix", unix).in_kernels(),
 ];
 
 /// What a kernel that is not trusted with the relay by sockmap is noted with.

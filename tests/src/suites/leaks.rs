@@ -15,7 +15,7 @@ use crate::harness::wait::{patience, scaled, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("lifecycle::connection_cycles_leak_nothing", connection_cycles),
-    Test::new("lifecycle::attach_cycles_leak_nothing", attach_cycles),
+    Test::new("lifecycle::attach_cycles_leak_nothing", attach_cycles).in_kernels(),
     Test::new("lifecycle::listener_cycles_leak_nothing", listener_cycles),
     Test::new("lifecycle::attach_keeps_no_hold_on_the_listener", no_hold),
 ];

@@ -16,15 +16,15 @@ use crate::harness::topology::{GATEWAY_A, Topology, at, local};
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("lifecycle::attach_twice_changes_nothing", attach_twice),
+    Test::new("lifecycle::attach_twice_changes_nothing", attach_twice).in_kernels(),
     Test::new("lifecycle::detach_removes_exactly_its_own", detach_one),
     Test::new("lifecycle::attach_of_another_does_not_disturb", attach_another),
     Test::new("lifecycle::detach_by_service_name", detach_by_service),
     Test::new("lifecycle::detach_of_an_unknown_name_fails", detach_unknown),
-    Test::new("lifecycle::detach_all_is_idempotent_and_leaves_nothing", detach_all),
-    Test::new("lifecycle::established_connection_survives_detach", established_survives),
+    Test::new("lifecycle::detach_all_is_idempotent_and_leaves_nothing", detach_all).in_kernels(),
+    Test::new("lifecycle::established_connection_survives_detach", established_survives).in_kernels(),
     Test::new("lifecycle::state_is_per_namespace", per_namespace),
-    Test::new("lifecycle::pins_of_a_dead_namespace_are_replaced", dead_namespace),
+    Test::new("lifecycle::pins_of_a_dead_namespace_are_replaced", dead_namespace).in_kernels(),
     Test::new(
         "lifecycle::pins_of_a_dead_namespace_are_removed_by_the_next_change_anywhere",
         pins_left_behind,

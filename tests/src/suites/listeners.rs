@@ -16,17 +16,17 @@ use crate::harness::topology::{GATEWAY_A, at, at6, local};
 use crate::harness::wait::{kernel_at_least, scaled};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("netns::wildcard_listener_serves_a_mapped_port", wildcard_serves),
-    Test::new("netns::dual_stack_listener_serves_a_mapped_port", dual_stack_serves),
-    Test::new("netns::v4_mapped_listener_serves", v4_mapped_serves),
-    Test::new("netns::exact_listener_wins_over_wildcard", exact_wins_when_later),
+    Test::new("netns::wildcard_listener_serves_a_mapped_port", wildcard_serves).in_kernels(),
+    Test::new("netns::dual_stack_listener_serves_a_mapped_port", dual_stack_serves).in_kernels(),
+    Test::new("netns::v4_mapped_listener_serves", v4_mapped_serves).in_kernels(),
+    Test::new("netns::exact_listener_wins_over_wildcard", exact_wins_when_later).in_kernels(),
     Test::new("netns::exact_listener_wins_when_it_was_first", exact_wins_when_first),
-    Test::new("netns::reuseport_group_at_attach_serves_with_all_members", group_at_attach),
-    Test::new("netns::reuseport_group_after_attach_serves_with_all_members", group_after_attach),
+    Test::new("netns::reuseport_group_at_attach_serves_with_all_members", group_at_attach).in_kernels(),
+    Test::new("netns::reuseport_group_after_attach_serves_with_all_members", group_after_attach).in_kernels(),
     Test::new("netns::reuseport_member_that_joins_later_serves", late_member),
-    Test::new("netns::reuseport_group_of_eighty_serves_while_members_leave", large_group),
-    Test::new("netns::listener_that_stops_and_listens_again", listens_again),
-    Test::new("netns::socket_bound_before_attach_that_listens_after", bound_before_attach),
+    Test::new("netns::reuseport_group_of_eighty_serves_while_members_leave", large_group).in_kernels(),
+    Test::new("netns::listener_that_stops_and_listens_again", listens_again).in_kernels(),
+    Test::new("netns::socket_bound_before_attach_that_listens_after", bound_before_attach).in_kernels(),
 ];
 
 const NAME: &str = "br-a-tcp-7001";

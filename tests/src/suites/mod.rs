@@ -3,22 +3,17 @@
 //! Invariant: names are `<area>::<what must hold>` and unique; a trial builds its own topology and
 //! shares nothing with the next.
 
-/// Trials of every relay datapath: `"name" => function` becomes `relay::splice::name` and
-/// `relay::sockmap::name`; the function gets the datapath. `on_host` as in [`Needs::Host`].
+/// Trials of every relay datapath: `Kernels: "name" => function` becomes `relay::splice::name` and
+/// `relay::sockmap::name`; the function gets the datapath, and the first word is their [`Scope`].
 macro_rules! both_relays {
-    ($($name:literal => $run:expr),* $(,)?) => { &[$(
-        $crate::suites::Test::new(concat!("relay::splice::", $name), || $run($crate::harness::relay::Datapath::Splice)),
+    ($($scope:ident: $name:literal => $run:expr),* $(,)?) => { &[$(
+        $crate::suites::Test::new(concat!("relay::splice::", $name), || $run($crate::harness::relay::Datapath::Splice))
+            .on($crate::suites::Scope::$scope),
         $crate::suites::Test::with_sockmap(
             concat!("relay::sockmap::", $name),
             || $crate::harness::relay::unless_repeated(|| $run($crate::harness::relay::Datapath::Sockmap)),
-        ),
-    )*] };
-    (on_host: $($name:literal => $run:expr),* $(,)?) => { &[$(
-        $crate::suites::Test::on_host(concat!("relay::splice::", $name), || $run($crate::harness::relay::Datapath::Splice)),
-        $crate::suites::Test::on_host(
-            concat!("relay::sockmap::", $name),
-            || $crate::harness::relay::unless_repeated(|| $run($crate::harness::relay::Datapath::Sockmap)),
-        ),
+        )
+        .on($crate::suites::Scope::$scope),
     )*] };
 }
 
@@ -66,71 +61,67 @@ mod services;
 mod traffic;
 mod upgrade;
 
-use std::path::Path;
-
 use anyhow::Result;
 
-use crate::harness::floor::sockmap_is_trusted;
+use crate::harness::kernel::Need;
 
-/// What a trial needs from the machine.
+/// Where a trial runs. On this machine all of them do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Needs {
-    /// Namespaces, busybox, `ip`, `nft` and `redis-server`: also runs inside the VMs.
+pub(crate) enum Scope {
+    /// In each kernel of every run: what a kernel can change (the verifier, attaching, each datapath and identity, who
+    /// gets in, what older kernels do differently).
+    Kernels,
+    /// In kernels only with `cargo xtask vm --full`: needs namespaces, busybox, `ip`, `nft` and `redis-server`, and
+    /// tries what a kernel is not expected to change.
     Namespaces,
-    /// The same and a kernel with MPTCP. Elsewhere the trial is ignored, and counted as such: the
-    /// runner knows the kernels where that is right.
-    Mptcp,
-    /// The same as the first, and a kernel where sockmap is trusted. In a VM with another one the trial is ignored, and
-    /// counted; on the host it runs, forced.
-    Sockmap,
-    /// Docker, PostgreSQL or bpftool; or nothing that a kernel could do differently and emulation would make slow: only
-    /// on a full host.
+    /// Not in kernels: needs Docker, PostgreSQL or bpftool; or nothing that a kernel could do differently and emulation
+    /// would make slow.
     Host,
 }
 
-/// Whether this kernel has MPTCP.
-fn has_mptcp() -> bool {
-    Path::new("/proc/sys/net/mptcp").exists()
-}
-
 /// One trial.
+#[derive(Clone, Copy)]
 pub(crate) struct Test {
     pub(crate) name: &'static str,
-    pub(crate) needs: Needs,
+    pub(crate) scope: Scope,
+    /// What it needs of the kernel. Where that is missing the trial is ignored, and counted as such.
+    pub(crate) need: Option<Need>,
     pub(crate) run: fn() -> Result<()>,
 }
 
 impl Test {
-    /// A trial that runs everywhere.
+    /// A trial that needs nothing of the kernel that any of them lacks.
     const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, needs: Needs::Namespaces, run }
+        Self { name, scope: Scope::Namespaces, need: None, run }
     }
 
     /// A trial about MPTCP listeners.
     const fn with_mptcp(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, needs: Needs::Mptcp, run }
+        Self { need: Some(Need::Mptcp), ..Self::new(name, run) }
     }
 
     /// A trial of the relay by sockmap.
     const fn with_sockmap(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, needs: Needs::Sockmap, run }
-    }
-
-    /// Whether this kernel cannot run the trial.
-    pub(crate) fn is_impossible_here(&self) -> bool {
-        match self.needs {
-            Needs::Mptcp => !has_mptcp(),
-            // A version that cannot be told is no reason to leave anything out.
-            Needs::Sockmap => {
-                std::env::var_os("BRIDGE_KERNEL").is_some() && !sockmap_is_trusted().unwrap_or(true)
-            }
-            Needs::Namespaces | Needs::Host => false,
-        }
+        Self { need: Some(Need::Sockmap), ..Self::new(name, run) }
     }
 
     /// A trial that runs only on a full host.
     const fn on_host(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, needs: Needs::Host, run }
+        Self::new(name, run).on(Scope::Host)
+    }
+
+    /// The same trial, in every run inside kernels.
+    const fn in_kernels(self) -> Self {
+        self.on(Scope::Kernels)
+    }
+
+    const fn on(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
+    /// Whether the runner declared that this kernel cannot run the trial.
+    pub(crate) fn is_impossible_here(&self) -> bool {
+        self.need.is_some_and(Need::is_declared_missing)
     }
 }
 
@@ -171,26 +162,18 @@ pub(crate) fn all() -> Vec<Test> {
         container_scope::TESTS,
         container_follow::TESTS,
         relay_choice::TESTS,
-        relay_bytes::LOSSLESS,
-        relay_bytes::LARGE,
+        relay_bytes::TESTS,
         relay_ends::TESTS,
         relay_faults::TESTS,
-        relay_faults::ON_HOST,
         relay_stalls::TESTS,
-        relay_stalls::ON_HOST,
         relay_limits::TESTS,
-        relay_limits::ON_HOST,
         relay_stop::TESTS,
-        relay_stop::ON_HOST,
         relay_targets::TESTS,
-        relay_targets::ON_HOST,
         relay_targets::REAL,
         relay_conflicts::TESTS,
         relay_load::TESTS,
-        relay_load::ON_HOST,
     ]
     .iter()
-    .flat_map(|tests| tests.iter())
-    .map(|test| Test { name: test.name, needs: test.needs, run: test.run })
+    .flat_map(|tests| tests.iter().copied())
     .collect()
 }

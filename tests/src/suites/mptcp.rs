@@ -27,17 +27,20 @@ use crate::harness::topology::{
 use crate::harness::wait::{kernel_at_least, patience};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::with_mptcp("mptcp::listener_is_steered_to_with_the_containers_address", steered),
-    Test::with_mptcp("mptcp::listener_that_changes_its_kind_on_restart_is_followed", changes_kind),
-    Test::with_mptcp("mptcp::handshake_with_syn_cookies", syn_cookies),
+    Test::with_mptcp("mptcp::listener_is_steered_to_with_the_containers_address", steered).in_kernels(),
+    Test::with_mptcp("mptcp::listener_that_changes_its_kind_on_restart_is_followed", changes_kind)
+        .in_kernels(),
+    Test::with_mptcp("mptcp::handshake_with_syn_cookies", syn_cookies).in_kernels(),
     Test::with_mptcp("mptcp::handshake_with_ip_options", with_ip_options),
-    Test::with_mptcp("mptcp::with_and_without_bridge_netfilter", bridge_netfilter),
-    Test::with_mptcp("mptcp::only_the_attached_side_gets_in", closed_to_others),
-    Test::with_mptcp("mptcp::container_with_an_mptcp_listener_gets_nothing", attacker),
+    Test::with_mptcp("mptcp::with_and_without_bridge_netfilter", bridge_netfilter).in_kernels(),
+    Test::with_mptcp("mptcp::only_the_attached_side_gets_in", closed_to_others).in_kernels(),
+    Test::with_mptcp("mptcp::container_with_an_mptcp_listener_gets_nothing", attacker).in_kernels(),
     Test::with_mptcp("mptcp::ipv6_and_dual_stack_listeners", ipv6),
     Test::with_mptcp("mptcp::large_transfer_and_half_close", large_transfer),
-    Test::with_mptcp("mptcp::detach_takes_filter_and_table_away_and_leaves_others", detach_leaves_others),
-    Test::with_mptcp("mptcp::a_flushed_ruleset_and_a_deleted_qdisc_are_noticed_and_mended", taken_away),
+    Test::with_mptcp("mptcp::detach_takes_filter_and_table_away_and_leaves_others", detach_leaves_others)
+        .in_kernels(),
+    Test::with_mptcp("mptcp::a_flushed_ruleset_and_a_deleted_qdisc_are_noticed_and_mended", taken_away)
+        .in_kernels(),
     Test::with_mptcp("mptcp::what_nobody_wants_any_more_is_forgotten", forgotten),
     Test::on_host("mptcp::without_nft_a_plain_service_is_attached_and_an_mptcp_one_explained", without_nft),
 ];

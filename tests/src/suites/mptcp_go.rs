@@ -16,7 +16,7 @@ use crate::harness::topology::{A1, GATEWAY_A, at, local};
 use crate::harness::wait::patience;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::with_mptcp("mptcp::go_http_server_is_steered_to", go_http_server),
+    Test::with_mptcp("mptcp::go_http_server_is_steered_to", go_http_server).in_kernels(),
     Test::with_mptcp("mptcp::go_http_server_serves_a_client_with_mptcp", client_with_mptcp),
 ];
 

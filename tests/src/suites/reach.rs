@@ -15,12 +15,12 @@ use crate::harness::service::{Peer, Service};
 use crate::harness::topology::{A1, A2, GATEWAY_A, at, local};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("netns::existing_listener_is_reached", existing_listener),
+    Test::new("netns::existing_listener_is_reached", existing_listener).in_kernels(),
     Test::new("netns::nothing_listens_on_the_gateway_and_nothing_keeps_running", nothing_is_left_running),
-    Test::new("netns::later_listener_heals_without_userspace", later_listener),
-    Test::new("netns::target_port_differs_from_port", port_mapping),
+    Test::new("netns::later_listener_heals_without_userspace", later_listener).in_kernels(),
+    Test::new("netns::target_port_differs_from_port", port_mapping).in_kernels(),
     Test::new("netns::two_containers_and_two_attachments", two_by_two),
-    Test::new("netns::other_loopback_address_is_not_served", other_loopback_address),
+    Test::new("netns::other_loopback_address_is_not_served", other_loopback_address).in_kernels(),
 ];
 
 const NAME: &str = "br-a-tcp-7001";

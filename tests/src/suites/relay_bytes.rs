@@ -20,19 +20,16 @@ use crate::harness::service::{Port, listener};
 use crate::harness::topology::local;
 use crate::harness::wait::scaled;
 
-pub(super) const LOSSLESS: &[Test] = both_relays![
-    "random_bytes_both_ways_at_once" => |datapath| random(datapath, 32 << 20),
-    "eight_connections_at_once" => eight_at_once,
-    "small_and_bulk_take_turns" => turns,
-    "one_byte_writes_arrive_one_by_one" => one_byte_writes,
-    "the_server_may_speak_first" => server_first,
-    "early_bytes_wait_for_a_target_that_is_slow_to_accept" => early_bytes,
-    "a_request_sent_whole_before_the_target_accepts" => early_request,
-    "an_urgent_byte_arrives_in_its_place" => urgent,
-];
-
-pub(super) const LARGE: &[Test] = both_relays![on_host:
-    "one_gibibyte_of_random_bytes" => |datapath| random(datapath, 512 << 20),
+pub(super) const TESTS: &[Test] = both_relays![
+    Kernels: "random_bytes_both_ways_at_once" => |datapath| random(datapath, 32 << 20),
+    Namespaces: "eight_connections_at_once" => eight_at_once,
+    Namespaces: "small_and_bulk_take_turns" => turns,
+    Namespaces: "one_byte_writes_arrive_one_by_one" => one_byte_writes,
+    Namespaces: "the_server_may_speak_first" => server_first,
+    Namespaces: "early_bytes_wait_for_a_target_that_is_slow_to_accept" => early_bytes,
+    Namespaces: "a_request_sent_whole_before_the_target_accepts" => early_request,
+    Kernels: "an_urgent_byte_arrives_in_its_place" => urgent,
+    Host: "one_gibibyte_of_random_bytes" => |datapath| random(datapath, 512 << 20),
 ];
 
 /// Most transfers of one trial that a kernel may spoil.

@@ -10,8 +10,8 @@ use super::Test;
 use super::refusals::{lone_host, refuse};
 use crate::harness::cli::Cli;
 use crate::harness::client::answers;
-use crate::harness::floor::sockmap_is_trusted;
 use crate::harness::foreground::Foreground;
+use crate::harness::kernel::sockmap_is_trusted;
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::netns::Netns;
 use crate::harness::relay::{Datapath, NAME, counters, gateway};
@@ -22,11 +22,11 @@ use crate::harness::topology::local;
 use crate::harness::wait::kernel_at_least;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("relay::auto_steers_a_plain_listener_also_in_the_foreground", auto_steers),
+    Test::new("relay::auto_steers_a_plain_listener_also_in_the_foreground", auto_steers).in_kernels(),
     Test::new("relay::auto_splices_to_a_unix_target", auto_splices),
     Test::with_mptcp("relay::splice_serves_an_mptcp_listener", spliced_mptcp),
     Test::new("relay::without_foreground_it_is_refused", needs_foreground),
-    Test::new("relay::sockmap_below_the_floor_needs_force", sockmap_floor),
+    Test::new("relay::sockmap_below_the_floor_needs_force", sockmap_floor).in_kernels(),
     Test::new("relay::dry_run_shows_the_datapath_and_changes_nothing", dry_run),
 ];
 

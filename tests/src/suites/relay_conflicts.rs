@@ -14,13 +14,13 @@ use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
 use crate::harness::topology::{GATEWAY_A, at, local};
 
-pub(super) const TESTS: &[Test] = both_relays![on_host:
-    "port_bound_on_the_gateway_names_its_owner" => |datapath| bound(datapath, GATEWAY_A),
-    "port_bound_on_every_address_names_its_owner" => |datapath| bound(datapath, Ipv4Addr::UNSPECIFIED),
-    "second_relay_on_the_same_port_is_refused" => second_relay,
-    "steering_a_relays_port_is_refused" => steer_after_relay,
-    "relaying_a_steered_port_is_refused" => relay_after_steer,
-    "two_relays_on_two_ports_do_not_meet" => two_relays,
+pub(super) const TESTS: &[Test] = both_relays![
+    Host: "port_bound_on_the_gateway_names_its_owner" => |datapath| bound(datapath, GATEWAY_A),
+    Host: "port_bound_on_every_address_names_its_owner" => |datapath| bound(datapath, Ipv4Addr::UNSPECIFIED),
+    Host: "second_relay_on_the_same_port_is_refused" => second_relay,
+    Host: "steering_a_relays_port_is_refused" => steer_after_relay,
+    Host: "relaying_a_steered_port_is_refused" => relay_after_steer,
+    Host: "two_relays_on_two_ports_do_not_meet" => two_relays,
 ];
 
 /// The arguments of a foreground attach that is to be refused.

@@ -14,15 +14,15 @@ use crate::harness::noise;
 use crate::harness::relay::{Datapath, RelayCounters, Stage};
 
 pub(super) const TESTS: &[Test] = both_relays![
-    "the_client_half_closes_and_gets_its_answer" => |datapath| half_close(datapath, Side::Client),
-    "the_server_half_closes_and_gets_the_rest" => |datapath| half_close(datapath, Side::Server),
-    "both_half_close_behind_bulk_nobody_read_yet" => late_readers,
-    "a_reset_by_the_client_reaches_the_server" => |datapath| reset_by(datapath, Side::Client),
-    "a_reset_by_the_server_reaches_the_client" => |datapath| reset_by(datapath, Side::Server),
-    "a_reset_by_the_client_mid_stream" => |datapath| reset_mid_stream(datapath, Side::Client),
-    "a_reset_by_the_server_mid_stream" => |datapath| reset_mid_stream(datapath, Side::Server),
-    "a_reset_is_noticed_while_the_other_side_stalls" => reset_behind_a_stall,
-    "a_reset_behind_a_half_close_is_noticed" => reset_behind_fin,
+    Kernels: "the_client_half_closes_and_gets_its_answer" => |datapath| half_close(datapath, Side::Client),
+    Namespaces: "the_server_half_closes_and_gets_the_rest" => |datapath| half_close(datapath, Side::Server),
+    Kernels: "both_half_close_behind_bulk_nobody_read_yet" => late_readers,
+    Namespaces: "a_reset_by_the_client_reaches_the_server" => |datapath| reset_by(datapath, Side::Client),
+    Namespaces: "a_reset_by_the_server_reaches_the_client" => |datapath| reset_by(datapath, Side::Server),
+    Kernels: "a_reset_by_the_client_mid_stream" => |datapath| reset_mid_stream(datapath, Side::Client),
+    Namespaces: "a_reset_by_the_server_mid_stream" => |datapath| reset_mid_stream(datapath, Side::Server),
+    Kernels: "a_reset_is_noticed_while_the_other_side_stalls" => reset_behind_a_stall,
+    Namespaces: "a_reset_behind_a_half_close_is_noticed" => reset_behind_fin,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -25,14 +25,11 @@ use crate::harness::topology::{GATEWAY_A, at, local, reaches};
 use crate::harness::wait::patience;
 
 pub(super) const TESTS: &[Test] = both_relays![
-    "target_down_resets_the_client_and_says_why" => target_down,
-    "killed_in_the_middle_of_transfers" => killed,
-    "out_of_descriptors" => out_of_descriptors,
-];
-
-pub(super) const ON_HOST: &[Test] = both_relays![on_host:
-    "keepalive_ends_connections_of_a_client_that_vanished" => vanished_client,
-    "a_client_that_vanished_with_bytes_on_the_way_is_idle" => vanished_reader,
+    Namespaces: "target_down_resets_the_client_and_says_why" => target_down,
+    Kernels: "killed_in_the_middle_of_transfers" => killed,
+    Namespaces: "out_of_descriptors" => out_of_descriptors,
+    Host: "keepalive_ends_connections_of_a_client_that_vanished" => vanished_client,
+    Host: "a_client_that_vanished_with_bytes_on_the_way_is_idle" => vanished_reader,
 ];
 
 fn target_down(datapath: Datapath) -> Result<()> {

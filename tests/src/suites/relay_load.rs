@@ -22,12 +22,9 @@ use crate::harness::topology::local;
 use crate::harness::wait::{patience, scaled, until};
 
 pub(super) const TESTS: &[Test] = both_relays![
-    "connections_come_and_go_and_leave_nothing" => |datapath| churn(datapath, scaled(3000)),
-];
-
-pub(super) const ON_HOST: &[Test] = both_relays![on_host:
-    "ten_thousand_connections_leave_nothing" => |datapath| churn(datapath, 10_000),
-    "ten_thousand_idle_connections_take_little_memory_each" => idle,
+    Namespaces: "connections_come_and_go_and_leave_nothing" => |datapath| churn(datapath, scaled(3000)),
+    Host: "ten_thousand_connections_leave_nothing" => |datapath| churn(datapath, 10_000),
+    Host: "ten_thousand_idle_connections_take_little_memory_each" => idle,
 ];
 
 /// What one idle connection may take of the relay's own memory.

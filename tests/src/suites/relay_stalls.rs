@@ -19,12 +19,9 @@ use crate::harness::relay::{Datapath, Stage};
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = both_relays![
-    "a_target_that_never_reads_costs_bounded_memory" => |datapath| stalled(datapath, Reader::Target),
-    "a_client_that_never_reads_costs_bounded_memory" => |datapath| stalled(datapath, Reader::Client),
-];
-
-pub(super) const ON_HOST: &[Test] = both_relays![on_host:
-    "single_bytes_to_a_reader_that_stalls_cost_bounded_memory" => single_bytes,
+    Kernels: "a_target_that_never_reads_costs_bounded_memory" => |datapath| stalled(datapath, Reader::Target),
+    Namespaces: "a_client_that_never_reads_costs_bounded_memory" => |datapath| stalled(datapath, Reader::Client),
+    Host: "single_bytes_to_a_reader_that_stalls_cost_bounded_memory" => single_bytes,
 ];
 
 /// What a stalled connection may cost.

@@ -19,17 +19,13 @@ use crate::harness::relay::{Datapath, NAME, Stage, gateway, start};
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = both_relays![
-    "sigterm_lets_one_finish_and_cuts_the_one_that_stalls" => drain,
-];
-
-/// Nothing here depends on the kernel.
-pub(super) const ON_HOST: &[Test] = both_relays![on_host:
-    "sigint_ends_an_idle_relay_at_once" => interrupt,
-    "detach_by_name_drains_and_ends_it" => |datapath| detach(datapath, NAME, None),
-    "detach_by_service_ends_it" => |datapath| detach(datapath, "tcp", None),
-    "detach_all_ends_it" => |datapath| detach(datapath, "--all", None),
-    "sigterm_while_detach_drains_cuts_nothing" => |datapath| detach(datapath, NAME, Some(Signal::SIGTERM)),
-    "one_that_is_stopped_keeps_nothing_else_open" => stopped,
+    Namespaces: "sigterm_lets_one_finish_and_cuts_the_one_that_stalls" => drain,
+    Host: "sigint_ends_an_idle_relay_at_once" => interrupt,
+    Host: "detach_by_name_drains_and_ends_it" => |datapath| detach(datapath, NAME, None),
+    Host: "detach_by_service_ends_it" => |datapath| detach(datapath, "tcp", None),
+    Host: "detach_all_ends_it" => |datapath| detach(datapath, "--all", None),
+    Host: "sigterm_while_detach_drains_cuts_nothing" => |datapath| detach(datapath, NAME, Some(Signal::SIGTERM)),
+    Host: "one_that_is_stopped_keeps_nothing_else_open" => stopped,
 ];
 
 /// Waits until the port is closed. Not by trying: what connects in time gets its place.

@@ -20,14 +20,10 @@ use crate::harness::service::{Port, Service, listener};
 use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, at6};
 
 pub(super) const TESTS: &[Test] = both_relays![
-    "ipv6_gateway_and_target" => ipv6,
-];
-
-/// Nothing here depends on the kernel.
-pub(super) const ON_HOST: &[Test] = both_relays![on_host:
-    "proxy_protocol_v1_names_the_client" => proxy_v1,
-    "proxy_protocol_v2_names_the_client" => proxy_v2,
-    "proxy_protocol_v2_over_ipv6" => proxy_v2_over_ipv6,
+    Namespaces: "ipv6_gateway_and_target" => ipv6,
+    Host: "proxy_protocol_v1_names_the_client" => proxy_v1,
+    Host: "proxy_protocol_v2_names_the_client" => proxy_v2,
+    Host: "proxy_protocol_v2_over_ipv6" => proxy_v2_over_ipv6,
 ];
 
 pub(super) const REAL: &[Test] = &[

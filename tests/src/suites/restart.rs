@@ -13,7 +13,7 @@ use crate::harness::topology::{GATEWAY_A, at, local};
 use crate::harness::wait::scaled;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("restart::service_restarts_many_times", many_restarts),
+    Test::new("restart::service_restarts_many_times", many_restarts).in_kernels(),
     Test::new("restart::real_redis_is_killed_and_started_again", redis_restarts),
 ];
 

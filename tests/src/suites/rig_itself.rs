@@ -17,8 +17,9 @@ use crate::harness::topology::{
 };
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("rig::everyone_reaches_a_service_bound_on_the_gateway", everyone_reaches_the_gateway),
-    Test::new("rig::loopback_services_are_closed_to_containers", loopback_is_closed),
+    Test::new("rig::everyone_reaches_a_service_bound_on_the_gateway", everyone_reaches_the_gateway)
+        .in_kernels(),
+    Test::new("rig::loopback_services_are_closed_to_containers", loopback_is_closed).in_kernels(),
     Test::new("rig::containers_reach_the_outside_masqueraded", containers_reach_the_outside),
     Test::new("rig::kernel_object_lists_can_be_read", kernel_lists_can_be_read),
     Test::new("rig::redis_answers_where_it_is_bound", redis_answers),

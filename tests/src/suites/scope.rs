@@ -17,17 +17,17 @@ use crate::harness::topology::{A1, B1, GATEWAY_A, GATEWAY_B, OUTSIDE, UPLINK, at
 use crate::harness::wait::{kernel_at_least, patience};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("scope::other_bridge_cannot_use_this_gateway", other_bridge),
+    Test::new("scope::other_bridge_cannot_use_this_gateway", other_bridge).in_kernels(),
     Test::new("scope::other_bridge_cannot_use_its_own_gateway", other_gateway),
-    Test::new("scope::outside_cannot_use_the_gateway_address", outside_gateway),
+    Test::new("scope::outside_cannot_use_the_gateway_address", outside_gateway).in_kernels(),
     Test::new("scope::outside_cannot_use_the_uplink_address", outside_uplink),
-    Test::new("scope::host_itself_is_not_steered", host_itself),
+    Test::new("scope::host_itself_is_not_steered", host_itself).in_kernels(),
     Test::new("scope::other_local_addresses_stay_closed_to_the_container", other_local_addresses),
     Test::new("scope::each_bridge_reaches_only_what_is_attached_to_it", two_bridges),
     Test::new("scope::allowing_everyone_opens_only_the_bridge", everyone_on_the_bridge),
     Test::new("scope::udp_on_the_same_port_is_untouched", udp),
     Test::new("scope::other_services_on_the_gateway_are_untouched", other_services),
-    Test::new("scope::forwarded_traffic_to_the_same_port_is_untouched", forwarded),
+    Test::new("scope::forwarded_traffic_to_the_same_port_is_untouched", forwarded).in_kernels(),
 ];
 
 const NAME: &str = "br-a-tcp-7001";

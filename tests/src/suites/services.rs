@@ -12,7 +12,7 @@ use crate::harness::rig::{Moved, Rig};
 use crate::harness::topology::{A1, GATEWAY_A, at};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("services::redis_stores_and_names_the_container", redis),
+    Test::new("services::redis_stores_and_names_the_container", redis).in_kernels(),
     Test::new("services::redis_protected_mode_sees_a_remote_client", redis_protected_mode),
     Test::on_host("services::postgres_answers_and_names_the_container", postgres_answers),
     Test::on_host("services::postgres_without_a_host_rule_refuses_the_container", postgres_refuses),

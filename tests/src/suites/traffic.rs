@@ -18,10 +18,10 @@ use crate::harness::topology::{A1, A1_6, GATEWAY_A, GATEWAY_A6, at, at6, local};
 use crate::harness::wait::{patience, scaled, until};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("netns::half_close_delivers_the_rest", half_close),
+    Test::new("netns::half_close_delivers_the_rest", half_close).in_kernels(),
     Test::new("netns::large_transfers_are_intact_both_ways", large_transfer),
     Test::new("netns::thousand_concurrent_connections", many_at_once),
-    Test::new("netns::same_client_port_again_after_the_service_closed_first", time_wait_reuse),
+    Test::new("netns::same_client_port_again_after_the_service_closed_first", time_wait_reuse).in_kernels(),
     Test::new("netns::ipv6_loopback_target_on_an_ipv6_gateway", ipv6),
 ];
 

@@ -6,7 +6,7 @@ mod linker;
 mod packages;
 mod toolchain;
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use anyhow::Result;
 
@@ -26,6 +26,12 @@ pub(crate) struct Ebpf {
     pub(crate) toolchain: Toolchain,
     /// The bpf-linker of the same LLVM release.
     pub(crate) linker: PathBuf,
+}
+
+impl fmt::Display for Ebpf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, bpf-linker {}", self.toolchain, linker::VERSION)
+    }
 }
 
 /// The command: everything, one line per step.

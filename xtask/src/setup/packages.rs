@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -163,6 +164,9 @@ fn numbers(version: &str) -> Vec<u32> {
 
 /// Installs Debian packages, without starting the services in them.
 pub(super) fn install(ws: &Workspace, packages: &[&str], step: &Step) -> Result<()> {
+    /// apt does not wait for another apt.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let stubs = ServiceStubs::create()?;
     let known = available(packages);
     let by_hand = format!("install packages (by hand, as root: apt-get install {})", packages.join(" "));

@@ -1,7 +1,10 @@
 //! The compiler for the eBPF programs: one that has the standard library's sources next to it.
 //!
-//! Two routes lead there: a rustup toolchain with the `rust-src` component, or Debian's `rustc-web` with
-//! `rust-web-src`. A route that already works is taken before any network is touched.
+//! Two routes lead there: a release of Rust by its number, with the `rust-src` component, from rustup; or Debian's
+//! `rustc-web` with `rust-web-src`. A route that already works is taken before any network is touched.
+//!
+//! The number is pinned since the compiler's LLVM must be one that bpf-linker knows: a rolling nightly leaves it behind
+//! sooner or later. `RUSTC_BOOTSTRAP` lets a stable release build `core`.
 
 use std::{
     env, fmt,
@@ -19,13 +22,15 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Names another rustup toolchain than `nightly`.
+/// The release of Rust that builds the eBPF programs, LLVM 22.
+const PINNED: &str = "1.95.0";
+/// Names another rustup toolchain than the pinned one.
 const TOOLCHAIN_VARIABLE: &str = "BRIDGE_EBPF_TOOLCHAIN";
 /// LLVM releases this bpf-linker can be built with.
 const LLVM_RELEASES: std::ops::RangeInclusive<u32> = 21..=23;
 /// The oldest compiler the workspace builds with.
 const OLDEST_RUSTC: (u32, u32) = (1, 88);
-const RUSTUP_LIMIT: Duration = Duration::from_secs(120);
+const RUSTUP_LIMIT: Duration = Duration::from_secs(300);
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// A compiler that can build `core` for the eBPF target.
@@ -100,7 +105,7 @@ impl Toolchain {
 /// Finds a usable toolchain, or installs one.
 pub(super) fn ensure(ws: &Workspace, step: &Step) -> Result<Toolchain> {
     let wanted = env::var(TOOLCHAIN_VARIABLE).ok();
-    let name = wanted.as_deref().unwrap_or("nightly");
+    let name = wanted.as_deref().unwrap_or(PINNED);
     let mut reasons = Vec::new();
     match rustup(name) {
         Ok(toolchain) => return Ok(toolchain),

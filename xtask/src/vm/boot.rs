@@ -94,6 +94,11 @@ impl Report {
         }
     }
 
+    /// Takes it as a problem when something about a good run could not be done.
+    pub(super) fn note(&mut self, outcome: Result<()>) {
+        self.problems.extend(outcome.err().map(|error| format!("{error:#}")));
+    }
+
     /// Whether everything went as it should.
     pub(super) fn is_ok(&self) -> bool {
         self.problems.is_empty()
@@ -138,7 +143,6 @@ pub(super) fn run(
     tree: &Tree,
     image: &Path,
     accelerator: Accelerator,
-    scope: Scope,
 ) -> Result<Report> {
     let logs = ws.target("vm/logs");
     fs::create_dir_all(&logs).with_context(|| format!("failed to create {}", logs.display()))?;
@@ -158,7 +162,7 @@ pub(super) fn run(
     while deaths.len() + 1 < BOOTS && says_nothing(&guest) {
         let died = logs.join(format!("{}.died.log", kernel.name));
         fs::rename(&log, &died).with_context(|| format!("failed to keep log {}", died.display()))?;
-        let why = guest.console.problems(end, kernel.skips, scope).join("; ");
+        let why = guest.console.problems(end).join("; ");
         step.say(&format!("it died and is started again, its log is {}: {why}", died.display()));
         deaths.push(why);
         (guest, end) = boot()?;
@@ -169,7 +173,7 @@ pub(super) fn run(
         boot: guest.boot,
         took: guest.started.elapsed(),
         counts: guest.console.counts,
-        problems: guest.console.problems(end, kernel.skips, scope),
+        problems: guest.console.problems(end),
         served: mem::take(&mut guest.console.served),
         known: guest.console.known_warnings().to_vec(),
         deaths,

@@ -149,8 +149,8 @@ impl Console {
         &self.known
     }
 
-    /// Everything that is wrong with the run; of the whole suite, `skips` tests must have been skipped.
-    pub(super) fn problems(&self, end: End, skips: u32, scope: Scope) -> Vec<String> {
+    /// Everything that is wrong with the run. What is skipped the suite answers for.
+    pub(super) fn problems(&self, end: End) -> Vec<String> {
         let mut problems: Vec<String> =
             self.trouble.iter().map(|line| format!("the kernel says: {line}")).collect();
         problems.extend(self.failed.iter().map(|test| format!("test failed: {test}")));
@@ -177,11 +177,6 @@ impl Console {
             (Some(_), _) if self.counts.passed == 0 => problems.push("the suite ran no test".to_owned()),
             (Some(_), _) => {}
         }
-        let ignored = self.counts.ignored;
-        let as_expected = if scope == Scope::Whole { ignored == skips } else { ignored <= skips };
-        if self.finished() && !as_expected {
-            problems.push(format!("{ignored} tests were skipped, {skips} expected"));
-        }
         problems
     }
 }
@@ -194,7 +189,7 @@ fn is_trouble(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Console, End, Scope, Source};
+    use super::{Console, End, Source};
 
     fn seen(lines: &[(Source, &str)]) -> Console {
         let mut console = Console::default();
@@ -216,10 +211,7 @@ mod tests {
     fn a_good_run_has_no_problems() {
         let console = seen(GOOD);
         assert!(console.started() && console.finished());
-        assert_eq!(console.problems(End::Off, 0, Scope::Whole), Vec::<String>::new());
-        assert_eq!(console.problems(End::Off, 1, Scope::Whole), ["0 tests were skipped, 1 expected"]);
-        // A filter may leave out the tests that are skipped.
-        assert_eq!(console.problems(End::Off, 1, Scope::Part), Vec::<String>::new());
+        assert_eq!(console.problems(End::Off), Vec::<String>::new());
     }
 
     #[test]
@@ -230,9 +222,9 @@ mod tests {
         lines.push((Source::Kernel, "served: ipv6 | auto | steer"));
         let console = seen(&lines);
         assert_eq!((console.served.len(), console.served["ipv4"]["auto"].as_str()), (1, "steer"));
-        assert_eq!(console.problems(End::Off, 0, Scope::Whole), Vec::<String>::new());
+        assert_eq!(console.problems(End::Off), Vec::<String>::new());
         lines.push((Source::Suite, "served: ipv6 | au"));
-        let problems = seen(&lines).problems(End::Off, 0, Scope::Whole);
+        let problems = seen(&lines).problems(End::Off);
         assert!(problems.len() == 1 && problems[0].contains("served: ipv6 | au"), "{problems:?}");
     }
 
@@ -245,10 +237,7 @@ mod tests {
         ] {
             let mut lines = GOOD.to_vec();
             lines.push((Source::Kernel, line));
-            assert_eq!(
-                seen(&lines).problems(End::Off, 0, Scope::Whole),
-                [format!("the kernel says: {line}")]
-            );
+            assert_eq!(seen(&lines).problems(End::Off), [format!("the kernel says: {line}")]);
         }
     }
 
@@ -258,7 +247,7 @@ mod tests {
         let mut lines = GOOD.to_vec();
         lines.push((Source::Kernel, line));
         let console = seen(&lines);
-        assert_eq!(console.problems(End::Off, 0, Scope::Whole), Vec::<String>::new());
+        assert_eq!(console.problems(End::Off), Vec::<String>::new());
         assert_eq!(console.known_warnings(), [line]);
     }
 
@@ -267,7 +256,7 @@ mod tests {
         let panic = "[ 2.0] Kernel panic - not syncing: Fatal exception";
         let console = seen(&[GOOD[1], (Source::Kernel, panic)]);
         assert_eq!(
-            console.problems(End::Off, 0, Scope::Whole),
+            console.problems(End::Off),
             [
                 format!("the kernel says: {panic}"),
                 format!("the machine went off without an outcome; the last line was: {panic}"),
@@ -275,7 +264,7 @@ mod tests {
         );
         let console = seen(&GOOD[..3]);
         assert_eq!(
-            console.problems(End::TimedOut(9), 0, Scope::Whole),
+            console.problems(End::TimedOut(9)),
             ["no outcome within 9 s; the last line was: test netns::steers ... ok"]
         );
     }
@@ -283,7 +272,7 @@ mod tests {
     #[test]
     fn an_exit_code_alone_proves_nothing() {
         let console = seen(&[GOOD[1], GOOD[4]]);
-        assert_eq!(console.problems(End::Off, 0, Scope::Whole), ["the suite printed no test result"]);
+        assert_eq!(console.problems(End::Off), ["the suite printed no test result"]);
         let console = seen(&[
             GOOD[1],
             (Source::Suite, "test netns::scope ... FAILED"),
@@ -296,7 +285,7 @@ mod tests {
             (Source::Suite, "BRIDGE-VM-OUTCOME exit=101"),
         ]);
         assert_eq!(
-            console.problems(End::Off, 0, Scope::Whole),
+            console.problems(End::Off),
             [
                 "test failed: netns::scope",
                 "  ---- netns::scope ----",

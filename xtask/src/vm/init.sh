@@ -32,7 +32,7 @@ set -a
 . /etc/bridge.env
 set +a
 echo "BRIDGE-VM-START $(uname -r)"
-/usr/bin/suite --group vm --test-threads=1 ${BRIDGE_FILTER:+"$BRIDGE_FILTER"}
+/usr/bin/suite --group "$BRIDGE_GROUP" --test-threads=1 ${BRIDGE_FILTER:+"$BRIDGE_FILTER"}
 echo "BRIDGE-VM-OUTCOME exit=$?"
 # Lets the serial port run dry.
 sleep 1

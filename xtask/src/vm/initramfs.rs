@@ -12,7 +12,7 @@ use crate::{
     setup,
     test::GO_SERVER_VARIABLE,
     vm::{archive::Tree, cpio::Archive, manifest::Kernel, modules},
-    workspace::{OBJECT_VARIABLE, Workspace},
+    workspace::{OBJECT_VARIABLE, Profile, Workspace},
 };
 
 const INIT: &str = include_str!("init.sh");
@@ -28,8 +28,30 @@ const USEFUL_PROGRAMS: &[&str] = &["bridge", "tc", "ss", "bpftool", "socat", "cu
 pub(super) struct Payload {
     /// The program that takes the suite's place.
     pub(super) suite: PathBuf,
+    /// How `bridge-user` was built.
+    pub(super) profile: Profile,
+    /// Which of the trials that can run in a guest.
+    pub(super) group: Group,
     /// Only tests whose name contains this.
     pub(super) filter: Option<String>,
+}
+
+/// Groups of the suite, by what it calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// What a kernel can change.
+    Kernels,
+    /// Everything that can run in a guest.
+    Namespaces,
+}
+
+impl Group {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kernels => "kernels",
+            Self::Namespaces => "namespaces",
+        }
+    }
 }
 
 /// Writes the guest's initramfs and returns where it is.
@@ -40,7 +62,7 @@ pub(super) fn write(ws: &Workspace, kernel: &Kernel, tree: &Tree, payload: &Payl
     let mut archive = Archive::create(&path)?;
     skeleton(&mut archive)?;
     program(&mut archive, "suite", &payload.suite)?;
-    let bridge_user = ws.release("bridge-user");
+    let bridge_user = ws.program(payload.profile, "bridge-user");
     if bridge_user.exists() {
         program(&mut archive, "bridge-user", &bridge_user)?;
         archive.copy(OBJECT, &ws.ebpf_object())?;
@@ -143,10 +165,12 @@ fn kernel_modules(archive: &mut Archive, tree: &Tree) -> Result<()> {
 fn environment(kernel: &Kernel, payload: &Payload) -> String {
     let object = format!("/{OBJECT}");
     let go_server = format!("/usr/bin/{GO_SERVER}");
-    let expectation = kernel.expectation();
+    let (expectation, lacks) = (kernel.expectation(), kernel.lacks().join(","));
     let variables = [
         ("BRIDGE_KERNEL", kernel.name.as_str()),
         ("BRIDGE_EXPECT", expectation.as_str()),
+        ("BRIDGE_LACKS", lacks.as_str()),
+        ("BRIDGE_GROUP", payload.group.name()),
         ("BRIDGE_USER", "/usr/bin/bridge-user"),
         (OBJECT_VARIABLE, object.as_str()),
         (GO_SERVER_VARIABLE, go_server.as_str()),

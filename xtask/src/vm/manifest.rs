@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use bridge_common::kernels::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::debian::Package;
@@ -32,9 +33,9 @@ pub(super) struct Kernel {
     pub(super) default: bool,
     /// Seconds from power-on to the outcome.
     pub(super) timeout: u64,
-    /// How many tests the suite skips on this kernel, exactly.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) skips: u32,
+    /// What it was built without of what trials need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lacks: Vec<String>,
     /// What `bridge-user check` must report: capability, and whether the kernel has it.
     #[serde(default)]
     pub(super) expect: BTreeMap<String, bool>,
@@ -43,16 +44,19 @@ pub(super) struct Kernel {
     pub(super) packages: Vec<Package>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
 impl Kernel {
     /// The expectations, as the suite reads them from `BRIDGE_EXPECT`: `steer=1,ingress_ifindex=0`.
     pub(super) fn expectation(&self) -> String {
         let pairs = self.expect.iter().map(|(name, value)| format!("{name}={}", u8::from(*value)));
         pairs.collect::<Vec<_>>().join(",")
+    }
+
+    /// What trials need and do not find there, as the suite reads it from `BRIDGE_LACKS`: `mptcp,sockmap`. The suite holds
+    /// it against the kernel.
+    pub(super) fn lacks(&self) -> Vec<&str> {
+        let sockmap = Version::parse(&self.version).is_some_and(|version| version.sockmap().is_err());
+        let by_version = sockmap.then_some("sockmap");
+        self.lacks.iter().map(String::as_str).chain(by_version).collect()
     }
 }
 
@@ -76,9 +80,14 @@ impl Manifest {
     /// The kernels of the given names; all of them; or the default set.
     pub(super) fn select(&self, names: &[String], all: bool) -> Result<Vec<&Kernel>> {
         if names.is_empty() {
-            return Ok(self.kernels.iter().filter(|kernel| all || kernel.default).collect());
+            return Ok(if all { self.kernels.iter().collect() } else { self.default_set() });
         }
         names.iter().map(|name| self.find(name)).collect()
+    }
+
+    /// The kernels of every run.
+    pub(super) fn default_set(&self) -> Vec<&Kernel> {
+        self.kernels.iter().filter(|kernel| kernel.default).collect()
     }
 
     fn find(&self, name: &str) -> Result<&Kernel> {
@@ -97,12 +106,15 @@ mod tests {
     const TEXT: &str = r#"
         [[kernel]]
         name = "5.10"
+        version = "5.10.262-1"
         suite = "bullseye"
         timeout = 60
+        lacks = ["mptcp"]
         expect = { steer = true, ingress_ifindex = false }
 
         [[kernel]]
         name = "6.1"
+        version = "6.1.192-2"
         suite = "bookworm"
         default = true
         timeout = 60
@@ -112,6 +124,8 @@ mod tests {
     fn selects() -> anyhow::Result<()> {
         let manifest: Manifest = toml::from_str(TEXT)?;
         assert_eq!(manifest.kernels[0].expectation(), "ingress_ifindex=0,steer=1");
+        assert_eq!(manifest.kernels[0].lacks(), ["mptcp", "sockmap"]);
+        assert!(manifest.kernels[1].lacks().is_empty());
         assert_eq!(manifest.select(&[], false)?.len(), 1);
         assert_eq!(manifest.select(&[], true)?.len(), 2);
         assert_eq!(manifest.select(&["5.10".to_owned()], false)?[0].name, "5.10");

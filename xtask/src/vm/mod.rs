@@ -5,6 +5,7 @@ mod boot;
 mod console;
 mod cpio;
 mod emulator;
+mod full;
 mod initramfs;
 mod manifest;
 mod modules;
@@ -12,24 +13,31 @@ mod seen;
 pub(crate) mod table;
 mod update;
 
-use std::{num::NonZero, path::PathBuf, sync::Mutex, thread};
+use std::{
+    num::NonZero,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 use anyhow::{Result, bail};
 
 use crate::{
+    build,
     setup::{self, Need},
-    test,
     ui::{self, Detail},
-    workspace::Workspace,
+    workspace::{Profile, Workspace},
 };
 use boot::{Accelerator, Report};
 use console::Scope;
-use initramfs::Payload;
+use full::{Candidate, FullRuns};
+use initramfs::{Group, Payload};
 use manifest::{Kernel, Manifest};
 use seen::Seen;
 
 const KERNELS: &str = "tests/kernels.toml";
 const SEEN: &str = "tests/kernels-seen.toml";
+const FULL: &str = "tests/kernels-full.toml";
 
 /// Options of the command.
 #[derive(clap::Args)]
@@ -48,6 +56,13 @@ pub(crate) struct Args {
     /// Keep what these kernels served in tests/kernels-seen.toml and docs/kernels.md, and do not compare
     #[arg(long, conflicts_with_all = ["list", "update", "suite"])]
     record: bool,
+    /// Run every trial a guest can run, not only those a kernel can change, and keep what passed in
+    /// tests/kernels-full.toml and docs/kernels.md. Kernels in which the same programs passed already are left out
+    #[arg(long, conflicts_with_all = ["list", "update", "suite", "record"])]
+    full: bool,
+    /// With --full, run also where the same programs passed already
+    #[arg(long, requires = "full")]
+    again: bool,
     /// Run this program in place of the suite, with the same protocol
     #[arg(long, value_name = "PROGRAM")]
     suite: Option<PathBuf>,
@@ -73,39 +88,123 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     if args.update {
         return update::run(ws, &mut manifest, &args.kernels, &path);
     }
-    let kernels = manifest.select(&args.kernels, args.all)?;
+    let mut kernels = manifest.select(&args.kernels, args.all)?;
+    setup::programs(ws, &[Need::Build, Need::Vm], Detail::OnlyWork)?;
     let recorded = Seen::read(&ws.path(SEEN))?;
-    let filter = args.filter.clone();
-    let whole = args.suite.is_none() && filter.is_none();
-    let payload = match &args.suite {
-        Some(program) => Payload { suite: program.clone(), filter },
-        None => suite_payload(ws, filter)?,
-    };
+    let payload = payload(ws, args)?;
+    let recorder = if args.full && args.filter.is_none() { Recorder::start(ws, &manifest)? } else { None };
+    if let Some(recorder) = recorder.as_ref().filter(|_| !args.again) {
+        kernels.retain(|kernel| !recorder.passed_already(kernel));
+        if kernels.is_empty() {
+            ui::result(
+                "every trial has passed in these kernels, with these very programs (--again runs them again)",
+            );
+            return Ok(());
+        }
+    }
     let run = Run {
         payload: &payload,
         accelerator: if args.kvm { Accelerator::Kvm } else { Accelerator::Emulation },
-        scope: if whole { Scope::Whole } else { Scope::Part },
+        scope: if args.suite.is_none() && args.filter.is_none() { Scope::Whole } else { Scope::Part },
         expected: (!args.record).then_some(&recorded),
+        recorder: recorder.as_ref(),
     };
-    let matrix = run_kernels(ws, &kernels, &run, args.jobs.map_or_else(default_jobs, NonZero::get))?;
+    let jobs = args.jobs.map_or_else(default_jobs, NonZero::get);
+    ui::heading(&format!("{} kernels under QEMU, {jobs} at a time", kernels.len()));
+    let matrix = Queue::new(&kernels, run).run(ws, jobs)?;
     if args.record {
         record(ws, &manifest, &kernels, &matrix, recorded)?;
     }
     matrix.verdict()
 }
 
-/// Runs the default set, for `test`.
-pub(crate) fn default_set(ws: &Workspace, filter: Option<&str>) -> Result<Matrix> {
+fn payload(ws: &Workspace, args: &Args) -> Result<Payload> {
+    let group = if args.full { Group::Namespaces } else { Group::Kernels };
+    match &args.suite {
+        Some(program) => Ok(Payload {
+            suite: program.clone(),
+            profile: Profile::Quick,
+            group,
+            filter: args.filter.clone(),
+        }),
+        None => suite_payload(ws, group, args.filter.clone()),
+    }
+}
+
+/// The default set, for `test`: what its guests need is read or built once, before the first of them starts.
+pub(crate) struct Guests {
+    manifest: Manifest,
+    recorded: Seen,
+    payload: Payload,
+    scope: Scope,
+}
+
+impl Guests {
+    /// Gets everything ready.
+    pub(crate) fn prepare(ws: &Workspace, filter: Option<&str>) -> Result<Self> {
+        setup::programs(ws, &[Need::Build, Need::Vm], Detail::OnlyWork)?;
+        Ok(Self {
+            manifest: Manifest::read(&ws.path(KERNELS))?,
+            recorded: Seen::read(&ws.path(SEEN))?,
+            payload: suite_payload(ws, Group::Kernels, filter.map(str::to_owned))?,
+            scope: if filter.is_none() { Scope::Whole } else { Scope::Part },
+        })
+    }
+
+    /// The kernels, waiting.
+    pub(crate) fn queue(&self) -> Queue<'_> {
+        let run = Run {
+            payload: &self.payload,
+            accelerator: Accelerator::Emulation,
+            scope: self.scope,
+            expected: Some(&self.recorded),
+            recorder: None,
+        };
+        Queue::new(&self.manifest.default_set(), run)
+    }
+}
+
+/// Downloads and unpacks the kernels of the default set.
+pub(crate) fn fetch(ws: &Workspace) -> Result<()> {
     let manifest = Manifest::read(&ws.path(KERNELS))?;
-    let recorded = Seen::read(&ws.path(SEEN))?;
-    let payload = suite_payload(ws, filter.map(str::to_owned))?;
-    let run = Run {
-        payload: &payload,
-        accelerator: Accelerator::Emulation,
-        scope: if filter.is_none() { Scope::Whole } else { Scope::Part },
-        expected: Some(&recorded),
-    };
-    run_kernels(ws, &manifest.select(&[], false)?, &run, default_jobs())
+    manifest.default_set().into_iter().try_for_each(|kernel| archive::fetch(ws, kernel).map(drop))
+}
+
+/// Keeps which kernels passed everything, one by one as they do.
+struct Recorder<'a> {
+    ws: &'a Workspace,
+    manifest: &'a Manifest,
+    candidate: Candidate,
+    runs: Mutex<FullRuns>,
+}
+
+impl<'a> Recorder<'a> {
+    /// `None`, with a word why, where the programs are not those of a commit.
+    fn start(ws: &'a Workspace, manifest: &'a Manifest) -> Result<Option<Self>> {
+        let program = |name| ws.program(Profile::Release, name);
+        let programs = [program("suite"), program("bridge-user"), setup::go_server(ws)];
+        let Some(candidate) = Candidate::find(ws, &programs)? else {
+            ui::result("results are not recorded: there are changes that are not committed");
+            return Ok(None);
+        };
+        let runs = Mutex::new(FullRuns::read(&ws.path(FULL))?);
+        Ok(Some(Self { ws, manifest, candidate, runs }))
+    }
+
+    fn passed_already(&self, kernel: &Kernel) -> bool {
+        lock(&self.runs).has(kernel, &self.candidate)
+    }
+
+    fn keep(&self, kernel: &Kernel, report: &Report) -> Result<()> {
+        let mut runs = lock(&self.runs);
+        runs.put(self.manifest, kernel, &self.candidate, report.counts);
+        runs.write(&self.ws.path(FULL))?;
+        table::write(self.ws)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps what the kernels served that had no problems.
@@ -131,12 +230,15 @@ struct Run<'a> {
     scope: Scope,
     /// What the kernels are to serve, where that is not what the run is to find out.
     expected: Option<&'a Seen>,
+    recorder: Option<&'a Recorder<'a>>,
 }
 
-fn suite_payload(ws: &Workspace, filter: Option<String>) -> Result<Payload> {
+fn suite_payload(ws: &Workspace, group: Group, filter: Option<String>) -> Result<Payload> {
+    // What users get runs in full, before a landing; every day it is what is built for the other tests anyway.
+    let profile = if group == Group::Kernels { Profile::Quick } else { Profile::Release };
     setup::go(ws, Detail::OnlyWork)?;
-    test::build_suite(ws)?;
-    Ok(Payload { suite: ws.release("suite"), filter })
+    build::suite(ws, profile)?;
+    Ok(Payload { suite: ws.program(profile, "suite"), profile, group, filter })
 }
 
 /// The reports of several kernels.
@@ -169,41 +271,63 @@ impl Matrix {
 }
 
 /// An emulated guest whose tests run one by one keeps one processor busy.
-fn default_jobs() -> usize {
+pub(crate) fn default_jobs() -> usize {
     const MOST: usize = 4;
     thread::available_parallelism().map_or(1, NonZero::get).min(MOST)
 }
 
-/// Runs the kernels, `jobs` at a time; the reports are in the order of `kernels`.
-fn run_kernels(ws: &Workspace, kernels: &[&Kernel], run: &Run<'_>, jobs: usize) -> Result<Matrix> {
-    setup::programs(ws, &[Need::Build, Need::Vm], Detail::OnlyWork)?;
-    ui::heading(&format!("{} kernels under QEMU, {jobs} at a time", kernels.len()));
-    // Those with the most tests first, so that none of them runs alone in the end.
-    let mut order: Vec<_> = kernels.iter().enumerate().collect();
-    order.sort_by_key(|(_, kernel)| kernel.skips);
-    let queue = Mutex::new(order.into_iter());
-    let worker = || {
-        let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-        std::iter::from_fn(next)
-            .map(|(place, kernel)| (place, run_kernel(ws, kernel, run)))
-            .collect::<Vec<_>>()
-    };
-    let mut reports: Vec<(usize, Report)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
-    });
-    if reports.len() != kernels.len() {
-        bail!(
-            "failed to run {} of {} kernels: a worker stopped",
-            kernels.len() - reports.len(),
-            kernels.len()
-        );
+/// Kernels that wait for their turn, and the reports of those that had it. Any number of threads may work on it.
+pub(crate) struct Queue<'a> {
+    run: Run<'a>,
+    waiting: Mutex<Vec<(usize, &'a Kernel)>>,
+    reports: Mutex<Vec<(usize, Report)>>,
+    kernels: usize,
+}
+
+impl<'a> Queue<'a> {
+    fn new(kernels: &[&'a Kernel], run: Run<'a>) -> Self {
+        let mut waiting: Vec<_> = kernels.iter().copied().enumerate().collect();
+        // Taken from the end: those with the most trials come first, so that none of them runs alone in the end.
+        waiting.sort_by_key(|(place, kernel)| std::cmp::Reverse((kernel.lacks().len(), *place)));
+        Self { run, waiting: Mutex::new(waiting), reports: Mutex::default(), kernels: kernels.len() }
     }
-    reports.sort_by_key(|(place, _)| *place);
-    let matrix = Matrix(reports.into_iter().map(|(_, report)| report).collect());
-    ui::heading("kernels");
-    matrix.print();
-    Ok(matrix)
+
+    /// Runs kernels, one after the other, until none is left.
+    pub(crate) fn work(&self, ws: &Workspace) {
+        loop {
+            let next = lock(&self.waiting).pop();
+            let Some((place, kernel)) = next else { return };
+            let report = run_kernel(ws, kernel, &self.run);
+            lock(&self.reports).push((place, report));
+        }
+    }
+
+    /// Runs all of them, `jobs` at a time.
+    pub(crate) fn run(self, ws: &Workspace, jobs: usize) -> Result<Matrix> {
+        thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| self.work(ws));
+            }
+        });
+        self.finish()
+    }
+
+    /// The reports, in the order of the kernels, once every worker is done.
+    pub(crate) fn finish(self) -> Result<Matrix> {
+        let mut reports = self.reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if reports.len() != self.kernels {
+            bail!(
+                "failed to run {} of {} kernels: a worker stopped",
+                self.kernels - reports.len(),
+                self.kernels
+            );
+        }
+        reports.sort_by_key(|(place, _)| *place);
+        let matrix = Matrix(reports.into_iter().map(|(_, report)| report).collect());
+        ui::heading("kernels");
+        matrix.print();
+        Ok(matrix)
+    }
 }
 
 /// Runs one kernel; whatever goes wrong is its report.
@@ -211,11 +335,14 @@ fn run_kernel(ws: &Workspace, kernel: &Kernel, run: &Run<'_>) -> Report {
     let mut report = archive::fetch(ws, kernel)
         .and_then(|tree| {
             let image = initramfs::write(ws, kernel, &tree, run.payload)?;
-            boot::run(ws, kernel, &tree, &image, run.accelerator, run.scope)
+            boot::run(ws, kernel, &tree, &image, run.accelerator)
         })
         .unwrap_or_else(|error| Report::not_run(kernel, &error));
     if let Some(expected) = run.expected {
         report.compare(kernel, expected, run.scope);
+    }
+    if let Some(recorder) = run.recorder.filter(|_| report.is_ok()) {
+        report.note(recorder.keep(kernel, &report));
     }
     ui::result(&report.to_string());
     report

@@ -1,6 +1,7 @@
-//! The tables of `docs/kernels.md`, made from `tests/kernels.toml` and `tests/kernels-seen.toml`.
+//! The tables of `docs/kernels.md`, made from `tests/kernels.toml`, `tests/kernels-seen.toml` and
+//! `tests/kernels-full.toml`.
 //!
-//! Invariants: the text around the tables is the document's own and stays; the same two files give the same tables.
+//! Invariants: the text around the tables is the document's own and stays; the same files give the same tables.
 
 use std::fs;
 
@@ -8,6 +9,8 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::{
     vm::{
+        FULL, KERNELS, SEEN,
+        full::FullRuns,
         manifest::{Kernel, Manifest},
         seen::{Entry, Seen},
     },
@@ -59,17 +62,18 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
 
 /// The document as it is, and as it should be.
 fn document(ws: &Workspace) -> Result<(String, String)> {
-    let manifest = Manifest::read(&ws.path("tests/kernels.toml"))?;
-    let seen = Seen::read(&ws.path("tests/kernels-seen.toml"))?;
+    let manifest = Manifest::read(&ws.path(KERNELS))?;
+    let seen = Seen::read(&ws.path(SEEN))?;
+    let full = FullRuns::read(&ws.path(FULL))?;
     let old = fs::read_to_string(ws.path(DOCUMENT)).with_context(|| format!("failed to read {DOCUMENT}"))?;
-    let tables =
-        tables(&manifest, &seen).with_context(|| format!("failed to make the tables of {DOCUMENT}"))?;
+    let tables = tables(&manifest, &seen, &full)
+        .with_context(|| format!("failed to make the tables of {DOCUMENT}"))?;
     let new = fill(&old, &tables)?;
     Ok((old, new))
 }
 
 /// Every table with its name.
-fn tables(manifest: &Manifest, seen: &Seen) -> Result<[(&'static str, String); 3]> {
+fn tables(manifest: &Manifest, seen: &Seen, full: &FullRuns) -> Result<[(&'static str, String); 4]> {
     let entries = manifest.kernels.iter().map(|kernel| {
         let entry = seen.of(kernel).map_err(|stale| anyhow!("kernel {}: {stale}", kernel.name))?;
         Ok((kernel, entry))
@@ -84,7 +88,23 @@ fn tables(manifest: &Manifest, seen: &Seen) -> Result<[(&'static str, String); 3
                 RELAYS.map(|name| relay(entry, name)).to_vec()
             }),
         ),
+        ("full", full_runs(&manifest.kernels, full)),
     ])
+}
+
+/// When every trial last passed.
+fn full_runs(kernels: &[Kernel], full: &FullRuns) -> String {
+    let rows = kernels.iter().map(|kernel| match full.of(kernel) {
+        Some(run) => vec![
+            kernel.name.clone(),
+            run.date.clone(),
+            format!("`{}`", run.commit),
+            run.passed.to_string(),
+            run.skipped.to_string(),
+        ],
+        None => [vec![kernel.name.clone()], vec!["not recorded".to_owned(); 4]].concat(),
+    });
+    markdown(&["Linux", "date", "commit", "passed", "skipped"].map(str::to_owned), rows)
 }
 
 fn kernels(kernels: &[Kernel]) -> String {
@@ -178,6 +198,7 @@ fn fill(text: &str, tables: &[(&str, String)]) -> Result<String> {
 mod tests {
     use super::{END, KINDS, fill, tables};
     use crate::vm::{
+        full::FullRuns,
         manifest::Manifest,
         seen::{Rows, Seen, take},
     };
@@ -213,7 +234,12 @@ mod tests {
     #[test]
     fn tables_show_what_is_known() -> anyhow::Result<()> {
         let manifest = manifest();
-        let [(_, kernels), (_, auto), (_, relays)] = tables(&manifest, &seen(&manifest))?;
+        let [(_, kernels), (_, auto), (_, relays), (_, full)] =
+            tables(&manifest, &seen(&manifest), &FullRuns::default())?;
+        assert_eq!(
+            full.lines().nth(2),
+            Some("| 5.10 | not recorded | not recorded | not recorded | not recorded |")
+        );
         let rows: Vec<&str> = kernels.lines().skip(2).collect();
         assert_eq!(
             rows,
@@ -239,7 +265,7 @@ mod tests {
         let mut manifest = manifest();
         let seen = seen(&manifest);
         "5.10.2-1".clone_into(&mut manifest.kernels[0].version);
-        let error = format!("{:#}", tables(&manifest, &seen).unwrap_err());
+        let error = format!("{:#}", tables(&manifest, &seen, &FullRuns::default()).unwrap_err());
         assert!(error.contains("kernel 5.10") && error.contains("--record 5.10"), "{error}");
     }
 
