@@ -1,9 +1,9 @@
 //! `suite bench steer|relay [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to what else
 //! there is, alternating in one run.
 //!
-//! [`steer`] and [`relay`] say which targets there are · [`rounds`] loads them in turns · [`load`] and [`service`] are
-//! the two ends of a connection · [`target`] proves the path · [`cpu`] what it cost · [`stats`] and [`report`] what came
-//! of it.
+//! [`steer`] and [`relay`] say which targets there are · [`rounds`] loads them in turns · [`load`] and [`service`]
+//! are the two ends of a connection · [`target`] proves the path · [`cpu`] what it cost · [`stats`] and [`report`]
+//! what came of it.
 //! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run.
 
 mod cpu;

@@ -94,10 +94,11 @@ pub(crate) fn hold(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream
 
 /// Stops the service, which ends the connections before their clients do, so that its side keeps them in TIME_WAIT.
 ///
-/// For connections that began with a SYN cookie: an ACK that comes after its connection has ended without a TIME_WAIT opens
-/// it again, because the cookie is still good. That is so for every listener, without a program of ours: a recorded ACK that
-/// was sent again to a bound listener opened a connection on Linux 6.18. The service then waits for a client that is gone,
-/// and at its end the kernel sends its FIN for some two minutes more, and keeps the namespace and its programs as long.
+/// For connections that began with a SYN cookie: an ACK that comes after its connection has ended without a TIME_WAIT
+/// opens it again, because the cookie is still good. That is so for every listener, without a program of ours: a
+/// recorded ACK that was sent again to a bound listener opened a connection on Linux 6.18. The service then waits for
+/// a client that is gone, and at its end the kernel sends its FIN for some two minutes more, and keeps the namespace
+/// and its programs as long.
 pub(crate) fn ended_by_service(service: Service, held: Vec<TcpStream>) -> Result<()> {
     service.stop();
     held.into_iter().try_for_each(|mut stream| {

@@ -1,8 +1,8 @@
 //! Services inside containers: a Docker engine with a few containers, and what the trials about `--container` share.
 //!
-//! Invariants: the service of `web` is a real program inside it that listens on the container's own 127.0.0.1:7001; what
-//! a client hears from it can come from nowhere else; addresses are asked of the engine each time, since a container that
-//! runs anew may have another one.
+//! Invariants: the service of `web` is a real program inside it that listens on the container's own 127.0.0.1:7001;
+//! what a client hears from it can come from nowhere else; addresses are asked of the engine each time, since a
+//! container that runs anew may have another one.
 
 use std::net::SocketAddr;
 

@@ -63,11 +63,11 @@ impl Moved {
 /// Packets that belong to no connection, as the kernel counted them, or how far that moved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strays {
-    /// TCP segments that were sent again. Each may come late, or be answered by one that does: an emulated host that is busy
-    /// answers late.
+    /// TCP segments that were sent again. Each may come late, or be answered by one that does: an emulated host that
+    /// is busy answers late.
     repeated: u64,
-    /// Resets that the host sent. With one it answers an ACK that another one overtook, the last of its connection. This is
-    /// as rare as a processor that loses its turn right there, which those of a guest do.
+    /// Resets that the host sent. With one it answers an ACK that another one overtook, the last of its connection.
+    /// This is as rare as a processor that loses its turn right there, which those of a guest do.
     resets: u64,
 }
 
@@ -82,8 +82,8 @@ impl Strays {
         Ok(Self { repeated: self.repeated + other.repeated_segments()?, ..self })
     }
 
-    /// How many packets more than `accepted` and `refused` connections may have been counted. Where none was to be accepted,
-    /// a reset is a refusal, and nothing else.
+    /// How many packets more than `accepted` and `refused` connections may have been counted. Where none was to be
+    /// accepted, a reset is a refusal, and nothing else.
     fn allow(self, accepted: u64, refused: u64) -> u64 {
         let late = if accepted == 0 { 0 } else { self.resets.saturating_sub(refused) };
         self.repeated + late

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::cli::Cli;
 use super::netns::{Netns, pin_directories};
-use super::proc::{Guarded, pipe_through, run_in};
+use super::proc::{Guarded, Output, pipe_through, run_in};
 use super::rig::remove_pinned;
 use super::transcript::note;
 use super::wait::{patience, until};
@@ -82,11 +82,16 @@ impl Engine {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
         }
         std::fs::write(root.join("index.html"), PAGE)?;
-        let archive = self.directory.path().join("rootfs.tar");
+        self.import(&root, IMAGE)
+    }
+
+    /// Makes an image of a directory.
+    pub(crate) fn import(&self, root: &Path, image: &str) -> Result<()> {
+        let archive = self.directory.path().join(format!("{image}.tar"));
         let mut tar = Command::new("tar");
-        tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
+        tar.arg("-C").arg(root).arg("-cf").arg(&archive).arg(".");
         run_in(&self.host, &mut tar)?.success()?;
-        self.docker(&["import", &archive.to_string_lossy(), IMAGE])?;
+        self.docker(&["import", &archive.to_string_lossy(), image])?;
         Ok(())
     }
 
@@ -102,6 +107,13 @@ impl Engine {
 
     /// Runs the `docker` client; returns trimmed stdout.
     pub(crate) fn docker(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.docker_output(arguments)?;
+        output.success().with_context(|| format!("docker {}", arguments.join(" ")))?;
+        Ok(output.stdout.trim().to_owned())
+    }
+
+    /// Runs the `docker` client, whatever its exit code.
+    pub(crate) fn docker_output(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new("docker");
         command
             .args(arguments)
@@ -109,8 +121,7 @@ impl Engine {
             .env("DOCKER_CONFIG", self.directory.path());
         let output = run_in(&self.host, &mut command)?;
         note(format!("$ docker {} -> {:?} {}", arguments.join(" "), output.code, output.stderr.trim()));
-        output.success().with_context(|| format!("docker {}", arguments.join(" ")))?;
-        Ok(output.stdout.trim().to_owned())
+        Ok(output)
     }
 
     /// Starts a container that does nothing.
@@ -254,7 +265,7 @@ fn endpoint(directory: &Path) -> String {
 }
 
 /// The static busybox: `BRIDGE_BUSYBOX`, which `cargo xtask test` sets, else the one where Debian puts it.
-fn busybox() -> Result<PathBuf> {
+pub(super) fn busybox() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("BRIDGE_BUSYBOX") {
         return Ok(named.into());
     }

@@ -1,8 +1,8 @@
-//! A stand-in for a Docker engine that knows one container, `web` on network `app`, which is a namespace of the suite: for
-//! kernels in VMs, where there is no Docker.
+//! A stand-in for a Docker engine that knows one container, `web` on network `app`, which is a namespace of the
+//! suite: for kernels in VMs, where there is no Docker.
 //!
-//! Invariants: it answers the four requests that bridge-user makes and nothing else; a run of the container is a process
-//! in its namespace, which ends with the next run.
+//! Invariants: it answers the four requests that bridge-user makes and nothing else; a run of the container is a
+//! process in its namespace, which ends with the next run.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;

@@ -1,7 +1,7 @@
 //! A real HTTP server written in Go (`tests/go/http-server`), and a client that speaks just enough HTTP.
 //!
-//! Invariants: the server is what Go's net/http does by itself, so its listener is the one a Go program has; it dies with
-//! its guard. `BRIDGE_GO_SERVER` names it: no trial passes with something else in its place.
+//! Invariants: the server is what Go's net/http does by itself, so its listener is the one a Go program has; it dies
+//! with its guard. `BRIDGE_GO_SERVER` names it: no trial passes with something else in its place.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

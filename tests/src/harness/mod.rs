@@ -14,6 +14,7 @@ pub(crate) mod fake_docker;
 pub(crate) mod foreground;
 pub(crate) mod go_server;
 pub(crate) mod group;
+pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod kernel_ids;
 pub(crate) mod leftovers;

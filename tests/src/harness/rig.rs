@@ -71,8 +71,8 @@ impl Rig {
         expect_moved_on(datapath, &self.cli(), name, expected, || self.net.strays(), body)
     }
 
-    /// The counters are as expected, but for the strays since `before`. That is what [`Rig::expect`] allows, for counters that
-    /// are read without it.
+    /// The counters are as expected, but for the strays since `before`. That is what [`Rig::expect`] allows, for
+    /// counters that are read without it.
     pub(crate) fn expect_counts(&self, before: Strays, found: Moved, expected: Moved) -> Result<()> {
         found.compare(expected, || Ok(self.net.strays()? - before))
     }

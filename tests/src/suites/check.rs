@@ -22,8 +22,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("check::steering_stays_cheap_to_verify", cheap_to_verify).in_kernels(),
 ];
 
-/// Most instructions the verifier may walk through for a program. For `steer` that was 7,167 on Linux 6.18 and 8,060 on 6.1
-/// when this was written. A branch in the wrong place made it 205,028 on 6.1, and one more than the million it gives up at.
+/// Most instructions the verifier may walk through for a program. For `steer` that was 7,167 on Linux 6.18 and 8,060
+/// on 6.1 when this was written. A branch in the wrong place made it 205,028 on 6.1, and one more than the million it
+/// gives up at.
 const VERIFIED_AT_MOST: u32 = 30_000;
 
 /// `(name, ok)` for every capability that must be reported.

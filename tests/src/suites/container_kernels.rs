@@ -1,7 +1,8 @@
 //! `container::*`: what a kernel could do differently inside a container's namespace, on every kernel. Docker is a
 //! stand-in; the "container" is a1 of the rig, and its peer is a2.
 //!
-//! Invariant: the host's namespace, a neighbour's and another network's hold listeners at the same port, and get nothing.
+//! Invariant: the host's namespace, a neighbour's and another network's hold listeners at the same port, and get
+//! nothing.
 
 use anyhow::{Result, ensure};
 

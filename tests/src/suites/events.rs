@@ -71,8 +71,8 @@ fn denied_is_named() -> Result<()> {
     Ok(())
 }
 
-/// As when a unit restarts: too fast for the follower to see that nothing was attached in between, which is certain while it
-/// is stopped.
+/// As when a unit restarts: too fast for the follower to see that nothing was attached in between, which is certain
+/// while it is stopped.
 fn follower_goes_on() -> Result<()> {
     let rig = Rig::new()?;
     rig.attach("7001")?;

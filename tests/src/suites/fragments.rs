@@ -1,7 +1,7 @@
 //! `fragments::*`: connections whose SYN arrives in IP fragments, or behind an IPv6 extension header.
 //!
-//! Invariant: the client of the fragments is the kernel's own TCP behind a route too narrow for a SYN, and its namespace's counters say that
-//! fragments were made.
+//! Invariant: the client of the fragments is the kernel's own TCP behind a route too narrow for a SYN, and its
+//! namespace's counters say that fragments were made.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};

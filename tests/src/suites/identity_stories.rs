@@ -1,8 +1,8 @@
-//! `identity::*`, what is kept for it: a connection looks local whichever map its story is in, and none is kept for longer
-//! than its socket.
+//! `identity::*`, what is kept for it: a connection looks local whichever map its story is in, and none is kept for
+//! longer than its socket.
 //!
-//! Invariant: what cannot be made to happen in time (a full map, a place taken between a SYN and its ACK) is written into the
-//! pinned maps; the connections are real, and steered.
+//! Invariant: what cannot be made to happen in time (a full map, a place taken between a SYN and its ACK) is written
+//! into the pinned maps; the connections are real, and steered.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

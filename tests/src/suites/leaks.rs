@@ -27,7 +27,8 @@ fn open_files() -> Result<usize> {
     Ok(std::fs::read_dir("/proc/self/fd")?.count())
 }
 
-/// Connections end on the service's thread, so the count is awaited; and the one before may have been counted too early.
+/// Connections end on the service's thread, so the count is awaited; and the one before may have been counted too
+/// early.
 fn files_settle(before: usize) -> Result<()> {
     until(&format!("no more than {before} descriptors are open"), patience(10), || {
         Ok((open_files()? <= before).then_some(()))

@@ -59,6 +59,7 @@ mod rig_itself;
 mod scope;
 mod services;
 mod traffic;
+mod transcripts;
 mod upgrade;
 
 use anyhow::Result;
@@ -156,6 +157,7 @@ pub(crate) fn all() -> Vec<Test> {
         leaks::TESTS,
         upgrade::TESTS,
         docker::TESTS,
+        transcripts::TESTS,
         container_kernels::TESTS,
         container_refusals::TESTS,
         container_reach::TESTS,

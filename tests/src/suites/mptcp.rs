@@ -75,8 +75,8 @@ fn served(rig: &Rig, count: usize) -> Result<()> {
     })
 }
 
-/// How many SYNs the service may have answered with a cookie. The client's packets are asked for only when there are some,
-/// which must not be the usual state.
+/// How many SYNs the service may have answered with a cookie. The client's packets are asked for only when there are
+/// some, which must not be the usual state.
 fn unanswered(rig: &Rig) -> Result<u64> {
     Ok(pinned::array::<u64>(&rig.net.host, UNANSWERED)?.get(&0, 0)?)
 }
@@ -266,7 +266,8 @@ fn detach_leaves_others() -> Result<()> {
     refused(&rig.net.a1, gateway())
 }
 
-/// Firewalls reload by flushing everything, and on Linux below 6.6 anybody can take the qdisc off, with the filter on it.
+/// Firewalls reload by flushing everything, and on Linux below 6.6 anybody can take the qdisc off, with the filter on
+/// it.
 fn taken_away() -> Result<()> {
     let (rig, _service) = attached()?;
     let mended = |what: &str| -> Result<()> {

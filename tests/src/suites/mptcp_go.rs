@@ -39,7 +39,8 @@ fn expect_carrier(rig: &Rig, datapath: &str) -> Result<()> {
     Ok(())
 }
 
-/// One connection from a1 that carries several requests, one with a large body; `mptcp` is what the server is to say of it.
+/// One connection from a1 that carries several requests, one with a large body; `mptcp` is what the server is to say
+/// of it.
 fn requests(stream: TcpStream, mptcp: bool) -> Result<()> {
     let from = stream.local_addr()?;
     ensure!(from.ip() == A1, "the client's own address is {from}");

@@ -55,8 +55,8 @@ fn service_closes_first() -> Result<()> {
     let slow = took.iter().filter(|took| **took > SLOW).count();
     let [median, late] = [total / 2, total * 99 / 100].map(|at| took[at]);
     eprintln!(
-        "\n  {total} connections from {} ports, the service closed first: median {median:.1?}, 99 % within {late:.1?}, all \
-         within {:.1?}, {slow} took over {SLOW:?}; counted {}",
+        "\n  {total} connections from {} ports, the service closed first: median {median:.1?}, 99 % within {late:.1?}, \
+         all within {:.1?}, {slow} took over {SLOW:?}; counted {}",
         PORTS.len(),
         took[total - 1],
         counters.accepted

@@ -35,8 +35,9 @@ pub(super) const TESTS: &[Test] = both_relays![
 /// Most transfers of one trial that a kernel may spoil.
 const SPOILT_AT_MOST: u64 = 4;
 
-/// `length` bytes in each direction at once. Under load a kernel may repeat bytes of a socket in a socket map; the relay
-/// has to notice, and to reset and count that connection before a wrong byte gets out. Then another one is tried.
+/// `length` bytes in each direction at once. Under load a kernel may repeat bytes of a socket in a socket map; the
+/// relay has to notice, and to reset and count that connection before a wrong byte gets out. Then another one is
+/// tried.
 fn random(datapath: Datapath, length: usize) -> Result<()> {
     let stage = Stage::new(datapath)?;
     for spoilt in 0..=SPOILT_AT_MOST {

@@ -103,7 +103,8 @@ fn killed(datapath: Datapath) -> Result<()> {
     stage.all_ended_well(1).map(drop)
 }
 
-/// A relay that spins uses a processor up in every second; one that has a lot to do at first, on a slow machine, does not.
+/// A relay that spins uses a processor up in every second; one that has a lot to do at first, on a slow machine, does
+/// not.
 fn does_not_spin(relay: &Foreground) -> Result<()> {
     const WINDOWS: usize = 3;
     let mut busy = Vec::new();

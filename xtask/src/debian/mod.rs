@@ -1,4 +1,5 @@
-//! Packages of Debian's archive, of any suite: downloaded once, checked against their hashes, unpacked, never installed.
+//! Packages of Debian's archive, of any suite: downloaded once, checked against their hashes, unpacked, never
+//! installed.
 
 mod mirror;
 

@@ -1,8 +1,8 @@
 //! The Go HTTP server of the tests, which listens with MPTCP as Go 1.24 does by default.
 //!
-//! Go 1.24 or newer on PATH builds it. Debian's releases before trixie have none that new; there the compiler comes out of
-//! trixie's packages, unpacked below `target/go`. Invariant: nothing is installed, and Go reaches for nothing but its own
-//! standard library.
+//! Go 1.24 or newer on PATH builds it. Debian's releases before trixie have none that new; there the compiler comes
+//! out of trixie's packages, unpacked below `target/go`. Invariant: nothing is installed, and Go reaches for nothing
+//! but its own standard library.
 
 use std::{
     path::{Path, PathBuf},

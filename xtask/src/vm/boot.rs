@@ -261,19 +261,20 @@ impl Drop for Guest {
     }
 }
 
-/// The first serial port, the kernel's console, goes to stderr; the second, the suite's, to stdout.
-/// Everything the emulator knows, without what it is slow at: `rep movsb` and `rep stosb` go byte by byte (QEMU 7.2), so the
-/// kernel shall not copy and clear pages with them; nor shall a walk through the page tables have a fifth level.
+/// The first serial port, the kernel's console, goes to stderr; the second, the suite's, to stdout. Everything the
+/// emulator knows, without what it is slow at: `rep movsb` and `rep stosb` go byte by byte (QEMU 7.2), so the kernel
+/// shall not copy and clear pages with them; nor shall a walk through the page tables have a fifth level.
 const CPU: &str = "max,erms=off,fsrm=off,la57=off";
 
-/// With `norandmaps` a program is at the same address each time, where the emulator has translated it before: 8 ms and not 55
-/// for `bridge-user --version`. (Not `tsc=reliable`: it has the kernel patch code that the other processor runs, while it
-/// boots, for which see [`BOOTS`].)
+/// With `norandmaps` a program is at the same address each time, where the emulator has translated it before: 8 ms
+/// and not 55 for `bridge-user --version`. (Not `tsc=reliable`: it has the kernel patch code that the other processor
+/// runs, while it boots, for which see [`BOOTS`].)
 const PARAMETERS: &str = "console=ttyS0 loglevel=6 panic=-1 oops=panic random.trust_cpu=on norandmaps";
 
-/// How often a guest is started that dies before the suite has begun, or of the emulator ([`Console::emulator_failed`],
-/// seen four times). With all processors of a guest on one thread (`tcg,thread=single`) that was not seen, but to turn a group
-/// of tracepoints on or off, which patches the kernel's code, then took 0.7 s: one processor waits for the other.
+/// How often a guest is started that dies before the suite has begun, or of the emulator
+/// ([`Console::emulator_failed`], seen four times). With all processors of a guest on one thread
+/// (`tcg,thread=single`) that was not seen, but to turn a group of tracepoints on or off, which patches the kernel's
+/// code, then took 0.7 s: one processor waits for the other.
 const BOOTS: usize = 2;
 
 fn arguments(command: &mut Command, vmlinuz: &Path, image: &Path, accelerator: Accelerator) {

@@ -24,7 +24,8 @@ const TROUBLE: &[&str] = &[
     "KVM internal error",
 ];
 
-/// Functions whose warnings are a known bug of the kernel that nothing here can avoid. They are reported and fail nothing.
+/// Functions whose warnings are a known bug of the kernel that nothing here can avoid. They are reported and fail
+/// nothing.
 ///
 /// - `inet_sock_destruct`: a socket that was in a socket map ends with its memory accounts not at zero
 ///   (net/ipv4/af_inet.c), seen now and then on 6.1.192, 6.12.117 and 7.2.12 when the sockmap relay is used.

@@ -1,10 +1,12 @@
-//! Tells from the kernel's messages when QEMU ran a breakpoint that is in memory no more. Pure: lines in, a verdict out.
+//! Tells from the kernel's messages when QEMU ran a breakpoint that is in memory no more. Pure: lines in, a verdict
+//! out.
 //!
-//! Where Linux patches its code (static keys, tracepoints) a breakpoint, int3, guards the place until the new instruction
-//! is written. QEMU's emulation may run that breakpoint on another processor after the kernel has removed it, and again each
-//! time the kernel goes back to the place (QEMU 7.2 and 8.0; <https://github.com/multipath-tcp/mptcp_net-next/issues/471>).
-//! A kernel that takes it for a breakpoint removed just now goes back (seen on 6.1.192) and stands there for ever; a newer
-//! one (seen on 6.12.117) dies. The code in the kernel's report, which is read from memory, shows that there is no breakpoint.
+//! Where Linux patches its code (static keys, tracepoints) a breakpoint, int3, guards the place until the new
+//! instruction is written. QEMU's emulation may run that breakpoint on another processor after the kernel has removed
+//! it, and again each time the kernel goes back to the place (QEMU 7.2 and 8.0;
+//! <https://github.com/multipath-tcp/mptcp_net-next/issues/471>). A kernel that takes it for a breakpoint removed
+//! just now goes back (seen on 6.1.192) and stands there for ever; a newer one (seen on 6.12.117) dies. The code in
+//! the kernel's report, which is read from memory, shows that there is no breakpoint.
 
 /// A breakpoint in the kernel that belongs to nobody; newer kernels put "Oops: " before it.
 pub(super) const BREAKPOINT: &str = "int3: 0000 [#1]";
@@ -63,7 +65,8 @@ impl Emulator {
     }
 }
 
-/// Whether the instruction is one of those that Linux patches in, and no processor can stand at: nothing, or a jump forward.
+/// Whether the instruction is one of those that Linux patches in, and no processor can stand at: nothing, or a jump
+/// forward.
 fn leads_on(code: &str) -> bool {
     const NOTHING: [&[u8]; 2] = [&[0x66, 0x90], &[0x0f, 0x1f, 0x44, 0x00, 0x00]];
     let bytes: Vec<u8> = code.split(' ').map_while(|byte| u8::from_str_radix(byte, 16).ok()).collect();

@@ -21,11 +21,12 @@ while read -r module; do
     insmod "$module" || echo "BRIDGE-VM-MODULE $module did not load"
 done </etc/modules
 
-# The kernel patches its code when netfilter's first hook comes and when its last one goes, and at that the emulator may fail
-# (emulator.rs). A chain on each hook of this namespace, in which no trial runs, keeps them from going.
+# The kernel patches its code when netfilter's first hook comes and when its last one goes, and at that the emulator
+# may fail (emulator.rs). A chain on each hook of this namespace, in which no trial runs, keeps them from going.
 nft add table inet keep
 for hook in prerouting input forward output postrouting; do
-    nft add chain inet keep "$hook" "{ type filter hook $hook priority 0; }" || echo "BRIDGE-VM-MODULE no chain on $hook"
+    nft add chain inet keep "$hook" "{ type filter hook $hook priority 0; }" ||
+        echo "BRIDGE-VM-MODULE no chain on $hook"
 done
 
 set -a

@@ -1,5 +1,7 @@
 //! `cargo xtask lint`: everything that can be judged without running the tests.
 
+mod documents;
+
 use anyhow::{Result, bail};
 
 use crate::{build, exec, ui, vm, workspace::Workspace};
@@ -8,6 +10,8 @@ use crate::{build, exec, ui, vm, workspace::Workspace};
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     ui::heading("formatting");
     exec::run(ws.cargo("fmt").args(["--all", "--check"]), "check the formatting (cure: cargo fmt --all)")?;
+    ui::heading("documents");
+    documents::check(ws)?;
     ui::heading("the kernel table");
     vm::table::check(ws)?;
     ui::heading("the eBPF objects, without warnings");
