@@ -144,7 +144,7 @@ fn prepare(ws: &Workspace, filter: Option<&str>) -> Result<Guests> {
             setup::go(ws, Detail::OnlyWork)?;
             vm::fetch(ws)
         });
-        let built = build::suite(ws, Profile::Quick);
+        let built = build::suite(ws, Profile::Release);
         fetched.join().map_err(|_| anyhow!("failed to install programs: that thread panicked"))?.and(built)
     })?;
     Guests::prepare(ws, filter)
@@ -192,9 +192,9 @@ fn host(ws: &Workspace, part: &'static str, group: &str, filter: Option<&str>) -
 fn prepare_host(ws: &Workspace) -> Result<Command> {
     setup::programs(ws, &[Need::Build, Need::HostSuite], Detail::OnlyWork)?;
     setup::go(ws, Detail::OnlyWork)?;
-    build::suite(ws, Profile::Quick)?;
+    build::suite(ws, Profile::Release)?;
     let mut envs = vec![
-        ("BRIDGE_USER", OsString::from(ws.program(Profile::Quick, "bridge-user"))),
+        ("BRIDGE_USER", OsString::from(ws.program(Profile::Release, "bridge-user"))),
         (OBJECT_VARIABLE, OsString::from(ws.ebpf_object())),
         (GO_SERVER_VARIABLE, OsString::from(setup::go_server(ws))),
     ];
@@ -204,7 +204,7 @@ fn prepare_host(ws: &Workspace) -> Result<Command> {
     if let Some(busybox) = setup::busybox() {
         envs.push(("BRIDGE_BUSYBOX", busybox.into()));
     }
-    exec::as_root(&ws.program(Profile::Quick, "suite"), &envs, "run the host suite")
+    exec::as_root(&ws.program(Profile::Release, "suite"), &envs, "run the host suite")
 }
 
 /// Runs a test program with its output shown and counted.

@@ -15,9 +15,9 @@ pub(crate) const OBJECT_VARIABLE: &str = "BRIDGE_EBPF_OBJECT";
 /// How host programs are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// What users get, and what is measured.
+    /// What users get, what the suites try and what is measured.
     Release,
-    /// A third of the time to build, with overflow checks and debug assertions on: the demo and the tests.
+    /// A third of the time to build: the demo, and the unit tests, with every check of the language on.
     Quick,
 }
 

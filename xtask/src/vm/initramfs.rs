@@ -28,8 +28,6 @@ const USEFUL_PROGRAMS: &[&str] = &["bridge", "tc", "ss", "bpftool", "socat", "cu
 pub(super) struct Payload {
     /// The program that takes the suite's place.
     pub(super) suite: PathBuf,
-    /// How `bridge-user` was built.
-    pub(super) profile: Profile,
     /// Which of the trials that can run in a guest.
     pub(super) group: Group,
     /// Only tests whose name contains this.
@@ -62,7 +60,7 @@ pub(super) fn write(ws: &Workspace, kernel: &Kernel, tree: &Tree, payload: &Payl
     let mut archive = Archive::create(&path)?;
     skeleton(&mut archive)?;
     program(&mut archive, "suite", &payload.suite)?;
-    let bridge_user = ws.program(payload.profile, "bridge-user");
+    let bridge_user = ws.program(Profile::Release, "bridge-user");
     if bridge_user.exists() {
         program(&mut archive, "bridge-user", &bridge_user)?;
         archive.copy(OBJECT, &ws.ebpf_object())?;
