@@ -34,8 +34,9 @@ impl Ip {
 
     /// From both families' words of an eBPF context, in network byte order; the other family's are ignored.
     ///
-    /// `AF_INET` is 2 and `AF_INET6` is 10, so bit 3 tells them apart. Masks, not branches, and hidden from an optimiser
-    /// that would turn them into branches: each branch doubles the states the verifier walks through all that follows.
+    /// `AF_INET` is 2 and `AF_INET6` is 10, so bit 3 tells them apart. Masks, not branches, and hidden from an
+    /// optimiser that would turn them into branches: each branch doubles the states the verifier walks through all that
+    /// follows.
     #[inline(always)]
     pub fn from_context(family: u32, v4: u32, v6: [u32; 4]) -> Self {
         let is_v6 = core::hint::black_box(0u32.wrapping_sub((family >> 3) & 1));

@@ -11,6 +11,7 @@ pub mod addr;
 pub mod kernels;
 pub mod maps;
 pub mod names;
+pub mod registry;
 pub mod relay;
 pub mod steer;
 
@@ -18,4 +19,4 @@ pub use addr::Ip;
 
 /// Version of the map layout. Pinned objects with another value are never written to; see
 /// `bridge-user`'s instance module for what happens instead.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

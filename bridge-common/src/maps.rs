@@ -3,15 +3,15 @@
 
 use core::mem::offset_of;
 
-use crate::addr::Ip;
+use crate::{addr::Ip, counters};
 
-/// Slots per (address, port): how many members of one `SO_REUSEPORT` group are remembered. The kernel itself
-/// picks the member that serves, out of the whole group; the slots only keep the group reachable while
-/// members come and go. In a larger group the newest members hold the slots (see [`overflow_slot`]), because a
-/// service that reloads opens its new listeners before it closes the old ones.
+/// Slots per (address, port): how many members of one `SO_REUSEPORT` group the map holds. The kernel itself picks the
+/// member that serves, out of the whole group; the slots only keep the group reachable while members come and go. In a
+/// larger group the newest members hold the slots (see [`overflow_slot`]), because a service that reloads opens its new
+/// listeners before it closes the old ones.
 ///
-/// The number is a compromise: the steering program's verification time grows with it, and attach has to stay below
-/// 300 ms.
+/// The number is a compromise: verification of the steering program takes longer with each slot, and attach has to stay
+/// below 300 ms.
 pub const LISTENER_SLOTS: u16 = 16;
 
 /// The slot a new listener takes over when all are in use. Cookies are handed out in sequence, so a generation of new
@@ -35,20 +35,20 @@ pub const MAX_ATTACHMENTS: u32 = 1024;
 pub const MAX_RULES: u32 = 4096;
 /// Most allow-list entries over all attachments.
 pub const MAX_ALLOW: u32 = 16384;
-/// Most watched targets: three per attachment (exact, IPv4 wildcard, IPv6 wildcard).
+/// Most (address, port) pairs that attachments want: three per attachment (exact, IPv4 wildcard, IPv6 wildcard).
 pub const MAX_TARGETS: u32 = 3 * MAX_ATTACHMENTS;
 /// Most listening sockets.
 pub const MAX_LISTENERS: u32 = 8192;
-/// Bound-but-not-yet-listening sockets remembered below Linux 5.15, least recently used go first.
-pub const MAX_BOUND: u32 = 8192;
-/// Places for connections between their SYN and the end of their handshake, of attachments with the loopback identity.
-pub const ARRIVING_SLOTS: u32 = 16384;
-/// Such connections that lost their place to a later one; least recently used go first. One that was forgotten shows the
-/// container's address: the service then trusts it less, not more.
-/// At least; userspace asks for more on a machine with many CPUs.
-pub const MAX_OVERTAKEN: u32 = 8192;
-/// Sockets with the loopback identity that are found by their cookie; those beyond carry their story themselves.
-pub const MAX_STORIES: u32 = 16384;
+/// Most sockets that are bound and do not listen yet, below Linux 5.15. The least recently used go first.
+pub const MAX_BOUND_NETNS: u32 = 8192;
+/// Slots for pending handshakes, of attachments with the loopback identity. The socket's cookie chooses the slot.
+pub const PENDING_SLOTS: u32 = 16384;
+/// Pending handshakes that lost their slot to a later one. The least recently used go first. A connection that is lost
+/// here shows the container's address: the service then trusts it less, not more.
+/// This is the minimum: userspace asks for more on a machine with many CPUs.
+pub const MAX_PENDING_LRU: u32 = 8192;
+/// Most entries of the identity cache, which finds a socket's identity by its cookie. Socket storage holds the rest.
+pub const MAX_IDENTITIES: u32 = 16384;
 
 /// Where a connection must arrive to be steered.
 #[repr(C)]
@@ -64,7 +64,7 @@ pub struct RuleKey {
     pub pad: u16,
 }
 
-/// A loopback or wildcard address and port that some attachment is interested in.
+/// A loopback or wildcard address and port that an attachment wants.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TargetKey {
@@ -88,7 +88,7 @@ pub struct ListenerKey {
     pub slot: u16,
 }
 
-/// One connection that is being made to a gateway, as the service's side sees it.
+/// A connection to a gateway, as the host's end sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionKey {
@@ -102,39 +102,41 @@ pub struct ConnectionKey {
     pub port: u16,
 }
 
-/// What the programs have under way on one CPU.
+/// What a steering program hands to the program that the kernel runs next on this CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnderWay {
-    /// The connection that the tc program asks the kernel for at this moment; port 0 when it asks for none.
-    pub asking: ConnectionKey,
-    /// What was given to a listener last.
-    pub given: Given,
+pub struct Handoff {
+    /// The connection that `steer_tc` looks up in the kernel's tables at this moment; port 0 outside of a lookup.
+    pub lookup: ConnectionKey,
+    /// The last packet that a steering program assigned to a listener.
+    pub assigned: Assignment,
 }
 
-/// A packet that a steering program gave to a listener: what the kernel makes of it comes next on this CPU.
+/// A packet that a steering program assigned to a listener. The kernel makes a request or a socket of it next, on the
+/// same CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
-    /// The packet's connection; port 0 when nothing was given, or the kernel has made something of it.
+pub struct Assignment {
+    /// The packet's connection; port 0 when no packet is assigned, or its request or socket was seen.
     pub connection: ConnectionKey,
     /// Where the service listens.
     pub target: TargetKey,
-    /// 1 if the service is to believe that address and port its own, otherwise 0.
-    pub looks_local: u16,
-    /// 1 for a SYN that is counted until the kernel has made a request of it, otherwise 0.
+    /// 1 for the loopback identity, otherwise 0.
+    pub loopback: u16,
+    /// 1 for a SYN that stays in the SYN count until the kernel makes a request of it, otherwise 0.
     pub counted: u16,
 }
 
-/// A place for a connection that waits for the end of its handshake.
+/// A connection with the loopback identity whose handshake is pending, in its slot.
 ///
-/// Programs on several CPUs may write one place at once, for connections whose cookies differ by a multiple of
-/// [`ARRIVING_SLOTS`]. A mixture is nobody's: the seal then fits to no cookie that there is.
+/// Programs on several CPUs may write the same slot at once, for connections whose cookies differ by a multiple of
+/// [`PENDING_SLOTS`]. A torn value belongs to no socket: its check yields a cookie that does not exist.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arriving {
-    seal: u64,
-    own: TargetKey,
+pub struct PendingHandshake {
+    /// The cookie XOR [`TargetKey::fold`] of the target.
+    check: u64,
+    target: TargetKey,
     pad: u32,
 }
 
@@ -187,45 +189,50 @@ pub const REASON_PROBED: u32 = 0;
 /// [`Attachment::reason`]: the user asked for this datapath.
 pub const REASON_REQUESTED: u32 = 1;
 
-/// [`Attachment::identity`]: the container's address.
+/// [`Attachment::identity`]: the service sees the container's address.
 pub const IDENTITY_CONTAINER: u32 = 0;
-/// [`Attachment::identity`]: 127.0.0.1 or ::1.
+/// [`Attachment::identity`]: the service sees 127.0.0.1 or ::1.
 pub const IDENTITY_LOOPBACK: u32 = 1;
 
-/// Per-attachment, per-CPU counters. Units: connections (SYNs).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Steered onto a listener.
-    pub accepted: u64,
-    /// Refused: the source is not in the allow-list.
-    pub denied: u64,
-    /// No live listener; answered by the kernel as if bridge-user were not there.
-    pub no_listener: u64,
-    /// A listener was found but the kernel refused it (for example an IPv6-only socket for an IPv4 SYN).
-    pub assign_failed: u64,
-    /// Listeners that the kernel refused, over all connections. One connection may have tried several.
-    pub refusals: u64,
-    /// `bpf_ktime_get_ns` of the last event written for this attachment on this CPU.
-    pub last_event_ns: u64,
-    /// Events left out since then by the rate limit.
-    pub suppressed: u64,
+counters! {
+    /// Per-attachment, per-CPU counters. Units: connections (SYNs).
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Stats {
+        /// Steered onto a listener.
+        pub accepted: u64,
+        /// Refused: the source is not in the allow-list.
+        pub denied: u64,
+        /// No live listener; answered by the kernel as if bridge-user were not there.
+        pub no_listener: u64,
+        /// A listener was found but the kernel refused it (for example an IPv6-only socket for an IPv4 SYN).
+        pub assign_failed: u64,
+        /// Listeners that the kernel refused, over all connections. One connection may have tried several.
+        pub refusals: u64,
+    } and {
+        /// `bpf_ktime_get_ns` of the last event written for this attachment on this CPU.
+        pub last_event_ns: u64,
+        /// Events left out since then by the rate limit.
+        pub suppressed: u64,
+    }
 }
 
-/// Listener-tracking counters, per CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TrackStats {
-    /// Listeners put into the map.
-    pub tracked: u64,
-    /// Listeners on a watched address and port, in another network namespace: ignored.
-    pub foreign: u64,
-    /// MPTCP listeners: left alone, a SOCKMAP must not hold them.
-    pub mptcp: u64,
-    /// Listeners the SOCKHASH refused.
-    pub refused: u64,
-    /// Listeners that took over another one's slot, see [`overflow_slot`].
-    pub replaced: u64,
+counters! {
+    /// Listener-tracking counters, per CPU.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct TrackStats {
+        /// Listeners put into the map.
+        pub tracked: u64,
+        /// Listeners on a wanted address and port, in another network namespace: ignored.
+        pub foreign: u64,
+        /// MPTCP listeners: left alone, a SOCKMAP must not hold them.
+        pub mptcp: u64,
+        /// Listeners the SOCKHASH refused.
+        pub refused: u64,
+        /// Listeners that took over another one's slot, see [`overflow_slot`].
+        pub replaced: u64,
+    }
 }
 
 /// What a set of pinned objects is. The fields up to `owner` never move, so that any version can read them.
@@ -251,9 +258,9 @@ const _: () = {
     assert!(size_of::<TargetKey>() == 20);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ConnectionKey>() == 36);
-    assert!(size_of::<Given>() == 60);
-    assert!(size_of::<UnderWay>() == 96);
-    assert!(size_of::<Arriving>() == 32);
+    assert!(size_of::<Assignment>() == 60);
+    assert!(size_of::<Handoff>() == 96);
+    assert!(size_of::<PendingHandshake>() == 32);
     assert!(size_of::<AllowKey>() == 20);
     assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
     assert!(size_of::<Stats>() == 56);
@@ -276,26 +283,26 @@ impl ConnectionKey {
     }
 }
 
-impl Arriving {
-    /// An empty place.
+impl PendingHandshake {
+    /// An empty slot.
     pub const NONE: Self = Self::new(0, TargetKey::new(Ip::ANY_V6, 0));
 
-    /// The connection whose socket will have this cookie, and what its service is to believe its own.
+    /// The connection whose socket will have this cookie, and the target it was steered to.
     #[inline(always)]
-    pub const fn new(cookie: u64, own: TargetKey) -> Self {
-        Self { seal: cookie ^ own.fold(), own, pad: 0 }
+    pub const fn new(cookie: u64, target: TargetKey) -> Self {
+        Self { check: cookie ^ target.fold(), target, pad: 0 }
     }
 
-    /// Whose it is: a socket's cookie, 0 if nobody's.
+    /// The cookie that the socket will have; 0 in an empty slot.
     #[inline(always)]
     pub const fn cookie(&self) -> u64 {
-        self.seal ^ self.own.fold()
+        self.check ^ self.target.fold()
     }
 
-    /// What that one's service is to believe its own.
+    /// The target it was steered to, which the service sees as the socket's own address.
     #[inline(always)]
-    pub const fn own(&self) -> TargetKey {
-        self.own
+    pub const fn target(&self) -> TargetKey {
+        self.target
     }
 }
 
@@ -340,19 +347,20 @@ mod tests {
     }
 
     #[test]
-    fn a_mixture_of_two_arriving_connections_is_nobodys() {
+    fn a_torn_pending_handshake_belongs_to_no_socket() {
         let target = |last, port| TargetKey::new(core::net::Ipv4Addr::new(127, 0, 0, last).into(), port);
-        let owns = [target(1, 80), target(1, 81), target(2, 80), TargetKey::new(Ip::LOCALHOST_V6, 80)];
-        let cookies = [7, 7 + u64::from(ARRIVING_SLOTS)];
-        for one in owns {
-            assert_eq!(Arriving::new(cookies[0], one).cookie(), cookies[0]);
-            for other in owns.into_iter().filter(|other| *other != one) {
-                let mixed = Arriving { own: other, ..Arriving::new(cookies[0], one) };
-                assert!(!cookies.contains(&mixed.cookie()), "{one:?} {other:?}");
+        let targets = [target(1, 80), target(1, 81), target(2, 80), TargetKey::new(Ip::LOCALHOST_V6, 80)];
+        let cookies = [7, 7 + u64::from(PENDING_SLOTS)];
+        for one in targets {
+            assert_eq!(PendingHandshake::new(cookies[0], one).cookie(), cookies[0]);
+            for other in targets.into_iter().filter(|other| *other != one) {
+                let torn = PendingHandshake { target: other, ..PendingHandshake::new(cookies[0], one) };
+                assert!(!cookies.contains(&torn.cookie()), "{one:?} {other:?}");
             }
         }
-        assert_eq!(Arriving::NONE, Arriving { seal: 0, own: Arriving::NONE.own(), pad: 0 });
-        assert_eq!((Arriving::NONE.cookie(), Arriving::NONE.own().port), (0, 0));
+        let none = PendingHandshake::NONE;
+        assert_eq!(none, PendingHandshake { check: 0, target: none.target(), pad: 0 });
+        assert_eq!((none.cookie(), none.target().port), (0, 0));
     }
 
     #[test]
@@ -382,7 +390,7 @@ mod pod {
         ConnectionKey,
         AllowKey,
         Attachment,
-        Arriving,
+        PendingHandshake,
         Stats,
         TrackStats,
         Meta

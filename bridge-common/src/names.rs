@@ -1,97 +1,190 @@
-//! Names of every map and program in the eBPF objects; pins in bpffs carry the same names.
+//! Names of every map and program in the eBPF objects; pins in bpffs carry the same names. The tables of maps are also
+//! those of `docs/design/maps.md`.
 
-/// The rules map: [`RuleKey`](crate::maps::RuleKey) → attachment id (`u32`).
-pub const RULES: &str = "RULES";
-/// The attachments map: attachment id (`u32`) → [`Attachment`](crate::maps::Attachment).
-pub const ATTACHMENTS: &str = "ATTACHMENTS";
-/// The allow-list trie: [`AllowKey`](crate::maps::AllowKey) → a constant of
-/// [`Source`](crate::steer::Source).
-pub const ALLOW: &str = "ALLOW";
-/// The watched targets: [`TargetKey`](crate::maps::TargetKey) → `u32` (always 1).
-pub const TARGETS: &str = "TARGETS";
-/// Targets with an MPTCP listener: [`TargetKey`](crate::maps::TargetKey) → `u32` (always 1).
-pub const MPTCP: &str = "MPTCP";
-/// The listening sockets: [`ListenerKey`](crate::maps::ListenerKey) → socket.
-pub const LISTENERS: &str = "LISTENERS";
-/// Per-attachment counters: attachment id (`u32`) → [`Stats`](crate::maps::Stats), per CPU.
-pub const STATS: &str = "STATS";
-/// Listener-tracking counters: index 0 → [`TrackStats`](crate::maps::TrackStats), per CPU.
-pub const TRACK_STATS: &str = "TRACK_STATS";
-/// Where a socket was bound: socket cookie (`u64`) → network namespace cookie (`u64`); used below Linux 5.15.
-pub const BOUND: &str = "BOUND";
-/// What the programs have under way: index 0 → [`UnderWay`](crate::maps::UnderWay), per CPU.
-pub const UNDER_WAY: &str = "UNDER_WAY";
-/// How many SYNs the tc program gave to listeners that made no request of them: index 0 → `u64`.
-pub const UNANSWERED: &str = "UNANSWERED";
-/// Connections whose handshake is under way and whose service is to see a local client: a place by socket cookie →
-/// [`Arriving`](crate::maps::Arriving).
-pub const ARRIVING: &str = "ARRIVING";
-/// Those whose place a later one took: socket cookie (`u64`) → the address and port the service is to believe its own
-/// ([`TargetKey`](crate::maps::TargetKey)).
-pub const OVERTAKEN: &str = "OVERTAKEN";
-/// Connections whose service sees a local client: socket cookie (`u64`) → the address and port it believes its own.
-pub const STORIES: &str = "STORIES";
-/// Those of MPTCP, and those there was no room for in [`STORIES`]: socket → the same.
-pub const LOCAL: &str = "LOCAL";
-/// What this instance is: index 0 → [`Meta`](crate::maps::Meta).
-pub const META: &str = "META";
-/// aya-log's ring buffer.
-pub const LOGS: &str = "AYA_LOGS";
+use crate::{
+    maps::{
+        AllowKey, Attachment, Handoff, ListenerKey, Meta, PendingHandshake, RuleKey, Stats, TargetKey,
+        TrackStats,
+    },
+    registry::maps,
+};
 
-/// Every map, in the order it is pinned.
-pub const ALL_MAPS: [&str; 17] = [
-    META,
-    RULES,
-    ATTACHMENTS,
-    ALLOW,
-    TARGETS,
-    MPTCP,
-    LISTENERS,
-    STATS,
-    TRACK_STATS,
-    BOUND,
-    UNDER_WAY,
-    UNANSWERED,
-    ARRIVING,
-    OVERTAKEN,
-    STORIES,
-    LOCAL,
-    LOGS,
-];
+maps! {
+    /// What this instance is: index 0 → [`Meta`].
+    META: "array", u32 => Meta {
+        key: "0",
+        value: "map layout, event level, namespace cookie, owner, build",
+        writer: "user",
+        reader: "sock_ops, getpeername4 and 6, getsockname4 and 6, user",
+        lifetime: "written before the instance is published; build and level again when programs are replaced, the \
+                   owner when another namespace attaches",
+    }
+    /// The rules: [`RuleKey`] → attachment id.
+    RULES: "hash", RuleKey => u32 {
+        key: "gateway, interface index, port",
+        value: "attachment id",
+        writer: "user",
+        reader: "steer, steer_tc, user",
+        lifetime: "written before its attachment, removed after it; without effect while the attachment is missing",
+    }
+    /// The attachments: id → [`Attachment`].
+    ATTACHMENTS: "hash", u32 => Attachment {
+        key: "attachment id",
+        value: "target, allow set, identity, names",
+        writer: "user",
+        reader: "steer, steer_tc, user",
+        lifetime: "its insert is the commit point of an attach, its removal that of a detach",
+    }
+    /// The allow-lists: a prefix of [`AllowKey`] → a constant of [`SourceClass`](crate::steer::SourceClass). The kernel
+    /// puts the prefix length before the key.
+    ALLOW: "LPM trie", (u32, AllowKey) => u32 {
+        key: "allow set, source prefix",
+        value: "allowed, or host",
+        writer: "user",
+        reader: "steer, steer_tc, user",
+        lifetime: "a set is complete before the attachment that names it is written, and removed after it",
+    }
+    /// Where listeners are wanted: [`TargetKey`] → 1.
+    TARGETS: "hash", TargetKey => u32 {
+        key: "address, port",
+        value: "1",
+        writer: "user",
+        reader: "sock_ops, user",
+        lifetime: "written before its attachment, removed after it",
+    }
+    /// Targets with an MPTCP listener: [`TargetKey`] → 1.
+    MPTCP_TARGETS: "hash", TargetKey => u32 {
+        key: "address, port",
+        value: "1",
+        writer: "sock_ops, user",
+        reader: "steer, steer_tc, user",
+        lifetime: "from an MPTCP listen(2) or attach until a plain listen(2) there, until no attachment wants it, or \
+                   until an attach finds no such listener; without effect once the listener is gone",
+    }
+    /// The listening sockets: [`ListenerKey`] → socket. Only with values of 8 bytes userspace may look an entry up; it
+    /// gets the socket's cookie (`sock_map_lookup_sys`).
+    LISTENERS: "sockhash", ListenerKey => u64 {
+        key: "address, port, slot",
+        value: "listening socket; its cookie, to user",
+        writer: "sock_ops, user",
+        reader: "steer, user",
+        lifetime: "from listen(2) or attach until the socket closes, or until no attachment wants it",
+    }
+    /// What an attachment counts: its id → [`Stats`].
+    STATS: "per-CPU hash", u32 => Stats {
+        key: "attachment id",
+        value: "counters, state of the event limiter",
+        writer: "steer, steer_tc, user",
+        reader: "user",
+        lifetime: "made before its attachment, removed after it",
+    }
+    /// What listener tracking counts: index 0 → [`TrackStats`].
+    TRACK_STATS: "per-CPU array", u32 => TrackStats {
+        key: "0",
+        value: "counters of listener tracking",
+        writer: "sock_ops",
+        reader: "user",
+        lifetime: "that of the instance",
+    }
+    /// Network namespaces of bound sockets, below Linux 5.15: socket cookie → namespace cookie.
+    BOUND_NETNS: "LRU hash", u64 => u64 {
+        key: "socket cookie",
+        value: "namespace cookie",
+        writer: "post_bind4 and 6",
+        reader: "sock_ops, user",
+        lifetime: "from bind(2) until newer ones push it out",
+    }
+    /// The hand-off from the steering programs to `sock_ops`: index 0 → [`Handoff`].
+    HANDOFF: "per-CPU array", u32 => Handoff {
+        key: "0",
+        value: "the connection that steer_tc looks up; the last packet assigned to a listener",
+        writer: "steer, steer_tc, sock_ops",
+        reader: "steer, sock_ops",
+        lifetime: "the lookup while it runs; the assignment until sock_ops takes it, or the next packet for a listener",
+    }
+    /// The SYN count: index 0 → number.
+    SYN_COUNT: "array", u32 => u64 {
+        key: "0",
+        value: "number of SYNs that steer_tc assigned and the kernel made no request of",
+        writer: "steer_tc, sock_ops",
+        reader: "steer_tc",
+        lifetime: "that of the instance",
+    }
+    /// Pending handshakes with the loopback identity: a slot → [`PendingHandshake`].
+    PENDING: "array", u32 => PendingHandshake {
+        key: "socket cookie modulo the number of slots",
+        value: "check of the socket cookie; target",
+        writer: "sock_ops",
+        reader: "sock_ops",
+        lifetime: "from the SYN to the end of the handshake, or until another connection needs the slot",
+    }
+    /// Those that lost their slot: socket cookie → target.
+    PENDING_LRU: "LRU hash", u64 => TargetKey {
+        key: "socket cookie",
+        value: "target",
+        writer: "sock_ops",
+        reader: "sock_ops",
+        lifetime: "from the loss of the slot to the end of the handshake, or until newer ones push it out",
+    }
+    /// The identity cache, sockets with the loopback identity: socket cookie → target.
+    IDENTITIES: "hash", u64 => TargetKey {
+        key: "socket cookie",
+        value: "target, the socket's own address as the service sees it",
+        writer: "sock_ops, sock_release",
+        reader: "getpeername4 and 6, getsockname4 and 6",
+        lifetime: "from the end of the handshake until the service closes the socket; never changed meanwhile",
+    }
+    /// The same for MPTCP sockets, and for those [`IDENTITIES`] has no room for. Keys are descriptors, to userspace.
+    SK_IDENTITY: "socket storage", u32 => TargetKey {
+        key: "socket",
+        value: "target, the same",
+        writer: "sock_ops",
+        reader: "getpeername4 and 6, getsockname4 and 6",
+        lifetime: "from the end of the handshake until the kernel frees the socket",
+    }
+    /// aya-log's ring buffer.
+    AYA_LOGS: "ring buffer", () => () {
+        key: "",
+        value: "event records",
+        writer: "steer, steer_tc, sock_ops",
+        reader: "user",
+        lifetime: "until it is read",
+    }
+}
 
 /// The `sk_lookup` program that steers connections.
 pub const PROG_STEER: &str = "steer";
 /// The tc program that steers connections to MPTCP listeners.
 pub const PROG_STEER_TC: &str = "steer_tc";
-/// The `sock_ops` program that tracks listeners, and connections whose services see local clients.
-pub const PROG_TRACK: &str = "track_listener";
-/// The `cgroup/post_bind4` program that notes where an IPv4 socket was bound (below Linux 5.15).
-pub const PROG_BIND4: &str = "note_bind4";
-/// The `cgroup/post_bind6` program that notes where an IPv6 socket was bound (below Linux 5.15).
-pub const PROG_BIND6: &str = "note_bind6";
-/// The `cgroup/getpeername4` program that tells a service 127.0.0.1.
-pub const PROG_PEER4: &str = "tell_peer4";
-/// The `cgroup/getpeername6` program, ::1 or ::ffff:127.0.0.1.
-pub const PROG_PEER6: &str = "tell_peer6";
-/// The `cgroup/getsockname4` program that tells it the address it listens on.
-pub const PROG_OWN4: &str = "tell_own4";
-/// The `cgroup/getsockname6` program.
-pub const PROG_OWN6: &str = "tell_own6";
-/// The `cgroup/sock_release` program that forgets what a socket's owner was told.
-pub const PROG_FORGET: &str = "forget";
+/// The `sock_ops` program that tracks listeners and the handshakes of steered connections.
+pub const PROG_SOCK_OPS: &str = "sock_ops";
+/// The `cgroup/post_bind4` program that records the namespace of a bound IPv4 socket (below Linux 5.15).
+pub const PROG_POST_BIND4: &str = "post_bind4";
+/// The `cgroup/post_bind6` program that records the namespace of a bound IPv6 socket (below Linux 5.15).
+pub const PROG_POST_BIND6: &str = "post_bind6";
+/// The `cgroup/getpeername4` program: a service with the loopback identity sees 127.0.0.1 as its client.
+pub const PROG_GETPEERNAME4: &str = "getpeername4";
+/// The `cgroup/getpeername6` program: the same with ::1 or ::ffff:127.0.0.1.
+pub const PROG_GETPEERNAME6: &str = "getpeername6";
+/// The `cgroup/getsockname4` program: such a service sees the target as the socket's own address.
+pub const PROG_GETSOCKNAME4: &str = "getsockname4";
+/// The `cgroup/getsockname6` program: the same for IPv6.
+pub const PROG_GETSOCKNAME6: &str = "getsockname6";
+/// The `cgroup/sock_release` program, which removes a closed socket from the identity cache.
+pub const PROG_SOCK_RELEASE: &str = "sock_release";
 
 /// Every program. Which of them are loaded depends on the kernel, and on what is attached.
 pub const ALL_PROGRAMS: [&str; 10] = [
     PROG_STEER,
     PROG_STEER_TC,
-    PROG_TRACK,
-    PROG_BIND4,
-    PROG_BIND6,
-    PROG_PEER4,
-    PROG_PEER6,
-    PROG_OWN4,
-    PROG_OWN6,
-    PROG_FORGET,
+    PROG_SOCK_OPS,
+    PROG_POST_BIND4,
+    PROG_POST_BIND6,
+    PROG_GETPEERNAME4,
+    PROG_GETPEERNAME6,
+    PROG_GETSOCKNAME4,
+    PROG_GETSOCKNAME6,
+    PROG_SOCK_RELEASE,
 ];
 
 /// Load-time switch (`u8`): `sk_lookup` exposes `ingress_ifindex` (Linux 5.17).
@@ -103,18 +196,53 @@ pub const HAVE_MPTCP_HELPER: &str = "HAVE_MPTCP_HELPER";
 
 /// Names in the relay's own object, of which nothing is ever pinned.
 pub mod relay {
-    /// Where a flow's bytes go: cookie of the source (`u64`) → sink socket. No program is attached to it.
-    pub const SINKS: &str = "SINKS";
-    /// The sockets whose segments the program sees: cookie (`u64`) → that socket.
-    pub const SOURCES: &str = "SOURCES";
-    /// What the program did: cookie of the source (`u64`) → [`Progress`](crate::relay::Progress).
-    pub const PROGRESS: &str = "PROGRESS";
-    /// What it may do: cookie of the source (`u64`) → [`Credit`](crate::relay::Credit).
-    pub const CREDIT: &str = "CREDIT";
-    /// Index [`UP`](crate::relay::UP) or [`DOWN`](crate::relay::DOWN) → [`Totals`](crate::relay::Totals), per CPU.
-    pub const TOTALS: &str = "TOTALS";
-    /// Every map.
-    pub const ALL_MAPS: [&str; 5] = [SINKS, SOURCES, PROGRESS, CREDIT, TOTALS];
+    use crate::{
+        registry::maps,
+        relay::{Credit, Progress, Totals},
+    };
+
+    maps! {
+        /// Where a flow's bytes go: cookie of its source → sink socket. No program is attached to it.
+        SINKS: "sockhash", u64 => u32 {
+            key: "cookie of the flow's source",
+            value: "sink socket",
+            writer: "relay",
+            reader: "redirect",
+            lifetime: "from the offer of a flow to the kernel until the socket closes",
+        }
+        /// The sockets whose segments the program sees: cookie → that socket.
+        SOURCES: "sockhash", u64 => u32 {
+            key: "cookie of the flow's source",
+            value: "that socket",
+            writer: "relay",
+            reader: "the kernel, which runs redirect for it",
+            lifetime: "from the offer of a flow to the kernel until the socket closes",
+        }
+        /// What the program did: cookie of the source → [`Progress`].
+        PROGRESS: "hash", u64 => Progress {
+            key: "cookie of the flow's source",
+            value: "bytes passed and redirected, and their cost",
+            writer: "redirect, relay",
+            reader: "redirect, relay",
+            lifetime: "as long as the relay holds the flow",
+        }
+        /// What the program may do: cookie of the source → [`Credit`].
+        CREDIT: "hash", u64 => Credit {
+            key: "cookie of the flow's source",
+            value: "whether redirecting is open, bytes drained, cost credited",
+            writer: "relay",
+            reader: "redirect",
+            lifetime: "as long as the relay holds the flow",
+        }
+        /// Index [`UP`](crate::relay::UP) or [`DOWN`](crate::relay::DOWN) → [`Totals`].
+        TOTALS: "per-CPU array", u32 => Totals {
+            key: "direction",
+            value: "bytes redirected",
+            writer: "redirect",
+            reader: "relay",
+            lifetime: "that of the relay",
+        }
+    }
 
     /// The `sk_skb/stream_verdict` program.
     pub const PROG_REDIRECT: &str = "redirect";

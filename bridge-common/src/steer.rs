@@ -9,8 +9,8 @@ use crate::{
 /// listener). Accepted connections are logged at debug level and not limited.
 pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// The packet mark of a packet that was given an MPTCP listener, from the tc hook to the nftables rule that takes it out of
-/// connection tracking and takes the mark off again, before routing looks at it.
+/// The mark of a packet that `steer_tc` sends through the bridge's ingress again to assign it to an MPTCP listener. The
+/// nftables rule takes the packet out of connection tracking, and clears the mark before routing looks at it.
 pub const ASSIGNED_MARK: u32 = 0xb7d9_e5c1;
 
 /// What happened to one connection that matched a rule.
@@ -49,50 +49,50 @@ impl Outcome {
     }
 }
 
-/// What the allow-list says of a source: the value of its longest matching entry.
+/// What the allow-list says of a source address: the value of its longest matching entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// May connect.
+pub enum SourceClass {
+    /// It may connect.
     Allowed,
     /// One of the gateway addresses themselves: the host talking to itself. Not for us: the kernel gives such a
     /// connection the bridge's index as its ingress interface (`ip_route_output_key_hash_rcu` keeps the device of the
     /// local route as `rt_iif`), so only the source tells it from one that came over the bridge.
     Host,
     /// No entry, or one this version does not know.
-    Stranger,
+    Unlisted,
 }
 
-impl Source {
+impl SourceClass {
     /// The map value of an allowed prefix.
     pub const ALLOWED: u32 = 1;
     /// The map value of a gateway address.
     pub const HOST: u32 = 2;
 
-    /// From the allow-list's answer.
+    /// From the matching entry's value.
     #[inline(always)]
     pub const fn from_entry(entry: Option<u32>) -> Self {
         match entry {
             Some(Self::ALLOWED) => Self::Allowed,
             Some(Self::HOST) => Self::Host,
-            _ => Self::Stranger,
+            _ => Self::Unlisted,
         }
     }
 }
 
-/// The addresses a listener may be bound to in order to serve `target`, most specific first, as the kernel's own
-/// lookup would score them: the exact address, then 0.0.0.0, then `::`. For an IPv6 target the kernel refuses the second
+/// The addresses a listener may be bound to in order to serve `target`, most specific first, as the kernel's own lookup
+/// would score them: the exact address, then 0.0.0.0, then `::`. For an IPv6 target the kernel refuses the second
 /// (`EAFNOSUPPORT`), as it refuses an IPv6-only `::` for IPv4.
 ///
-/// The zeros of `::` are hidden from the optimiser, which would call `memset` for them: below Linux 6.2, the verifier walks
-/// through many times as many states of a program that calls a function of its own.
+/// The zeros of `::` are hidden from the optimiser, which would call `memset` for them: below Linux 6.2, the verifier
+/// walks through many times as many states of a program that calls a function of its own.
 #[inline(always)]
 pub fn candidates(target: Ip, port: u16) -> [TargetKey; 3] {
     let any_v6 = Ip { words: [core::hint::black_box(0); 4] };
     [TargetKey::new(target, port), TargetKey::new(Ip::ANY_V4, port), TargetKey::new(any_v6, port)]
 }
 
-/// The client a service on `target` sees under the loopback identity: 127.0.0.1, also for the rest of 127.0.0.0/8, whose
-/// routes all have it as their source address; or ::1.
+/// The client a service on `target` sees under the loopback identity: 127.0.0.1, also for the rest of 127.0.0.0/8,
+/// whose routes all have it as their source address; or ::1.
 #[inline(always)]
 pub const fn local_client(target: Ip) -> Ip {
     if target.is_v4() { Ip::LOCALHOST_V4 } else { Ip::LOCALHOST_V6 }
@@ -161,11 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_known_entry_lets_in() {
-        assert_eq!(Source::from_entry(Some(Source::ALLOWED)), Source::Allowed);
-        assert_eq!(Source::from_entry(Some(Source::HOST)), Source::Host);
+    fn only_a_known_entry_is_allowed() {
+        assert_eq!(SourceClass::from_entry(Some(SourceClass::ALLOWED)), SourceClass::Allowed);
+        assert_eq!(SourceClass::from_entry(Some(SourceClass::HOST)), SourceClass::Host);
         for entry in [None, Some(0), Some(3)] {
-            assert_eq!(Source::from_entry(entry), Source::Stranger);
+            assert_eq!(SourceClass::from_entry(entry), SourceClass::Unlisted);
         }
     }
 }

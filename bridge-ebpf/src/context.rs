@@ -1,16 +1,36 @@
 //! Reading a program's context: addresses, and whose socket it is.
 //!
 //! The verifier accepts only loads at a constant offset, 32 bits at a time. Both families' words are therefore read
-//! unconditionally and chosen between afterwards (`Ip::from_context`): behind a branch, the compiler merges the loads of
-//! the two arms into one with a variable offset.
+//! unconditionally and chosen between afterwards (`Ip::from_context`): behind a branch, the compiler merges the loads
+//! of the two arms into one with a variable offset.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_get_socket_cookie};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockOpsContext,
+};
+
+use crate::{maps, switches};
 
 /// The cookie of the context's socket.
 #[inline(always)]
 pub(crate) fn socket_cookie<C: EbpfContext>(ctx: &C) -> u64 {
     // SAFETY: allowed for sock_ops since Linux 4.12, and for cgroup/sock and cgroup/sock_addr since 5.7.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// A socket whose namespace is unknown is foreign.
+#[inline(always)]
+pub(crate) fn in_attached_netns(ctx: &SockOpsContext) -> bool {
+    let Some(meta) = maps::META.get(0) else { return false };
+    let cookie = if switches::HAVE_NETNS_COOKIE.load() != 0 {
+        // SAFETY: allowed for sock_ops where the switch is on.
+        unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+    } else {
+        // SAFETY: the value is a plain integer.
+        unsafe { maps::BOUND_NETNS.get(&socket_cookie(ctx)) }.copied().unwrap_or(0)
+    };
+    cookie != 0 && cookie == meta.netns_cookie
 }
 
 /// Reads four context words.

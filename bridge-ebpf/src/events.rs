@@ -1,14 +1,33 @@
-//! The event channel: one aya-log line per event, written from the packet path only when it is due.
+//! What is recorded of an outcome: its counter, and an event when one is due, which is one line of aya-log.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::{debug, warn};
-use bridge_common::{Ip, steer::Outcome};
+use bridge_common::{
+    Ip,
+    maps::Stats,
+    steer::{Outcome, admit_event},
+};
 
-use crate::steer::Packet;
+use crate::lookup::Packet;
+
+/// Counts the outcome, and writes an event when one is due.
+#[inline(always)]
+pub(crate) fn record<C>(ctx: &C, stats: &mut Stats, outcome: Outcome, packet: &Packet) {
+    outcome.count(stats);
+    if outcome == Outcome::Accepted {
+        write(ctx, outcome, packet, 0);
+        return;
+    }
+    // SAFETY: a helper without preconditions.
+    if let Some(suppressed) = admit_event(stats, unsafe { bpf_ktime_get_ns() }) {
+        write(ctx, outcome, packet, suppressed);
+    }
+}
 
 /// The attachment's service has no place in a log record (aya-log copies constant strings only), so events name
 /// the addresses; `bridge-user events` adds the attachment.
 #[inline(always)]
-pub(crate) fn write<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
+fn write<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
     if packet.source.is_v4() {
         let (source, gateway) = (host_order(&packet.source), host_order(&packet.gateway));
         match outcome {

@@ -1,10 +1,13 @@
 //! The loopback identity: what accept(2), getpeername(2) and getsockname(2) tell a service about a steered connection.
 //!
-//! What a steering program gave to a listener of an attachment with this identity is noted under the cookie of the request
-//! that the kernel makes of it ([`expect`]), which is the socket's own later; then under that of the socket, when the
-//! handshake is done ([`establish`]); and read from there when the service asks. So no other socket can be meant: not
-//! that of another listener on the same address, nor one of a local client, nor the container's own end. And what a socket
-//! was told once stays so, whatever is attached later. Bytes pass none of this.
+//! The identity of a connection is decided when its SYN is assigned to a listener, and kept by socket cookie:
+//! 1. [`expect`] puts it into `PENDING`, under the cookie of the request that the kernel makes of the SYN. The socket
+//!    will have the same cookie.
+//! 2. [`establish`] moves it to `IDENTITIES` when the handshake is done.
+//! 3. The hooks look it up when the service asks.
+//!
+//! So the answer concerns this socket alone: no other listener on the same address, no local client, and not the
+//! container's own end of the connection. It never changes, whatever is attached later. No program runs for its bytes.
 
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -18,37 +21,37 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{ARRIVING_SLOTS, Arriving, TargetKey},
+    maps::{PENDING_SLOTS, PendingHandshake, TargetKey},
     steer::local_client,
 };
 
-use crate::{context::socket_cookie, given, maps, switches};
+use crate::{context::socket_cookie, handoff, maps, switches};
 
-/// The answer stands; these hooks can say nothing else.
+/// The system call goes on. The kernel accepts no other return value from these hooks.
 const PROCEED: i32 = 1;
 
-/// The service of a request's connection is to see a local client. The socket made of the request will have its cookie
-/// (`inet_csk_clone_lock`, Linux 4.1).
+/// A request with the loopback identity: remembers its target until the handshake is done. The socket made of the
+/// request will have the request's cookie (`inet_csk_clone_lock`, Linux 4.1).
 #[inline(always)]
-pub(crate) fn expect(ctx: &SockOpsContext, own: TargetKey) {
+pub(crate) fn expect(ctx: &SockOpsContext, target: TargetKey) {
     let cookie = socket_cookie(ctx);
-    let Some(place) = place_of(cookie) else { return };
-    // SAFETY: a map value stays for the length of the program. A mixture of two values is nobody's.
-    let before = unsafe { place.read_volatile() };
-    if before.cookie() != Arriving::NONE.cookie() {
+    let Some(slot) = slot_of(cookie) else { return };
+    // SAFETY: a map value stays for the length of the program. A torn value belongs to no socket.
+    let before = unsafe { slot.read_volatile() };
+    if before.cookie() != PendingHandshake::NONE.cookie() {
         // A handshake that did not end, or not yet.
-        let _ = maps::OVERTAKEN.insert(&before.cookie(), &before.own(), 0);
+        let _ = maps::PENDING_LRU.insert(&before.cookie(), &before.target(), 0);
     }
     // SAFETY: as above.
-    unsafe { place.write_volatile(Arriving::new(cookie, own)) };
+    unsafe { slot.write_volatile(PendingHandshake::new(cookie, target)) };
 }
 
-/// The handshake of a connection is done: puts down what its service is to see. accept(2) cannot return the socket before:
-/// it is locked meanwhile.
+/// The handshake of a connection is done: records its identity. accept(2) cannot return the socket earlier, because the
+/// kernel holds its lock.
 #[inline(always)]
 pub(crate) fn establish(ctx: &SockOpsContext) {
     let cookie = socket_cookie(ctx);
-    let Some(own) = arrived(cookie).or_else(|| given_at_once(ctx)) else { return };
+    let Some(target) = take_pending(cookie).or_else(|| take_assigned(ctx)) else { return };
     // SAFETY: the verifier checks that the socket pointers are not null before a helper sees them.
     unsafe {
         let sk: *mut c_void = addr_of!((*ctx.ops).__bindgen_anon_2.sk).read_volatile().cast();
@@ -59,56 +62,56 @@ pub(crate) fn establish(ctx: &SockOpsContext) {
             // The service holds the MPTCP socket, not its subflows.
             let connection: *mut c_void = bpf_skc_to_mptcp_sock(sk).cast();
             if !connection.is_null() {
-                return store(connection, own);
+                return store(connection, target);
             }
         }
-        if maps::STORIES.insert(&cookie, &own, 0).is_err() {
-            store(sk, own);
+        if maps::IDENTITIES.insert(&cookie, &target, 0).is_err() {
+            store(sk, target);
         }
     }
 }
 
-/// What was given without a request in between.
+/// The target of a socket that the kernel made without a request.
 #[inline(always)]
-fn given_at_once(ctx: &SockOpsContext) -> Option<TargetKey> {
-    let given = given::take(ctx)?;
-    (given.looks_local != 0).then_some(given.target)
+fn take_assigned(ctx: &SockOpsContext) -> Option<TargetKey> {
+    let assigned = handoff::take(ctx)?;
+    (assigned.loopback != 0).then_some(assigned.target)
 }
 
-/// What was noted at the SYN, which is forgotten now.
+/// Removes the pending handshake, and returns its target.
 #[inline(always)]
-fn arrived(cookie: u64) -> Option<TargetKey> {
-    let place = place_of(cookie)?;
+fn take_pending(cookie: u64) -> Option<TargetKey> {
+    let slot = slot_of(cookie)?;
     // SAFETY: as in `expect`.
-    let arriving = unsafe { place.read_volatile() };
-    if arriving.cookie() == cookie {
+    let pending = unsafe { slot.read_volatile() };
+    if pending.cookie() == cookie {
         // SAFETY: as in `expect`.
-        unsafe { place.write_volatile(Arriving::NONE) };
-        return Some(arriving.own());
+        unsafe { slot.write_volatile(PendingHandshake::NONE) };
+        return Some(pending.target());
     }
-    // SAFETY: the value is copied at once; at worst it is another connection's that is shown a local client.
-    let own = unsafe { maps::OVERTAKEN.get(&cookie) }.copied()?;
-    let _ = maps::OVERTAKEN.remove(&cookie);
-    Some(own)
+    // SAFETY: the value is copied at once. At worst it is the target of another connection with the loopback identity.
+    let target = unsafe { maps::PENDING_LRU.get(&cookie) }.copied()?;
+    let _ = maps::PENDING_LRU.remove(&cookie);
+    Some(target)
 }
 
 #[inline(always)]
-fn place_of(cookie: u64) -> Option<*mut Arriving> {
-    maps::ARRIVING.get_ptr_mut((cookie % u64::from(ARRIVING_SLOTS)) as u32)
+fn slot_of(cookie: u64) -> Option<*mut PendingHandshake> {
+    maps::PENDING.get_ptr_mut((cookie % u64::from(PENDING_SLOTS)) as u32)
 }
 
 /// # Safety
 /// `sk` is a socket.
 #[inline(always)]
-unsafe fn store(sk: *mut c_void, mut own: TargetKey) {
-    let map = addr_of!(maps::LOCAL).cast_mut().cast();
-    // A socket that has a story keeps it: a second subflow of an MPTCP connection changes nothing.
+unsafe fn store(sk: *mut c_void, mut target: TargetKey) {
+    let map = addr_of!(maps::SK_IDENTITY).cast_mut().cast();
+    // A socket keeps the identity it has: a second subflow of an MPTCP connection changes nothing.
     // SAFETY: the caller's promise; LOCAL is a socket storage map with this value type.
     unsafe {
         bpf_sk_storage_get(
             map,
             sk,
-            core::ptr::from_mut(&mut own).cast(),
+            core::ptr::from_mut(&mut target).cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
     };
@@ -116,75 +119,75 @@ unsafe fn store(sk: *mut c_void, mut own: TargetKey) {
 
 /// Entry point for sockets that their owner closes: nobody can ask any more.
 #[cgroup_sock(sock_release)]
-pub(crate) fn forget(ctx: SockContext) -> i32 {
-    let _ = maps::STORIES.remove(&socket_cookie(&ctx));
+pub(crate) fn sock_release(ctx: SockContext) -> i32 {
+    let _ = maps::IDENTITIES.remove(&socket_cookie(&ctx));
     PROCEED
 }
 
-/// What the service believes its own address, if it is to see a local client.
+/// The target of a socket with the loopback identity.
 #[inline(always)]
-fn own_address(ctx: &SockAddrContext) -> Option<TargetKey> {
-    // SAFETY: a socket's story is not removed while it is asked for.
-    let own = match unsafe { maps::STORIES.get(&socket_cookie(ctx)) } {
-        Some(own) => *own,
+fn loopback_target(ctx: &SockAddrContext) -> Option<TargetKey> {
+    // SAFETY: the entry is not removed during a system call on its socket.
+    let target = match unsafe { maps::IDENTITIES.get(&socket_cookie(ctx)) } {
+        Some(target) => *target,
         // SAFETY: the kernel passes a valid context with a socket; the value lives as long as the socket.
-        None => unsafe { *maps::LOCAL.get_ptr_mut(ctx).as_ref()? },
+        None => unsafe { *maps::SK_IDENTITY.get_ptr_mut(ctx).as_ref()? },
     };
     if switches::HAVE_NETNS_COOKIE.load() != 0 {
-        return Some(own);
+        return Some(target);
     }
     // SAFETY: allowed in this hook since Linux 5.7.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    (netns == maps::META.get(0)?.netns_cookie).then_some(own)
+    (netns == maps::META.get(0)?.netns_cookie).then_some(target)
 }
 
-/// Entry point for peers of IPv4 sockets.
+/// Entry point for peer addresses of IPv4 sockets.
 #[cgroup_sock_addr(getpeername4)]
-pub(crate) fn tell_peer4(ctx: SockAddrContext) -> i32 {
-    if let Some(own) = own_address(&ctx) {
-        tell4(ctx.sock_addr, local_client(own.addr));
+pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
+    if let Some(target) = loopback_target(&ctx) {
+        write_ipv4(ctx.sock_addr, local_client(target.addr));
     }
     PROCEED
 }
 
-/// Entry point for peers of IPv6 sockets, dual-stack ones too.
+/// Entry point for peer addresses of IPv6 sockets, including dual-stack ones.
 #[cgroup_sock_addr(getpeername6)]
-pub(crate) fn tell_peer6(ctx: SockAddrContext) -> i32 {
-    if let Some(own) = own_address(&ctx) {
-        tell6(ctx.sock_addr, local_client(own.addr));
+pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
+    if let Some(target) = loopback_target(&ctx) {
+        write_ipv6(ctx.sock_addr, local_client(target.addr));
     }
     PROCEED
 }
 
 /// Entry point for own addresses of IPv4 sockets.
 #[cgroup_sock_addr(getsockname4)]
-pub(crate) fn tell_own4(ctx: SockAddrContext) -> i32 {
-    if let Some(own) = own_address(&ctx) {
-        tell4(ctx.sock_addr, own.addr);
-        tell_port(ctx.sock_addr, own.port);
+pub(crate) fn getsockname4(ctx: SockAddrContext) -> i32 {
+    if let Some(target) = loopback_target(&ctx) {
+        write_ipv4(ctx.sock_addr, target.addr);
+        write_port(ctx.sock_addr, target.port);
     }
     PROCEED
 }
 
-/// Entry point for own addresses of IPv6 sockets, dual-stack ones too.
+/// Entry point for own addresses of IPv6 sockets, including dual-stack ones.
 #[cgroup_sock_addr(getsockname6)]
-pub(crate) fn tell_own6(ctx: SockAddrContext) -> i32 {
-    if let Some(own) = own_address(&ctx) {
-        tell6(ctx.sock_addr, own.addr);
-        tell_port(ctx.sock_addr, own.port);
+pub(crate) fn getsockname6(ctx: SockAddrContext) -> i32 {
+    if let Some(target) = loopback_target(&ctx) {
+        write_ipv6(ctx.sock_addr, target.addr);
+        write_port(ctx.sock_addr, target.port);
     }
     PROCEED
 }
 
 #[inline(always)]
-fn tell4(answer: *mut bpf_sock_addr, addr: Ip) {
+fn write_ipv4(answer: *mut bpf_sock_addr, addr: Ip) {
     // SAFETY: the kernel passes a valid context, and lets these hooks write it a word at a time.
     unsafe { addr_of_mut!((*answer).user_ip4).write_volatile(addr.words[3]) };
 }
 
-/// An IPv4 address is told as `::ffff:a.b.c.d`, the form it has here.
+/// An IPv4 address becomes `::ffff:a.b.c.d`, the form it already has in [`Ip`].
 #[inline(always)]
-fn tell6(answer: *mut bpf_sock_addr, addr: Ip) {
+fn write_ipv6(answer: *mut bpf_sock_addr, addr: Ip) {
     // SAFETY: as above.
     unsafe {
         addr_of_mut!((*answer).user_ip6[0]).write_volatile(addr.words[0]);
@@ -195,7 +198,7 @@ fn tell6(answer: *mut bpf_sock_addr, addr: Ip) {
 }
 
 #[inline(always)]
-fn tell_port(answer: *mut bpf_sock_addr, port: u16) {
+fn write_port(answer: *mut bpf_sock_addr, port: u16) {
     // SAFETY: as above.
     unsafe { addr_of_mut!((*answer).user_port).write_volatile(u32::from(port.to_be())) };
 }

@@ -5,19 +5,21 @@
 
 #![no_std]
 #![no_main]
-// One atomic addition, in `cookies`.
+// One atomic addition, in `syn_cookies`.
 #![feature(asm_experimental_arch)]
 
-mod bind;
 mod context;
-mod cookies;
 mod events;
-mod given;
+mod handoff;
 mod identity;
+mod lookup;
 mod maps;
+mod post_bind;
+mod sock_ops;
 mod steer;
 mod steer_tc;
 mod switches;
+mod syn_cookies;
 mod track;
 
 /// Helpers that touch sockets need a GPL-compatible licence string.

@@ -1,5 +1,8 @@
-//! Every map: key, value, writer, reader, lifetime. All are pinned by userspace in the namespace's directory under
-//! `/sys/fs/bpf/bridge-user/`, and live until the last attachment of that namespace is detached.
+//! Every map. Key, value, writer, reader and lifetime of each are in `bridge_common::names`, and made from there in
+//! `docs/design/maps.md`. All are pinned by userspace in the namespace's directory under `/sys/fs/bpf/bridge-user/`,
+//! and live until the last attachment of that namespace is detached.
+//!
+//! Invariant: names and layout are those of `bridge_common::names`, which a host test compares with the built object.
 
 use core::cell::UnsafeCell;
 
@@ -10,93 +13,75 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::maps::{
-    ARRIVING_SLOTS, AllowKey, Arriving, Attachment, ListenerKey, MAX_ALLOW, MAX_ATTACHMENTS, MAX_BOUND,
-    MAX_LISTENERS, MAX_OVERTAKEN, MAX_RULES, MAX_STORIES, MAX_TARGETS, Meta, RuleKey, Stats, TargetKey,
-    TrackStats, UnderWay,
+    AllowKey, Attachment, Handoff, ListenerKey, MAX_ALLOW, MAX_ATTACHMENTS, MAX_BOUND_NETNS, MAX_IDENTITIES,
+    MAX_LISTENERS, MAX_PENDING_LRU, MAX_RULES, MAX_TARGETS, Meta, PENDING_SLOTS, PendingHandshake, RuleKey,
+    Stats, TargetKey, TrackStats,
 };
 
-/// Index 0 → what this instance is. Writer: userspace, when it publishes or upgrades the instance. Readers:
-/// `track` and the identity programs (the namespace cookie), userspace.
+/// What this instance is.
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
 
-/// (interface, gateway, port) → attachment id. Writer: userspace. Readers: `steer`, `steer_tc`. An entry lives as long
-/// as its attachment; one whose attachment is missing has no effect.
+/// Where a packet must arrive to be steered. An entry whose attachment is missing has no effect.
 #[map]
 pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_RULES, 0);
 
-/// Attachment id → attachment. Writer: userspace; the insert is the commit point of an attach, the delete that of a
-/// detach. Readers: `steer`, `steer_tc`, userspace.
+/// The commit point of every change.
 #[map]
 pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 
-/// (allow set, source prefix) → `steer::Source` constant. Writer: userspace. Readers: `steer`, `steer_tc`. A set is
-/// complete before the attachment that names it is written, and removed after.
+/// A set never changes: an attachment that changes names another one.
 #[map]
 pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_ALLOW, 0);
 
-/// (address, port) some attachment wants → 1. Writer: userspace. Reader: `track`.
+/// Where listeners are wanted.
 #[map]
 pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
-/// (address, port) whose newest listener is an MPTCP one → 1. Writers: `track` on listen(2); userspace for listeners
-/// that were there before. Readers: `steer`, `steer_tc`. An entry whose listener has gone has no effect: `steer_tc`
-/// then finds nothing.
+/// Targets whose newest listener is an MPTCP one. Once that is gone, `steer_tc` finds nothing there.
 #[map]
-pub(crate) static MPTCP: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+pub(crate) static MPTCP_TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
-/// Attachment id → counters. Writers: `steer`, `steer_tc`; userspace makes and removes the entries. Reader: userspace.
+/// Userspace makes and removes the entries; programs only count.
 #[map]
 pub(crate) static STATS: PerCpuHashMap<u32, Stats> = PerCpuHashMap::with_max_entries(MAX_ATTACHMENTS, 0);
 
-/// Index 0 → listener-tracking counters. Writer: `track`. Reader: userspace.
+/// Counters of listener tracking.
 #[map]
 pub(crate) static TRACK_STATS: PerCpuArray<TrackStats> = PerCpuArray::with_max_entries(1, 0);
 
-/// Socket cookie → cookie of the namespace it was bound in. Writer: `bind` (loaded below Linux 5.15 only). Reader:
-/// `track`. Least recently used entries go first.
+/// Written below Linux 5.15 only.
 #[map]
-pub(crate) static BOUND: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND, 0);
+pub(crate) static BOUND_NETNS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND_NETNS, 0);
 
-/// Index 0 → what the programs have under way on this CPU: the connection that `steer_tc` asks the kernel for at this
-/// moment, and what was given to a listener last. Writers: `steer`, `steer_tc`; `given` takes the latter. Readers: `steer`,
-/// `given`.
+/// The hand-off on this CPU; see `handoff`.
 #[map]
-pub(crate) static UNDER_WAY: PerCpuArray<UnderWay> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static HANDOFF: PerCpuArray<Handoff> = PerCpuArray::with_max_entries(1, 0);
 
-/// Index 0 → how many SYNs `steer_tc` gave to a listener and the kernel made no request of. Writers: `steer_tc` adds one,
-/// `given` takes it off. Reader: `steer_tc`.
+/// The SYN count; see `syn_cookies`.
 #[map]
-pub(crate) static UNANSWERED: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static SYN_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Cookie modulo [`ARRIVING_SLOTS`] → a connection whose handshake is under way, and what its service is to believe its
-/// own. Writer and reader: `identity`. A later connection takes the place of one that did not finish, which goes to
-/// [`OVERTAKEN`].
+/// Pending handshakes. A connection that needs the slot of another one moves that one to [`PENDING_LRU`].
 #[map]
-pub(crate) static ARRIVING: Array<Arriving> = Array::with_max_entries(ARRIVING_SLOTS, 0);
+pub(crate) static PENDING: Array<PendingHandshake> = Array::with_max_entries(PENDING_SLOTS, 0);
 
-/// Socket cookie → the address and port its service is to believe its own, of connections that lost their place in
-/// [`ARRIVING`]. Writer and reader: `identity`. Least recently used entries go first.
+/// Pending handshakes that lost their slot.
 #[map]
-pub(crate) static OVERTAKEN: LruHashMap<u64, TargetKey> = LruHashMap::with_max_entries(MAX_OVERTAKEN, 0);
+pub(crate) static PENDING_LRU: LruHashMap<u64, TargetKey> = LruHashMap::with_max_entries(MAX_PENDING_LRU, 0);
 
-/// Cookie of a connection's socket → the address and port its service believes its own. Writer and reader: `identity`, from
-/// the end of the handshake until the service closes the socket. One that no service ever accepted, since it closed
-/// its listener, stays. A socket's story never changes: what is attached anew, or with another identity, concerns later
-/// connections.
+/// The identity cache. An entry stays if the service closes its listener before it accepts the connection. It takes
+/// room, and nothing else.
 #[map]
-pub(crate) static STORIES: HashMap<u64, TargetKey> = HashMap::with_max_entries(MAX_STORIES, 0);
+pub(crate) static IDENTITIES: HashMap<u64, TargetKey> = HashMap::with_max_entries(MAX_IDENTITIES, 0);
 
-/// Socket → the same, of MPTCP connections, and of others while [`STORIES`] is full. Writer and reader: `identity`. The
-/// kernel frees an entry with its socket, which is exact, and costs ten times as much.
+/// What [`IDENTITIES`] cannot hold. The kernel frees an entry with its socket, which is exact, and costs ten times as
+/// much.
 #[btf_map]
-pub(crate) static LOCAL: SkStorage<TargetKey> = SkStorage::new();
+pub(crate) static SK_IDENTITY: SkStorage<TargetKey> = SkStorage::new();
 
-/// (address, port, slot) → listening socket. Writers: `track` on listen(2); userspace for listeners that were there
-/// before. Reader: `steer`. The kernel removes an entry when its socket closes.
-///
-/// The value is 8 bytes wide, unlike `aya_ebpf::maps::SockHash`'s 4: only then may userspace look an entry up, and
-/// gets the socket cookie (`sock_map_lookup_sys`).
+/// The listening sockets. The value is 8 bytes wide, unlike `aya_ebpf::maps::SockHash`'s 4: only then may userspace
+/// look an entry up, and gets the socket cookie (`sock_map_lookup_sys`).
 #[unsafe(link_section = "maps")]
 #[unsafe(no_mangle)]
 pub(crate) static LISTENERS: SockHash64 = SockHash64(UnsafeCell::new(bpf_map_def {

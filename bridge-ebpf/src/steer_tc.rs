@@ -1,10 +1,10 @@
-//! tc ingress on a bridge: puts a connection that arrives for (gateway, port) onto the loopback listener where that is an
-//! MPTCP one, which a socket map cannot hold and `steer` therefore cannot name.
+//! tc ingress on a bridge: puts a connection that arrives for (gateway, port) onto the loopback listener if that is an
+//! MPTCP one. A socket map cannot hold such a listener, so `steer` cannot assign it.
 //!
-//! Runs before netfilter and before the listener lookup, for every packet of the bridge: what is no SYN ends it, unless
-//! there are SYN cookies (`cookies`), and so does the first lookup that finds nothing. Never drops, and never decides for
-//! other filters: whatever happens, the next one is asked. Who is refused is decided and counted by `steer`, which sees
-//! every packet that this program leaves alone.
+//! Runs before netfilter and before the listener lookup, for every packet of the bridge. It is done with a packet that
+//! is no SYN, unless there are SYN cookies (`syn_cookies`), and with the first lookup that finds nothing. It never
+//! drops a packet, and never decides for other filters: the next one always runs. `steer` sees every packet that this
+//! program leaves alone; it decides who is refused, and counts it.
 
 use core::{mem::MaybeUninit, ptr::addr_of};
 
@@ -22,13 +22,13 @@ use aya_ebpf::{
 use bridge_common::{
     Ip,
     maps::{ALLOW_KEY_BITS, AllowKey, RuleKey, Stats},
-    steer::{ASSIGNED_MARK, Outcome, Source},
+    steer::{ASSIGNED_MARK, Outcome, SourceClass},
 };
 
 use crate::{
-    cookies, given, maps,
-    steer::{Packet, Service, is_mptcp_target, read_attachment, record},
-    switches,
+    events, handoff,
+    lookup::{self, AttachmentFields, Packet},
+    maps, switches, syn_cookies,
 };
 
 /// Length of an Ethernet header, which tc ingress of a bridge shows in front of the packet.
@@ -65,7 +65,7 @@ pub(crate) fn steer_tc(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn try_steer(ctx: &TcContext) -> Option<i32> {
     let segment = read_segment(ctx)?;
-    if segment.flags & RST != 0 || !segment.is_syn() && !cookies::may_be_in_use() {
+    if segment.flags & RST != 0 || !segment.is_syn() && !syn_cookies::may_be_in_use() {
         return None;
     }
     let packet = &segment.packet;
@@ -77,18 +77,18 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
-    let service = read_attachment(id)?;
-    if !is_mptcp_target(&service) {
+    let attachment = lookup::attachment(id)?;
+    if !lookup::is_mptcp_target(&attachment) {
         return None;
     }
     // SAFETY: the kernel passes a valid context.
     let arrives_again = unsafe { addr_of!((*ctx.skb.skb).mark).read_volatile() } == ASSIGNED_MARK;
-    // The kernel was asked when it arrived first, a moment ago.
+    // The kernel's tables were searched when the packet arrived first, a moment ago.
     if !arrives_again && is_known(ctx, packet) {
         return None;
     }
-    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: service.allow_set, addr: packet.source });
-    if Source::from_entry(maps::ALLOW.get(&source).copied()) != Source::Allowed {
+    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
+    if SourceClass::from_entry(maps::ALLOW.get(&source).copied()) != SourceClass::Allowed {
         return None;
     }
     if !arrives_again {
@@ -97,20 +97,20 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     let stats = maps::STATS.get_ptr_mut(&id)?;
     // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
     let stats: &mut Stats = unsafe { &mut *stats };
-    let outcome = assign(ctx, packet, &service);
+    let outcome = assign(ctx, packet, &attachment);
     if outcome == Outcome::Accepted {
-        given::note(given::under_way()?, packet, &service, segment.is_syn());
+        handoff::record(handoff::this_cpu()?, packet, &attachment, segment.is_syn());
     }
-    // The end of a handshake with a SYN cookie is the same connection once more.
+    // The ACK that ends a handshake with a SYN cookie belongs to a connection that is counted already.
     if segment.is_syn() {
-        record(ctx, stats, outcome, packet);
+        events::record(ctx, stats, outcome, packet);
     }
     None
 }
 
-/// Marks the packet and lets it arrive on the bridge once more. That takes what connection tracking has attached to it
-/// off again (`skb_scrub_packet`): with br_netfilter, netfilter's PREROUTING has seen the packet before this program, and
-/// sees it again now, with the mark.
+/// Marks the packet and redirects it to the bridge's ingress, where it arrives again. The redirect removes what
+/// connection tracking has attached to it (`skb_scrub_packet`). With br_netfilter, netfilter's PREROUTING has seen the
+/// packet before this program; now it sees the packet again, with the mark.
 #[inline(always)]
 fn arrive_again(ctx: &TcContext) -> i32 {
     // SAFETY: the kernel passes a valid context, and lets tc programs write the mark.
@@ -120,7 +120,7 @@ fn arrive_again(ctx: &TcContext) -> i32 {
     }
 }
 
-/// IPv4 without fragments, IPv6 without extension headers: what a TCP handshake looks like. Others go their usual way.
+/// IPv4 without fragments, IPv6 without extension headers: the usual TCP handshake. Other packets are left alone.
 #[inline(always)]
 fn read_segment(ctx: &TcContext) -> Option<Segment> {
     // SAFETY: the kernel passes a valid context.
@@ -165,16 +165,16 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
     Some((source, gateway, ETH_LEN + IPV6_LEN))
 }
 
-/// Whether the kernel knows a connection with these addresses, in whatever state: then the packet is its.
+/// Whether the kernel has a connection with these addresses, in any state: then the packet belongs to it.
 ///
-/// The lookup goes on to listeners when it finds none, and so through `steer`, which would try all its slots: it is told
-/// that this is a question.
+/// A lookup that finds no connection goes on to listeners, and so through `steer`, which would try all its slots. The
+/// hand-off tells `steer` to leave this lookup alone.
 #[inline(always)]
 fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
-    let Some(under_way) = given::under_way() else { return true };
-    under_way.asking = packet.connection();
-    let found = lookup(ctx, packet.source, packet.source_port, packet.gateway, packet.port);
-    under_way.asking.port = 0;
+    let Some(handoff) = handoff::this_cpu() else { return true };
+    handoff.lookup = packet.connection();
+    let found = find_socket(ctx, packet.source, packet.source_port, packet.gateway, packet.port);
+    handoff.lookup.port = 0;
     match found {
         None => false,
         Some(sk) => {
@@ -186,10 +186,11 @@ fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
     }
 }
 
-/// Gives the packet to the listener on the target.
+/// Assigns the packet to the listener on the target.
 #[inline(always)]
-fn assign(ctx: &TcContext, packet: &Packet, service: &Service) -> Outcome {
-    let Some(sk) = lookup(ctx, packet.source, packet.source_port, service.target, service.port) else {
+fn assign(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Outcome {
+    let Some(sk) = find_socket(ctx, packet.source, packet.source_port, attachment.target, attachment.port)
+    else {
         return Outcome::NoListener;
     };
     // SAFETY: `sk` is referenced until it is released, on every path.
@@ -205,10 +206,10 @@ fn assign(ctx: &TcContext, packet: &Packet, service: &Service) -> Outcome {
     outcome
 }
 
-/// The socket of this network namespace that a packet from `source` to `to` would reach, referenced.
+/// The socket of this network namespace that a packet from `source` to `to` would reach. It is referenced.
 #[inline(always)]
-fn lookup(ctx: &TcContext, source: Ip, source_port: u16, to: Ip, port: u16) -> Option<*mut bpf_sock> {
-    // Not zeroed: that would be a call, for which older verifiers walk through far more states.
+fn find_socket(ctx: &TcContext, source: Ip, source_port: u16, to: Ip, port: u16) -> Option<*mut bpf_sock> {
+    // Not zeroed: that would be a function call, with which older verifiers walk through far more states.
     let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
     let parts = tuple.as_mut_ptr();
     // SAFETY: every field of one family is written, none is read, and the size says which family it is.

@@ -1,6 +1,5 @@
-//! `sock_ops` on the root cgroup: puts every new listener an attachment wants into the listener map, so that a
-//! service that restarts is served again with no userspace running. Hands new connections to `identity`, and requests
-//! to `given`.
+//! Listener tracking: puts every new listener that an attachment wants into the listener map, so that a service that
+//! restarts is served again with no userspace running.
 //!
 //! The program sees listen(2) in **every** network namespace. A listener counts only if it belongs to the attached
 //! one; otherwise a container that listens on its own 127.0.0.1 would take the service's place.
@@ -8,14 +7,9 @@
 use core::ptr::addr_of;
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
-        BPF_SOCK_OPS_TIMEOUT_INIT, bpf_sock_ops,
-    },
+    bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_ops},
     cty::c_void,
-    helpers::{bpf_get_netns_cookie, bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
-    macros::sock_ops,
+    helpers::{bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
     programs::SockOpsContext,
 };
 use aya_log_ebpf::{debug, warn};
@@ -25,27 +19,16 @@ use bridge_common::{
 };
 
 use crate::{
-    context::{socket_cookie, words},
-    given, identity, maps, switches,
+    context::{in_attached_netns, socket_cookie, words},
+    maps, switches,
 };
 
 /// `-EEXIST`: another listener holds the slot.
 const EEXIST: i64 = -17;
 
-/// Entry point. The return value only matters with a reply, which is left at 0: the kernel's own timeout stands.
-#[sock_ops]
-pub(crate) fn track_listener(ctx: SockOpsContext) -> u32 {
-    match ctx.op() {
-        BPF_SOCK_OPS_TCP_LISTEN_CB => track(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => identity::establish(&ctx),
-        BPF_SOCK_OPS_TIMEOUT_INIT => given::request_made(&ctx),
-        _ => {}
-    }
-    1
-}
-
+/// A socket begins to listen.
 #[inline(always)]
-fn track(ctx: &SockOpsContext) {
+pub(crate) fn listen(ctx: &SockOpsContext) {
     let key = target_key(ctx.ops);
     // SAFETY: the value is a plain integer.
     if unsafe { maps::TARGETS.get(&key) }.is_none() {
@@ -60,13 +43,13 @@ fn track(ctx: &SockOpsContext) {
     }
     if is_mptcp(ctx.ops) {
         stats.mptcp += 1;
-        // As large as the map of targets, and only targets are in it.
-        let _ = maps::MPTCP.insert(&key, &1, 0);
+        // It cannot be full: it is as large as TARGETS, and holds only keys of TARGETS.
+        let _ = maps::MPTCP_TARGETS.insert(&key, &1, 0);
         debug!(ctx, "mptcp-listener on port {}", key.port);
         return;
     }
-    // Missing unless the service listened with MPTCP before.
-    let _ = maps::MPTCP.remove(&key);
+    // There is no entry unless the service listened with MPTCP before.
+    let _ = maps::MPTCP_TARGETS.remove(&key);
     insert(ctx, &key, stats);
 }
 
@@ -78,20 +61,6 @@ fn target_key(ops: *const bpf_sock_ops) -> TargetKey {
         let (v4, v6) = (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
         TargetKey::new(Ip::from_context(family, v4, v6), addr_of!((*ops).local_port).read_volatile() as u16)
     }
-}
-
-/// A socket whose namespace cannot be told is foreign.
-#[inline(always)]
-pub(crate) fn in_attached_netns(ctx: &SockOpsContext) -> bool {
-    let Some(meta) = maps::META.get(0) else { return false };
-    let cookie = if switches::HAVE_NETNS_COOKIE.load() != 0 {
-        // SAFETY: allowed for sock_ops where the switch is on.
-        unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
-    } else {
-        // SAFETY: the value is a plain integer.
-        unsafe { maps::BOUND.get(&socket_cookie(ctx)) }.copied().unwrap_or(0)
-    };
-    cookie != 0 && cookie == meta.netns_cookie
 }
 
 /// An MPTCP subflow listener must not enter a SOCKMAP: kernels before 6.1.159 and 6.12.60 would let it in and

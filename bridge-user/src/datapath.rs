@@ -70,7 +70,7 @@ pub enum Reason {
     UnixTarget,
     /// The user asked for the socket map, and the target is a UNIX socket.
     UnixTargetNotInSockmap,
-    /// The target's listener uses MPTCP, and steering to such does not work on this host; says why.
+    /// The target's listener uses MPTCP, and steering to MPTCP does not work on this host; says why.
     Mptcp(String),
     /// A PROXY header has to be written, which takes a relay.
     ProxyProtocol,
@@ -90,7 +90,7 @@ impl fmt::Display for Reason {
                 f.write_str("what was written to a UNIX socket cannot be accounted in a socket map")
             }
             Self::Mptcp(why) => {
-                write!(f, "the listener uses MPTCP, and steering to such does not work here: {why}")
+                write!(f, "the listener uses MPTCP, and steering to MPTCP does not work here: {why}")
             }
             Self::ProxyProtocol => f.write_str("a PROXY header is written by a relay only"),
             Self::SteeringFailed(why) => write!(f, "steering does not work here: {why}"),
@@ -174,8 +174,8 @@ fn steer(facts: &Facts, target: &Target, mptcp: bool) -> Result<(Datapath, Reaso
     steerable(target, facts.proxy_protocol)?;
     if let (true, Err(why)) = (mptcp, &facts.mptcp) {
         return Err(format!(
-            "the listener on {target} uses MPTCP, and steering to such does not work here ({why}): use --datapath auto \
-             with --foreground, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)"
+            "the listener on {target} uses MPTCP, and steering to MPTCP does not work here ({why}): use --datapath \
+             auto with --foreground, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)"
         ));
     }
     if let (Identity::Loopback, Err(why)) = (facts.identity, &facts.loopback) {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use bridge_common::maps::{Stats, TrackStats};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     attachment::{AttachmentState, Identity},
@@ -25,30 +25,18 @@ pub struct Report {
     pub version: u32,
     /// One entry per attachment, by name.
     pub attachments: Vec<Entry>,
-    /// What became of listeners on watched addresses, whole namespace; absent when nothing is attached.
+    /// What became of listeners on wanted addresses, whole namespace; absent when nothing is attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_tracking: Option<ListenerTracking>,
 }
 
-/// What the kernel's listener tracking did since the first attach.
-#[derive(Debug, Serialize)]
-pub struct ListenerTracking {
-    /// Registered at listen(2).
-    pub tracked: u64,
-    /// Ignored: another network namespace's.
-    pub foreign: u64,
-    /// Left alone: MPTCP.
-    pub mptcp: u64,
-    /// Refused by the socket map.
-    pub refused: u64,
-    /// Registered in the place of an older member of a large `SO_REUSEPORT` group.
-    pub replaced: u64,
-}
+/// What the kernel's listener tracking did since the first attach: in JSON, one member for each counter.
+#[derive(Debug)]
+pub struct ListenerTracking(pub TrackStats);
 
-impl From<TrackStats> for ListenerTracking {
-    fn from(stats: TrackStats) -> Self {
-        let TrackStats { tracked, foreign, mptcp, refused, replaced } = stats;
-        Self { tracked, foreign, mptcp, refused, replaced }
+impl Serialize for ListenerTracking {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.named())
     }
 }
 
@@ -169,9 +157,9 @@ pub fn judge(state: &AttachmentState, bridge_there: bool, facts: &Facts) -> Judg
     }
     if let Some(listener) = plan::only_mptcp(&facts.listeners, target) {
         let text = format!(
-            "{} is an MPTCP listener now, and what steers to such is not there, the tc program on {} or the nftables table \
-             bridge_user (`nft flush ruleset` takes it away): attach again, or start the service with MPTCP off (Go programs: \
-             GODEBUG=multipathtcp=0)",
+            "{} is an MPTCP listener now, and the tc program on {} or the nftables table bridge_user is missing, which \
+             steering to it needs (`nft flush ruleset` removes the table): attach again, or start the service with \
+             MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
             listener.addr, state.bridge
         );
         return (Readiness::Failed, Some(text));

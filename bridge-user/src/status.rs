@@ -10,7 +10,7 @@ use crate::{
     },
     net::{links, listeners::tcp_listeners, netns},
     plan,
-    report::{self, Entry, Facts, JSON_VERSION, Report},
+    report::{self, Entry, Facts, JSON_VERSION, ListenerTracking, Report},
     runner::control::{self, Answers},
 };
 
@@ -74,6 +74,6 @@ fn steered_here() -> anyhow::Result<Report> {
         let judgement = report::judge(&attachment, links::is_there(&attachment)?, &facts);
         report.attachments.push(Entry::of_steered(&attachment, &state.stats(id)?, &facts, judgement));
     }
-    report.listener_tracking = Some(state.track_stats()?.into());
+    report.listener_tracking = Some(ListenerTracking(state.track_stats()?));
     Ok(report)
 }

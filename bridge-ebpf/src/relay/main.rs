@@ -90,7 +90,8 @@ fn hand_over(ctx: &SkBuffContext, mut source: u64) -> bool {
 fn count(direction: u32, len: u32) {
     if let Some(totals) = maps::TOTALS.get_ptr_mut(direction) {
         // SAFETY: a per-CPU value; softirqs do not interrupt each other on one CPU, and a verdict that runs in a
-        // process's context does so with them off (`tcp_data_ready` under the socket's lock) or may lose this count only.
+        // process's context does so with them off (`tcp_data_ready` under the socket's lock) or may lose this count
+        // only.
         unsafe { (*totals).bytes = (*totals).bytes.wrapping_add(u64::from(len)) };
     }
 }

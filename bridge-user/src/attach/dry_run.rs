@@ -145,10 +145,10 @@ fn create_steps(prepared: &Prepared, dir: &Path) -> Vec<String> {
 fn link_step(program: &str, dir: &Path) -> String {
     let hook = match program {
         names::PROG_STEER => "sk_lookup of this network namespace",
-        names::PROG_TRACK => "sock_ops of the root cgroup",
-        names::PROG_PEER4 | names::PROG_PEER6 => "getpeername of the root cgroup",
-        names::PROG_OWN4 | names::PROG_OWN6 => "getsockname of the root cgroup",
-        names::PROG_FORGET => "sock_release of the root cgroup",
+        names::PROG_SOCK_OPS => "sock_ops of the root cgroup",
+        names::PROG_GETPEERNAME4 | names::PROG_GETPEERNAME6 => "getpeername of the root cgroup",
+        names::PROG_GETSOCKNAME4 | names::PROG_GETSOCKNAME6 => "getsockname of the root cgroup",
+        names::PROG_SOCK_RELEASE => "sock_release of the root cgroup",
         _ => "post_bind of the root cgroup",
     };
     let pin = dir.join(pins::link_name(program));

@@ -283,7 +283,7 @@ fn put_all(session: &mut Session, prepared: &Prepared) -> anyhow::Result<()> {
     }
     if let Some(state) = prepared.steered.iter().find(|state| state.identity == Identity::Loopback) {
         session
-            .tell_identities()
+            .attach_identity()
             .with_context(|| plan::failed_to_attach(&state.service, state.port, &state.bridge))?;
     }
     for state in &prepared.steered {

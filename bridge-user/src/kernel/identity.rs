@@ -1,7 +1,7 @@
 //! The programs of the loopback identity: on the root cgroup, attached before the first attachment that wants them.
 //!
 //! Invariant: once attached they stay as long as the instance, whatever becomes of the attachments, so that a
-//! connection's service is told the same to the end.
+//! connection's identity never changes.
 
 use std::{
     fs::File,
@@ -18,9 +18,14 @@ use bridge_common::names;
 
 use super::{object, pins::link_name, sys};
 
-/// Every program, in attach order: what is noted for a socket is forgotten from the start.
-pub const PROGRAMS: [&str; 5] =
-    [names::PROG_FORGET, names::PROG_PEER4, names::PROG_PEER6, names::PROG_OWN4, names::PROG_OWN6];
+/// Every program, in attach order: entries of closed sockets are removed from the start.
+pub const PROGRAMS: [&str; 5] = [
+    names::PROG_SOCK_RELEASE,
+    names::PROG_GETPEERNAME4,
+    names::PROG_GETPEERNAME6,
+    names::PROG_GETSOCKNAME4,
+    names::PROG_GETSOCKNAME6,
+];
 
 /// Whether all of them are attached to the instance in `dir`.
 pub fn is_attached(dir: &Path) -> bool {
@@ -74,7 +79,7 @@ fn attach(ebpf: &mut Ebpf, program: &'static str, cgroup: &File) -> anyhow::Resu
 
 fn load(ebpf: &mut Ebpf, program: &'static str) -> anyhow::Result<()> {
     let loaded = match program {
-        names::PROG_FORGET => object::program::<CgroupSock>(ebpf, program)?.load(),
+        names::PROG_SOCK_RELEASE => object::program::<CgroupSock>(ebpf, program)?.load(),
         _ => object::program::<CgroupSockAddr>(ebpf, program)?.load(),
     };
     loaded.map_err(|error| object::refusal(program, error))

@@ -288,11 +288,11 @@ impl Session {
         Ok(())
     }
 
-    /// Lets services see local clients, where an attachment says so.
+    /// Attaches the programs of the loopback identity, unless they are attached.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn tell_identities(&mut self) -> anyhow::Result<()> {
+    pub fn attach_identity(&mut self) -> anyhow::Result<()> {
         let path = self.path.clone();
         if identity::is_attached(&path) {
             return Ok(());
@@ -370,7 +370,7 @@ fn remember(state: &mut State, probed: bool, owner: u64) -> anyhow::Result<()> {
 }
 
 /// The cookie of the calling thread's namespace. Where the kernel does not tell (below Linux 5.14), a socket is bound
-/// and the attached bind hook has noted it.
+/// and the attached bind hook has recorded it.
 fn current_netns_cookie(maps: &Maps) -> anyhow::Result<u64> {
     let socket =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to bind a socket on 127.0.0.1")?;
@@ -378,7 +378,7 @@ fn current_netns_cookie(maps: &Maps) -> anyhow::Result<u64> {
         Ok(cookie) => Ok(cookie),
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
             let cookie = sys::socket_cookie(&socket)?;
-            maps.bound.get(&cookie, 0).context("the bind hook noted nothing")
+            maps.bound_netns.get(&cookie, 0).context("the bind hook recorded nothing")
         }
         Err(error) => Err(error.into()),
     }

@@ -9,15 +9,14 @@ use aya::{
 };
 use bridge_common::{
     ABI_VERSION,
-    maps::{
-        AllowKey, Arriving, Attachment, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats, UnderWay,
-    },
+    maps::{AllowKey, Attachment, Meta, RuleKey, Stats, TargetKey, TrackStats},
     names,
+    registry::MapRow,
 };
 
 use super::sys;
 
-/// The maps userspace reads or writes. Their meaning is documented in `bridge-ebpf/src/maps.rs`.
+/// The maps userspace reads or writes. Their meaning is documented in `bridge_common::names`.
 pub struct Maps {
     /// See `META`.
     pub meta: Array<MapData, Meta>,
@@ -29,16 +28,16 @@ pub struct Maps {
     pub allow: LpmTrie<MapData, AllowKey, u32>,
     /// See `TARGETS`.
     pub targets: HashMap<MapData, TargetKey, u32>,
-    /// See `MPTCP`.
-    pub mptcp: HashMap<MapData, TargetKey, u32>,
+    /// See `MPTCP_TARGETS`.
+    pub mptcp_targets: HashMap<MapData, TargetKey, u32>,
     /// See `LISTENERS`.
     pub listeners: MapData,
     /// See `STATS`.
     pub stats: PerCpuHashMap<MapData, u32, Stats>,
     /// See `TRACK_STATS`.
     pub track_stats: PerCpuArray<MapData, TrackStats>,
-    /// See `BOUND`.
-    pub bound: HashMap<MapData, u64, u64>,
+    /// See `BOUND_NETNS`.
+    pub bound_netns: HashMap<MapData, u64, u64>,
 }
 
 impl Maps {
@@ -74,35 +73,14 @@ impl Maps {
             attachments: get(names::ATTACHMENTS)?.try_into()?,
             allow: get(names::ALLOW)?.try_into()?,
             targets: get(names::TARGETS)?.try_into()?,
-            mptcp: get(names::MPTCP)?.try_into()?,
+            mptcp_targets: get(names::MPTCP_TARGETS)?.try_into()?,
             listeners,
             stats: get(names::STATS)?.try_into()?,
             track_stats: get(names::TRACK_STATS)?.try_into()?,
-            bound: get(names::BOUND)?.try_into()?,
+            bound_netns: get(names::BOUND_NETNS)?.try_into()?,
         })
     }
 }
-
-/// (name, key size, value size) of every map, in bytes. The ring buffer has neither.
-pub const LAYOUT: [(&str, usize, usize); 17] = [
-    (names::META, 4, size_of::<Meta>()),
-    (names::RULES, size_of::<RuleKey>(), 4),
-    (names::ATTACHMENTS, 4, size_of::<Attachment>()),
-    (names::ALLOW, 4 + size_of::<AllowKey>(), 4),
-    (names::TARGETS, size_of::<TargetKey>(), 4),
-    (names::MPTCP, size_of::<TargetKey>(), 4),
-    (names::LISTENERS, size_of::<ListenerKey>(), 8),
-    (names::STATS, 4, size_of::<Stats>()),
-    (names::TRACK_STATS, 4, size_of::<TrackStats>()),
-    (names::BOUND, 8, 8),
-    (names::UNDER_WAY, 4, size_of::<UnderWay>()),
-    (names::UNANSWERED, 4, size_of::<u64>()),
-    (names::ARRIVING, 4, size_of::<Arriving>()),
-    (names::OVERTAKEN, 8, size_of::<TargetKey>()),
-    (names::STORIES, 8, size_of::<TargetKey>()),
-    (names::LOCAL, 4, size_of::<TargetKey>()),
-    (names::LOGS, 0, 0),
-];
 
 /// Requires that the maps pinned in `dir` are those of this version: first the version they say, then every map's
 /// sizes. aya takes a pinned map of any shape, and programs that read it with another one would go wrong silently.
@@ -119,15 +97,15 @@ pub fn require_same_version(dir: &Path) -> anyhow::Result<()> {
          {ABI_VERSION}: {NEXT}",
         dir.display()
     );
-    for (name, key, value) in LAYOUT {
+    for MapRow { name, key_size, value_size, .. } in names::MAPS {
         let info = MapInfo::from_pin(dir.join(name))
             .with_context(|| format!("failed to read pinned map {name} in {}: {NEXT}", dir.display()))?;
         let found = (info.key_size() as usize, info.value_size() as usize);
         ensure!(
-            found == (key, value),
+            found == (key_size, value_size),
             "failed to use pinned map {name} in {}: its key and value are {found:?} bytes, expected {:?}: {NEXT}",
             dir.display(),
-            (key, value)
+            (key_size, value_size)
         );
     }
     Ok(())

@@ -13,7 +13,7 @@ use aya::{
     programs::{CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
 };
 use aya_obj::generated::bpf_attach_type;
-use bridge_common::{maps::MAX_OVERTAKEN, names};
+use bridge_common::{maps::MAX_PENDING_LRU, names};
 
 use super::{features::Features, sys};
 
@@ -75,7 +75,7 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
         .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
         .override_global(aya_log::LEVEL, level.as_static(), true)
-        .map_max_entries(names::OVERTAKEN, overtaken_entries(cpus));
+        .map_max_entries(names::PENDING_LRU, pending_lru_entries(cpus));
     if let Some(dir) = pins {
         for name in names::ALL_MAPS {
             loader.map_pin_path(name, dir.join(name));
@@ -93,23 +93,23 @@ const fn flag(on: bool) -> &'static u8 {
     if on { &1 } else { &0 }
 }
 
-/// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when that is
-/// all of them, it takes entries away that are new.
-fn overtaken_entries(cpus: usize) -> u32 {
-    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_OVERTAKEN)
+/// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when that
+/// is all of them, it takes entries away that are new.
+fn pending_lru_entries(cpus: usize) -> u32 {
+    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_PENDING_LRU)
 }
 
 fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
     let refused = |name: &'static str| move |error| refusal(name, error);
     program::<SkLookup>(ebpf, names::PROG_STEER)?.load().map_err(refused(names::PROG_STEER))?;
-    program::<SockOps>(ebpf, names::PROG_TRACK)?.load().map_err(refused(names::PROG_TRACK))?;
+    program::<SockOps>(ebpf, names::PROG_SOCK_OPS)?.load().map_err(refused(names::PROG_SOCK_OPS))?;
     if features.mptcp_helper {
         program::<SchedClassifier>(ebpf, names::PROG_STEER_TC)?
             .load()
             .map_err(refused(names::PROG_STEER_TC))?;
     }
     if !features.netns_cookie {
-        for name in [names::PROG_BIND4, names::PROG_BIND6] {
+        for name in [names::PROG_POST_BIND4, names::PROG_POST_BIND6] {
             program::<CgroupSock>(ebpf, name)?.load().map_err(refused(name))?;
         }
     }
@@ -155,9 +155,9 @@ pub struct Links {
 /// The programs that track listeners, in attach order; they are attached before the one that steers.
 pub fn tracking_programs(features: Features) -> &'static [&'static str] {
     if features.netns_cookie {
-        &[names::PROG_TRACK]
+        &[names::PROG_SOCK_OPS]
     } else {
-        &[names::PROG_BIND4, names::PROG_BIND6, names::PROG_TRACK]
+        &[names::PROG_POST_BIND4, names::PROG_POST_BIND6, names::PROG_SOCK_OPS]
     }
 }
 
@@ -181,13 +181,13 @@ pub fn attach(ebpf: &mut Ebpf, features: Features, netns: &File, cgroup: &File) 
 /// When the kernel refuses.
 pub(super) fn attach_to_cgroup(ebpf: &Ebpf, name: &str, cgroup: &File) -> anyhow::Result<OwnedFd> {
     let hook = match name {
-        names::PROG_BIND4 => bpf_attach_type::BPF_CGROUP_INET4_POST_BIND,
-        names::PROG_BIND6 => bpf_attach_type::BPF_CGROUP_INET6_POST_BIND,
-        names::PROG_PEER4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
-        names::PROG_PEER6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
-        names::PROG_OWN4 => bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME,
-        names::PROG_OWN6 => bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME,
-        names::PROG_FORGET => bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
+        names::PROG_POST_BIND4 => bpf_attach_type::BPF_CGROUP_INET4_POST_BIND,
+        names::PROG_POST_BIND6 => bpf_attach_type::BPF_CGROUP_INET6_POST_BIND,
+        names::PROG_GETPEERNAME4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+        names::PROG_GETPEERNAME6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+        names::PROG_GETSOCKNAME4 => bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME,
+        names::PROG_GETSOCKNAME6 => bpf_attach_type::BPF_CGROUP_INET6_GETSOCKNAME,
+        names::PROG_SOCK_RELEASE => bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
         _ => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
     };
     let link = sys::link_to_cgroup(program_fd(ebpf, name)?.as_fd(), cgroup.as_fd(), hook);
@@ -230,12 +230,19 @@ pub(super) fn declared_maps(object: &[u8]) -> std::collections::BTreeMap<String,
     maps.map(|(name, map)| (name.clone(), (map.key_size(), map.value_size()))).collect()
 }
 
+/// The same of the maps that `bridge_common` lists.
+#[cfg(test)]
+pub(super) fn shared_layout(
+    maps: &[bridge_common::registry::MapRow],
+) -> std::collections::BTreeMap<String, (u32, u32)> {
+    maps.iter().map(|map| (map.name.to_owned(), (map.key_size as u32, map.value_size as u32))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::kernel::maps::LAYOUT;
 
     #[test]
     fn object_has_every_program() {
@@ -245,14 +252,15 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_overtaken_connections_on_every_cpu() {
-        assert_eq!([1, 32, 128].map(overtaken_entries), [MAX_OVERTAKEN, MAX_OVERTAKEN, 4 * MAX_OVERTAKEN]);
+    fn there_is_room_for_pending_handshakes_on_every_cpu() {
+        assert_eq!(
+            [1, 32, 128].map(pending_lru_entries),
+            [MAX_PENDING_LRU, MAX_PENDING_LRU, 4 * MAX_PENDING_LRU]
+        );
     }
 
     #[test]
     fn object_has_every_map_with_the_shared_layout() {
-        let layout = LAYOUT.iter().map(|&(name, key, value)| (name.to_owned(), (key as u32, value as u32)));
-        assert_eq!(declared_maps(OBJECT), layout.collect());
-        assert_eq!(LAYOUT.map(|(name, ..)| name), names::ALL_MAPS);
+        assert_eq!(declared_maps(OBJECT), shared_layout(&names::MAPS));
     }
 }

@@ -308,16 +308,7 @@ mod tests {
     fn object_has_the_program_and_every_map_with_the_shared_layout() {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
         assert_eq!(object.programs.keys().collect::<Vec<_>>(), [names::PROG_REDIRECT]);
-        let layout = [
-            (names::SINKS, 8, 4),
-            (names::SOURCES, 8, 4),
-            (names::PROGRESS, 8, size_of::<Progress>()),
-            (names::CREDIT, 8, size_of::<Credit>()),
-            (names::TOTALS, 4, size_of::<Totals>()),
-        ];
-        let expected = layout.iter().map(|&(name, key, value)| (name.to_owned(), (key, value as u32)));
-        assert_eq!(object::declared_maps(OBJECT), expected.collect());
-        assert_eq!(layout.map(|(name, ..)| name), names::ALL_MAPS);
+        assert_eq!(object::declared_maps(OBJECT), object::shared_layout(&names::MAPS));
     }
 
     #[test]

@@ -25,8 +25,8 @@ const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
 /// Registers every listener of the calling thread's namespace that some attachment wants and that is not registered
-/// yet. Of MPTCP listeners, which a SOCKMAP refuses, only the address is noted, and no address that has none any more; those
-/// bound to an interface are left out.
+/// yet. Of MPTCP listeners, which a SOCKMAP refuses, only the address is recorded, and addresses without one are
+/// removed. Listeners bound to an interface are left out.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
@@ -35,12 +35,12 @@ pub fn register_existing(state: &mut State) -> anyhow::Result<()> {
         state.maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")?;
     let known: HashSet<u64> = state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect();
     let mut listeners = wanted_listeners(&wanted)?;
-    if forget_mptcp_except(state, &mptcp_keys(&listeners))? {
-        // One that began to listen meanwhile may have been noted in the kernel, and forgotten here.
+    if remove_mptcp_except(state, &mptcp_keys(&listeners))? {
+        // One that began to listen meanwhile may have been recorded in the kernel, and removed here.
         listeners = wanted_listeners(&wanted)?;
     }
     for key in mptcp_keys(&listeners) {
-        state.maps.mptcp.insert(key, 1, 0).context("failed to write map MPTCP")?;
+        state.maps.mptcp_targets.insert(key, 1, 0).context("failed to write map MPTCP_TARGETS")?;
     }
     let mut missing: Vec<(TargetKey, Listener)> = listeners
         .into_iter()
@@ -73,18 +73,18 @@ fn mptcp_keys(listeners: &[(TargetKey, Listener)]) -> HashSet<TargetKey> {
     listeners.iter().filter(|(_, listener)| listener.mptcp).map(|(key, _)| *key).collect()
 }
 
-/// Forgets the addresses that had an MPTCP listener, but for those in `keep`; returns whether there were any.
+/// Removes the addresses that had an MPTCP listener, except those in `keep`; returns whether there were any.
 ///
 /// # Errors
 /// When the map cannot be read or written.
-pub fn forget_mptcp_except(state: &mut State, keep: &HashSet<TargetKey>) -> anyhow::Result<bool> {
-    let noted: Vec<_> = state.maps.mptcp.keys().filter_map(Result::ok).collect();
-    let stale: Vec<_> = noted.into_iter().filter(|key| !keep.contains(key)).collect();
+pub fn remove_mptcp_except(state: &mut State, keep: &HashSet<TargetKey>) -> anyhow::Result<bool> {
+    let recorded: Vec<_> = state.maps.mptcp_targets.keys().filter_map(Result::ok).collect();
+    let stale: Vec<_> = recorded.into_iter().filter(|key| !keep.contains(key)).collect();
     for key in &stale {
-        match state.maps.mptcp.remove(key) {
+        match state.maps.mptcp_targets.remove(key) {
             // A plain listener came there meanwhile, and the tracking program removed it.
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
-            result => result.context("failed to clean map MPTCP")?,
+            result => result.context("failed to clean map MPTCP_TARGETS")?,
         }
     }
     Ok(!stale.is_empty())

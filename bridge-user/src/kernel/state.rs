@@ -19,14 +19,14 @@ use bridge_common::{
         IFNAME_LEN, ListenerKey, Meta, NETWORK_LEN, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN,
         Stats, TargetKey, TrackStats,
     },
-    steer::{self, Source},
+    steer::{self, SourceClass},
 };
 use ipnet::IpNet;
 
 use super::{
     maps::Maps,
     object::{BUILD_ID, EventLevel},
-    register::{forget_mptcp_except, register_existing},
+    register::{register_existing, remove_mptcp_except},
     sys,
 };
 use crate::{
@@ -75,7 +75,7 @@ impl State {
         let mut allow: HashMap<u32, BTreeSet<IpNet>> = HashMap::new();
         for entry in self.maps.allow.iter() {
             let (key, source) = entry.context("failed to read map ALLOW")?;
-            if source == Source::ALLOWED {
+            if source == SourceClass::ALLOWED {
                 let (set, net) = decode_allow(&key);
                 allow.entry(set).or_default().insert(net);
             }
@@ -98,13 +98,7 @@ impl State {
     /// When the map cannot be read.
     pub fn stats(&self, id: u32) -> anyhow::Result<Stats> {
         let values = self.maps.stats.get(&id, 0).context("failed to read map STATS")?;
-        Ok(values.iter().fold(Stats::default(), |sum, v| Stats {
-            accepted: sum.accepted + v.accepted,
-            denied: sum.denied + v.denied,
-            no_listener: sum.no_listener + v.no_listener,
-            assign_failed: sum.assign_failed + v.assign_failed,
-            ..sum
-        }))
+        Ok(values.iter().copied().sum())
     }
 
     /// Listener-tracking counters, summed over CPUs.
@@ -113,13 +107,7 @@ impl State {
     /// When the map cannot be read.
     pub fn track_stats(&self) -> anyhow::Result<TrackStats> {
         let values = self.maps.track_stats.get(&0, 0).context("failed to read map TRACK_STATS")?;
-        Ok(values.iter().fold(TrackStats::default(), |sum, v| TrackStats {
-            tracked: sum.tracked + v.tracked,
-            foreign: sum.foreign + v.foreign,
-            mptcp: sum.mptcp + v.mptcp,
-            refused: sum.refused + v.refused,
-            replaced: sum.replaced + v.replaced,
-        }))
+        Ok(values.iter().copied().sum())
     }
 
     /// The registered listeners: key and socket cookie. A listener that closes meanwhile is left out.
@@ -169,8 +157,8 @@ impl State {
 
     fn write(&mut self, id: u32, wanted: &AttachmentState, is_new: bool) -> anyhow::Result<()> {
         let allow_set = self.next_allow_set()?;
-        let allowed = wanted.allow.iter().map(|net| (*net, Source::ALLOWED));
-        let host = wanted.gateways.iter().map(|&gateway| (IpNet::from(gateway), Source::HOST));
+        let allowed = wanted.allow.iter().map(|net| (*net, SourceClass::ALLOWED));
+        let host = wanted.gateways.iter().map(|&gateway| (IpNet::from(gateway), SourceClass::HOST));
         for (net, source) in allowed.chain(host) {
             let key = encode_allow(allow_set, &net);
             self.maps.allow.insert(&key, source, 0).context("failed to write map ALLOW")?;
@@ -273,7 +261,7 @@ impl State {
         for key in targets.iter().filter(|key| !wanted.contains(key)) {
             self.maps.targets.remove(key).context("failed to clean map TARGETS")?;
         }
-        forget_mptcp_except(self, wanted)?;
+        remove_mptcp_except(self, wanted)?;
         let fd = self.maps.listeners.fd().as_fd();
         for key in self.listener_keys()? {
             if !wanted.contains(&TargetKey::new(key.addr, key.port)) {

@@ -68,7 +68,7 @@ pub fn ensure_table(dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
     untrack::install().inspect_err(|_| drop(fs::remove_file(&mark)))
 }
 
-/// Whether the nftables table is there. Who may not ask the kernel believes the mark.
+/// Whether the nftables table is there. A caller that may not ask the kernel relies on the mark.
 pub fn has_table(dir: &Path) -> bool {
     dir.join(TABLE_MARK).exists() && untrack::is_installed().unwrap_or(true)
 }

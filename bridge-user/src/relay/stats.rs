@@ -3,65 +3,44 @@
 //! Invariants: each worker has its own [`Counters`] and is their only writer, so counting is a plain load and
 //! store, never a locked instruction; readers see each value late by at most one event, never torn.
 
-use std::{
-    iter::Sum,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use bridge_common::counters;
 use serde::{Deserialize, Serialize};
 
-/// A relay's counters since its start, summed over its workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RelayStats {
-    /// Connections joined to the target.
-    pub accepted: u64,
-    /// Connections reset because their source is not allowed.
-    pub denied: u64,
-    /// Connections reset because the target could not be reached.
-    pub no_listener: u64,
-    /// Connections open now, those still connecting included.
-    pub active: u64,
-    /// Bytes taken from clients, without PROXY headers; those the kernel redirected included.
-    pub bytes_up: u64,
-    /// Bytes taken from the target; those the kernel redirected included.
-    pub bytes_down: u64,
-    /// Bytes the kernel redirected by itself, both directions.
-    pub redirected: u64,
-    /// Connections handed to the kernel.
-    pub offloaded: u64,
-    /// Connections that were to be handed to the kernel and stayed with userspace: the kernel refused a socket, the
-    /// target is a UNIX socket, or urgent data was sent.
-    pub refused_offload: u64,
-    /// Of the resets, those of connections in which the kernel repeated bytes.
-    pub repeated: u64,
-    /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
-    pub resets: u64,
-    /// Connections reset because the limit of open ones was reached.
-    pub over_limit: u64,
-    /// Connections reset because nothing moved for the idle timeout.
-    pub idle_closed: u64,
-    /// Times accept(2) or socket(2) failed, most likely for lack of descriptors or memory, and the worker waited.
-    pub accept_errors: u64,
-}
-
-impl Sum for RelayStats {
-    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        all.fold(Self::default(), |sum, one| Self {
-            accepted: sum.accepted + one.accepted,
-            denied: sum.denied + one.denied,
-            no_listener: sum.no_listener + one.no_listener,
-            active: sum.active + one.active,
-            bytes_up: sum.bytes_up + one.bytes_up,
-            bytes_down: sum.bytes_down + one.bytes_down,
-            offloaded: sum.offloaded + one.offloaded,
-            refused_offload: sum.refused_offload + one.refused_offload,
-            repeated: sum.repeated + one.repeated,
-            redirected: sum.redirected + one.redirected,
-            resets: sum.resets + one.resets,
-            over_limit: sum.over_limit + one.over_limit,
-            idle_closed: sum.idle_closed + one.idle_closed,
-            accept_errors: sum.accept_errors + one.accept_errors,
-        })
+counters! {
+    /// A relay's counters since its start, summed over its workers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct RelayStats {
+        /// Connections joined to the target.
+        pub accepted: u64,
+        /// Connections reset because their source is not allowed.
+        pub denied: u64,
+        /// Connections reset because the target could not be reached.
+        pub no_listener: u64,
+        /// Connections open now, those still connecting included.
+        pub active: u64,
+        /// Bytes taken from clients, without PROXY headers; those the kernel redirected included.
+        pub bytes_up: u64,
+        /// Bytes taken from the target; those the kernel redirected included.
+        pub bytes_down: u64,
+        /// Bytes the kernel redirected by itself, both directions.
+        pub redirected: u64,
+        /// Connections handed to the kernel.
+        pub offloaded: u64,
+        /// Connections that were to be handed to the kernel and stayed with userspace: the kernel refused a socket, the
+        /// target is a UNIX socket, or urgent data was sent.
+        pub refused_offload: u64,
+        /// Of the resets, those of connections in which the kernel repeated bytes.
+        pub repeated: u64,
+        /// Connections that ended because a socket broke: a peer's reset, or its silence on keepalive probes.
+        pub resets: u64,
+        /// Connections reset because the limit of open ones was reached.
+        pub over_limit: u64,
+        /// Connections reset because nothing moved for the idle timeout.
+        pub idle_closed: u64,
+        /// Times accept(2) or socket(2) failed, most likely for lack of descriptors or memory, and the worker waited.
+        pub accept_errors: u64,
     }
 }
 

@@ -55,7 +55,7 @@ fn cheap_to_verify() -> Result<()> {
     rig.attach_with("7001", &["--identity", "loopback"])?;
     let now = KernelIds::take()?;
     let mut verified = Vec::new();
-    for name in [names::PROG_STEER, names::PROG_STEER_TC, names::PROG_TRACK, names::PROG_PEER6] {
+    for name in [names::PROG_STEER, names::PROG_STEER_TC, names::PROG_SOCK_OPS, names::PROG_GETPEERNAME6] {
         let programs = now.new_programs(&before, name);
         ensure!(programs.len() == usize::from(is_loaded(name)?), "new programs {name}: {programs:?}");
         verified.extend(programs.into_iter().map(|program| (name, verified_instructions(program))));

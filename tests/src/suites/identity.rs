@@ -26,7 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::with_mptcp("identity::mptcp_service_with_plain_and_mptcp_clients", mptcp).in_kernels(),
     Test::new("identity::handshake_with_syn_cookies", syn_cookies).in_kernels(),
     Test::new("identity::request_in_the_first_packet", fast_open).in_kernels(),
-    Test::new("identity::each_connection_keeps_its_story", keeps_its_story),
+    Test::new("identity::each_connection_keeps_its_identity", keeps_its_identity),
     Test::new("identity::redis_in_protected_mode_accepts", redis),
     Test::on_host("identity::postgres_with_its_stock_rules_accepts", postgres_accepts),
     Test::on_host("identity::attach_warns_and_status_shows_it", warning),
@@ -63,7 +63,7 @@ fn plain() -> Result<()> {
     rig.expect("br-a-tcp-7005", Moved::accepted(1), || answers(&rig.net.a1, to))?;
     let seen = service.peers()[0];
     ensure!(seen == Peer { remote: localhost(remote.port()), local: local(7001) }, "it saw {seen:?}");
-    // A service that restarts is told the same, with no userspace running.
+    // A service that restarts sees the same, with no userspace running.
     service.stop();
     let service = Service::start(&rig.net.host, local(7001))?;
     rig.expect("br-a-tcp-7005", Moved::accepted(1), || answers(&rig.net.a1, to))?;
@@ -111,8 +111,12 @@ fn mptcp() -> Result<()> {
         stream.read_to_end(&mut end)?;
         Ok(own)
     })?;
-    let told = |from: SocketAddr| Peer { remote: localhost(from.port()), local: local(7001) };
-    ensure!(service.peers() == [told(plain), told(multipath)], "the service saw {:?}", service.peers());
+    let expected = |from: SocketAddr| Peer { remote: localhost(from.port()), local: local(7001) };
+    ensure!(
+        service.peers() == [expected(plain), expected(multipath)],
+        "the service saw {:?}",
+        service.peers()
+    );
     Ok(())
 }
 
@@ -149,8 +153,8 @@ fn fast_open() -> Result<()> {
     })?;
     let opened = rig.net.host.tcp_counter("TCPFastOpenPassive")?;
     ensure!(opened == 1, "{opened} connections were opened by their first packet");
-    let told = Peer { remote: localhost(remote.port()), local: local(7001) };
-    ensure!(service.peers() == [told], "the service saw {:?}", service.peers());
+    let expected = Peer { remote: localhost(remote.port()), local: local(7001) };
+    ensure!(service.peers() == [expected], "the service saw {:?}", service.peers());
     Ok(())
 }
 
@@ -183,28 +187,28 @@ impl Held {
     }
 }
 
-fn keeps_its_story() -> Result<()> {
+fn keeps_its_identity() -> Result<()> {
     let rig = Rig::new()?;
     let service = listener(&rig.net.host, local(7001), Port::Exclusive)?;
     rig.attach("7001")?;
     let real = Held::open(&rig, &service)?;
     rig.attach_with("7001", LOOPBACK)?;
     let shown = Held::open(&rig, &service)?;
-    let stories = || -> Result<()> {
+    let identities = || -> Result<()> {
         real.sees(A1, gateway())?;
         shown.sees(Ipv4Addr::LOCALHOST, local(7001))
     };
-    stories()?;
+    identities()?;
     rig.attach("7001")?;
-    stories()?;
+    identities()?;
     Held::open(&rig, &service)?.sees(A1, gateway())?;
     // Replaces every program.
     rig.attach_with("7001", &["--identity", "loopback", "--event-level", "debug"])?;
-    stories()?;
+    identities()?;
     Held::open(&rig, &service)?.sees(Ipv4Addr::LOCALHOST, local(7001))?;
     rig.attach("other=7002")?;
     rig.cli().ok(&["detach", "7001"])?;
-    stories()
+    identities()
 }
 
 fn redis() -> Result<()> {

@@ -113,7 +113,7 @@ fn is_usurped(rig: &Rig, service: Service) -> Result<()> {
     Ok(())
 }
 
-/// A connection from [`SOURCE_PORT`] whose SYN was given to the service, and whose handshake never ends.
+/// A connection from [`SOURCE_PORT`] whose SYN was assigned to the service, and whose handshake never ends.
 fn half_made(rig: &Rig) -> Result<()> {
     const DEAF: &str =
         "table ip deaf { chain c { type filter hook input priority 0; tcp sport 7001 drop; }; }";
@@ -123,7 +123,7 @@ fn half_made(rig: &Rig) -> Result<()> {
     ensure!(outcome.is_err(), "the handshake was completed");
     rig.net.a1.nft("delete table ip deaf")?;
     let after = rig.cli().attachment(NAME)?.counters.accepted;
-    ensure!(after > before, "no SYN was given to the service");
+    ensure!(after > before, "no SYN was assigned to the service");
     Ok(())
 }
 

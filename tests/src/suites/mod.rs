@@ -31,8 +31,8 @@ mod docker;
 mod events;
 mod fragments;
 mod identity;
+mod identity_cache;
 mod identity_leaks;
-mod identity_stories;
 mod ipv6;
 mod kinds;
 mod leaks;
@@ -143,7 +143,7 @@ pub(crate) fn all() -> Vec<Test> {
         mptcp_time_wait::TESTS,
         identity::TESTS,
         identity_leaks::TESTS,
-        identity_stories::TESTS,
+        identity_cache::TESTS,
         kinds::TESTS,
         traffic::TESTS,
         scope::TESTS,

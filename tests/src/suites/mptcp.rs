@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use bridge_common::maps::TargetKey;
-use bridge_common::names::{MPTCP, UNANSWERED};
+use bridge_common::names::{MPTCP_TARGETS, SYN_COUNT};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
 
 use super::Test;
@@ -77,8 +77,8 @@ fn served(rig: &Rig, count: usize) -> Result<()> {
 
 /// How many SYNs the service may have answered with a cookie. The client's packets are asked for only when there are
 /// some, which must not be the usual state.
-fn unanswered(rig: &Rig) -> Result<u64> {
-    Ok(pinned::array::<u64>(&rig.net.host, UNANSWERED)?.get(&0, 0)?)
+fn syn_count(rig: &Rig) -> Result<u64> {
+    Ok(pinned::array::<u64>(&rig.net.host, SYN_COUNT)?.get(&0, 0)?)
 }
 
 fn steered() -> Result<()> {
@@ -120,7 +120,7 @@ fn changes_kind() -> Result<()> {
 fn syn_cookies() -> Result<()> {
     let (rig, service) = attached()?;
     served(&rig, 5)?;
-    ensure!(unanswered(&rig)? == 0, "{} of 5 SYNs made no request", unanswered(&rig)?);
+    ensure!(syn_count(&rig)? == 0, "{} of 5 SYNs made no request", syn_count(&rig)?);
     rig.net.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
     let repeated_syns = || rig.net.a1.tcp_counter("TCPSynRetrans");
     let before = repeated_syns()?;
@@ -128,14 +128,14 @@ fn syn_cookies() -> Result<()> {
         (0..5).map(|_| hold(&rig.net.a1, gateway())).collect::<Result<Vec<_>>>()
     })?;
     // Without a request to remember it, a SYN that is sent again is answered again.
-    let (cookies, repeated) = (unanswered(&rig)?, repeated_syns()? - before);
+    let (cookies, repeated) = (syn_count(&rig)?, repeated_syns()? - before);
     ensure!((5..=5 + repeated).contains(&cookies), "{cookies} of 5 SYNs were answered with a cookie");
     rig.net.host.sysctl("net/ipv4/tcp_syncookies", "1")?;
     served(&rig, 5)?;
     ensure!(
-        unanswered(&rig)? == cookies,
+        syn_count(&rig)? == cookies,
         "{} SYNs of 10 made no request, {cookies} had cookies",
-        unanswered(&rig)?
+        syn_count(&rig)?
     );
     ended_by_service(service, held)
 }
@@ -215,7 +215,7 @@ fn ipv6() -> Result<()> {
     let remote = rig.expect_tc(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway6))?;
     ensure!(remote.ip() == A1_6, "the client's own address is {remote}");
     ensure!(service.peers() == [Peer { remote, local: gateway6 }], "the service saw {:?}", service.peers());
-    ensure!(unanswered(&rig)? == 0, "an IPv6 SYN made no request");
+    ensure!(syn_count(&rig)? == 0, "an IPv6 SYN made no request");
     service.stop();
     rig.cli().ok(&["detach", "--all"])?;
     // Bound to `::` of the loopback interface's mapped form, as Java and Go do.
@@ -223,7 +223,7 @@ fn ipv6() -> Result<()> {
     let _service = mptcp_service(&rig, mapped)?;
     rig.attach("7001")?;
     served(&rig, 2)?;
-    let count = unanswered(&rig)?;
+    let count = syn_count(&rig)?;
     ensure!(count == 0, "{count} IPv4 SYNs made no request of a dual-stack listener");
     Ok(())
 }
@@ -295,7 +295,10 @@ fn taken_away() -> Result<()> {
 fn forgotten() -> Result<()> {
     let (rig, service) = attached()?;
     let noted = || -> Result<usize> {
-        Ok(pinned::hash::<TargetKey, u32>(&rig.net.host, MPTCP)?.keys().collect::<Result<Vec<_>, _>>()?.len())
+        Ok(pinned::hash::<TargetKey, u32>(&rig.net.host, MPTCP_TARGETS)?
+            .keys()
+            .collect::<Result<Vec<_>, _>>()?
+            .len())
     };
     ensure!(noted()? == 1, "{} addresses are noted", noted()?);
     rig.attach("other=7002")?;

@@ -159,7 +159,7 @@ fn too_many() -> Result<()> {
         let host = lone_host()?;
         let output = Cli::new(&host).run(&QUICKLY)?;
         if output.code != Some(0) {
-            expect_refusal(&output, 1, &["track_listener", "64", "detach"])?;
+            expect_refusal(&output, 1, &["sock_ops", "64", "detach"])?;
             break host;
         }
         attached.push(Attached(host));

@@ -1,0 +1,167 @@
+//! Lists that would otherwise be written down in several places: the maps of an object, the fields of a set of
+//! counters.
+//!
+//! Invariant: one entry here is all there is to say. Names, layouts, sums and the tables of `docs/design/maps.md` are
+//! made of it; the object itself is compared with it by a host test of `bridge-user`.
+
+/// What there is to know about one map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapRow {
+    /// Its name in the object, and that of its pin.
+    pub name: &'static str,
+    /// The kernel's kind of map.
+    pub kind: &'static str,
+    /// Bytes of a key.
+    pub key_size: usize,
+    /// Bytes of a value, for one CPU.
+    pub value_size: usize,
+    /// What a key is.
+    pub key: &'static str,
+    /// What a value is.
+    pub value: &'static str,
+    /// Who writes it.
+    pub writer: &'static str,
+    /// Who reads it.
+    pub reader: &'static str,
+    /// From when to when an entry is there.
+    pub lifetime: &'static str,
+}
+
+/// The maps of one object: a constant for each name, `ALL_MAPS` (the names), and `MAPS` (a [`MapRow`] for each).
+///
+/// `NAME: "kind", KeyType => ValueType { … }`; the types yield the sizes, `()` that of a map without.
+macro_rules! maps {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident: $kind:literal, $key_type:ty => $value_type:ty {
+            key: $key:literal,
+            value: $value:literal,
+            writer: $writer:literal,
+            reader: $reader:literal,
+            lifetime: $lifetime:literal,
+        }
+    )+) => {
+        $( $(#[$doc])* pub const $name: &str = stringify!($name); )+
+
+        /// The name of every map, in the order it is pinned.
+        pub const ALL_MAPS: [&str; MAPS.len()] = [$($name),+];
+
+        /// Every map, in the same order.
+        pub const MAPS: [$crate::registry::MapRow; [$(stringify!($name)),+].len()] = [$(
+            $crate::registry::MapRow {
+                name: $name,
+                kind: $kind,
+                key_size: size_of::<$key_type>(),
+                value_size: size_of::<$value_type>(),
+                key: $key,
+                value: $value,
+                writer: $writer,
+                reader: $reader,
+                lifetime: $lifetime,
+            },
+        )+];
+    };
+}
+pub(crate) use maps;
+
+/// A struct of counters, their sum over CPUs or workers ([`core::iter::Sum`]), and their names (`named`). Fields after
+/// `and` are no counters: a sum has their default.
+#[macro_export]
+macro_rules! counters {
+    (
+        $(#[$attribute:meta])*
+        pub struct $name:ident {
+            $( $(#[$doc:meta])* pub $counter:ident: u64, )+
+        }
+        $( and { $( $(#[$other_doc:meta])* pub $other:ident: $other_type:ty, )+ } )?
+    ) => {
+        $(#[$attribute])*
+        pub struct $name {
+            $( $(#[$doc])* pub $counter: u64, )+
+            $($( $(#[$other_doc])* pub $other: $other_type, )+)?
+        }
+
+        impl $name {
+            /// Name and value of each counter, in the order they are declared.
+            pub const fn named(&self) -> [(&'static str, u64); [$(stringify!($counter)),+].len()] {
+                [$( (stringify!($counter), self.$counter) ),+]
+            }
+        }
+
+        impl core::iter::Sum for $name {
+            fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+                let mut sum = Self::default();
+                for one in all {
+                    $( sum.$counter += one.$counter; )+
+                }
+                sum
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, format, fs, string::String, vec::Vec};
+
+    use super::*;
+    use crate::{maps::Stats, names};
+
+    const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/design/maps.md");
+    const BEGIN: &str = "<!-- maps: generated -->\n";
+    const END: &str = "<!-- end of the generated table -->";
+
+    fn table(maps: &[MapRow]) -> String {
+        let head = "| map | type | key | value | writer | reader | lifetime of an entry |\n\
+                    | --- | --- | --- | --- | --- | --- | --- |\n";
+        let row = |map: &MapRow| {
+            let MapRow { name, kind, key, value, writer, reader, lifetime, .. } = map;
+            format!("| `{name}` | {kind} | {key} | {value} | {writer} | {reader} | {lifetime} |\n")
+        };
+        [head.into()].into_iter().chain(maps.iter().map(row)).collect()
+    }
+
+    /// The document with these tables between its markers.
+    fn filled(document: &str, tables: [String; 2]) -> String {
+        let mut parts = document.split(BEGIN);
+        let mut filled = String::from(parts.next().unwrap_or_default());
+        let rest: Vec<&str> = parts.collect();
+        assert_eq!(rest.len(), tables.len(), "{DOCUMENT} needs the marker {BEGIN:?} once for each object");
+        for (table, part) in tables.iter().zip(rest) {
+            let (_, after) = part.split_once(END).expect("each table has a marker at its end");
+            filled += &format!("{BEGIN}{table}{END}{after}");
+        }
+        filled
+    }
+
+    #[test]
+    fn document_has_the_table_of_maps() {
+        let document = fs::read_to_string(DOCUMENT).unwrap();
+        let expected = filled(&document, [table(&names::MAPS), table(&names::relay::MAPS)]);
+        if env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(DOCUMENT, &expected).unwrap();
+            return;
+        }
+        assert!(
+            document == expected,
+            "docs/design/maps.md is not what bridge-common/src/names.rs says: run `UPDATE_DOCS=1 cargo test -p \
+             bridge-common document_has` and commit the document"
+        );
+    }
+
+    #[test]
+    fn names_survive_the_kernel() {
+        // BPF_OBJ_NAME_LEN without its NUL.
+        for name in names::ALL_MAPS.iter().chain(&names::relay::ALL_MAPS).chain(&names::ALL_PROGRAMS) {
+            assert!(name.len() <= 15, "{name} has {} bytes, the kernel keeps 15", name.len());
+        }
+    }
+
+    #[test]
+    fn sums_are_over_counters_only() {
+        let one = Stats { accepted: 1, denied: 2, last_event_ns: 3, ..Stats::default() };
+        let sum: Stats = [one, one].into_iter().sum();
+        assert_eq!(sum, Stats { accepted: 2, denied: 4, ..Stats::default() });
+        assert_eq!(sum.named()[..2], [("accepted", 2), ("denied", 4)]);
+    }
+}

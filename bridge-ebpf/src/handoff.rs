@@ -1,0 +1,93 @@
+//! The per-CPU hand-off from the steering programs to `sock_ops`: which packet was assigned to a listener last.
+//!
+//! The kernel makes a request of a SYN, and calls `sock_ops` with `BPF_SOCK_OPS_TIMEOUT_INIT` for it
+//! (`tcp_conn_request`, Linux 4.13). Of an ACK with a SYN cookie and of a SYN with TCP Fast Open it makes a socket at
+//! once, and calls `sock_ops` with `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`. Both happen in the same softirq, before this
+//! CPU sees another packet.
+//!
+//! Invariant: every packet that reaches a listener of the namespace passes a steering program, which clears the
+//! assignment of the packet before. (A packet that another tc program assigned to a socket does not pass one. It is
+//! mistaken for the assigned one only if it has the same addresses and ports, and is the next on this CPU.)
+
+use core::ptr::addr_of;
+
+use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
+use bridge_common::{
+    Ip,
+    maps::{Assignment, ConnectionKey, Handoff, IDENTITY_LOOPBACK, TargetKey},
+};
+
+use crate::{
+    context::{in_attached_netns, words},
+    lookup::{AttachmentFields, Packet},
+    maps, switches, syn_cookies,
+};
+
+/// `AF_INET` and `AF_INET6`.
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// This CPU's hand-off. `None` does not happen.
+#[inline(always)]
+pub(crate) fn this_cpu() -> Option<&'static mut Handoff> {
+    // SAFETY: a per-CPU value; the programs that write it do not interrupt each other.
+    maps::HANDOFF.get_ptr_mut(0).map(|value| unsafe { &mut *value })
+}
+
+/// Clears the assignment: the packet that arrives now is not assigned yet.
+#[inline(always)]
+pub(crate) fn clear(handoff: &mut Handoff) {
+    handoff.assigned.connection.port = 0;
+}
+
+/// Records that the packet is assigned to a listener. `counted`: it is a SYN, and enters the SYN count.
+#[inline(always)]
+pub(crate) fn record(handoff: &mut Handoff, packet: &Packet, attachment: &AttachmentFields, counted: bool) {
+    if counted {
+        syn_cookies::syn_assigned();
+    }
+    handoff.assigned = Assignment {
+        connection: packet.connection(),
+        target: TargetKey::new(attachment.target, attachment.port),
+        loopback: u16::from(attachment.identity == IDENTITY_LOOPBACK),
+        counted: u16::from(counted),
+    };
+}
+
+/// Takes the assignment, if the context's request or socket is the one that the kernel made of it.
+#[inline(always)]
+pub(crate) fn take(ctx: &SockOpsContext) -> Option<Assignment> {
+    let assigned = &mut this_cpu()?.assigned;
+    if assigned.connection.port == 0 || !assigned.connection.is(&connection_key(ctx.ops, assigned)) {
+        return None;
+    }
+    // Another namespace may have a connection with the same addresses. Below Linux 5.15 it may take the assignment of a
+    // SYN that the kernel dropped. That has no effect: the hooks in `identity` compare the namespace, too.
+    if switches::HAVE_NETNS_COOKIE.load() != 0 && !in_attached_netns(ctx) {
+        return None;
+    }
+    let taken = *assigned;
+    assigned.connection.port = 0;
+    Some(taken)
+}
+
+/// The connection of the context's request or socket. If the listener is an IPv6 one, the context's family is IPv6 for
+/// IPv4 SYNs too, although the addresses are IPv4. So the family of the assigned packet decides.
+#[inline(always)]
+fn connection_key(ops: *const bpf_sock_ops, assigned: &Assignment) -> ConnectionKey {
+    let family = if assigned.connection.source.is_v4() { AF_INET } else { AF_INET6 };
+    // SAFETY: the kernel passes a valid context; the verifier checks each access.
+    unsafe {
+        let (remote4, remote6) =
+            (addr_of!((*ops).remote_ip4).read_volatile(), words(addr_of!((*ops).remote_ip6)));
+        let (local4, local6) =
+            (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
+        ConnectionKey {
+            source: Ip::from_context(family, remote4, remote6),
+            gateway: Ip::from_context(family, local4, local6),
+            // 32 bits in network byte order, unlike the local port.
+            source_port: u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16,
+            port: addr_of!((*ops).local_port).read_volatile() as u16,
+        }
+    }
+}
