@@ -1,28 +1,31 @@
 //! The control plane of bridge-user as a library: parse what the user wants, find out what is there, and make the
 //! kernel's eBPF state match.
 //!
-//! Dependency rule: [`control`] and [`relay`] never import aya and [`kernel`] never imports bollard; [`spec`], [`presets`],
-//! [`naming`], [`datapath`] and [`plan`] do no I/O.
+//! Dependency rules: [`engine`] and [`relay`] never import aya and [`kernel`] never imports bollard; [`model`] and
+//! [`plan`] do no I/O; only [`cli`] and [`verbs`] print. From the bottom up: `model`, `net`, `netfilter`, `scope`,
+//! `kernel`, `engine`, `relay`, `probe`, `plan`, `observe`, `runner`, `apply`, `verbs`, `cli`.
+//!
+//! Other crates see [`cli::run`], where its output goes, and the [`Scope`] it works in.
 
-pub mod attach;
-pub mod attachment;
-pub mod check;
+#![expect(unreachable_pub, reason = "in a private module, `pub` says that the rest of the crate uses it")]
+
+mod apply;
 pub mod cli;
-pub mod control;
-pub mod datapath;
-pub mod detach;
-pub mod events;
-pub mod kernel;
-pub mod naming;
-pub mod net;
-pub mod plan;
-pub mod preflight;
-pub mod presets;
-pub mod relay;
-pub mod report;
-pub mod runner;
-pub mod spec;
-pub mod status;
+mod engine;
+mod kernel;
+mod model;
+mod net;
+mod netfilter;
+mod observe;
+mod plan;
+mod probe;
+mod relay;
+mod runner;
+mod scope;
+mod verbs;
+
+pub use net::namespace::Namespace;
+pub use scope::{Roots, Scope};
 
 /// A wrong command line or configuration: exit code 2, where every other failure is 1.
 #[derive(Debug, thiserror::Error)]

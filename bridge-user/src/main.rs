@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use bridge_user::{
+    Scope,
+    cli::{self, Out},
+};
+
 fn main() -> ExitCode {
-    bridge_user::cli::main()
+    cli::run(std::env::args_os(), Scope::of_this_thread, &Out::standard())
 }

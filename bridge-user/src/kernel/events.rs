@@ -1,7 +1,6 @@
 //! The event channel: what the programs wrote with aya-log, as lines.
 
 use std::{
-    io::Write,
     os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -89,14 +88,11 @@ impl Events {
 }
 
 impl Event {
-    /// Writes the event as one line, with the attachment it belongs to when known.
-    ///
-    /// # Errors
-    /// When `out` does.
-    pub fn write(&self, out: &mut impl Write, attachment: Option<&str>) -> std::io::Result<()> {
+    /// The event as one line, its end included, with the attachment it belongs to when known.
+    pub fn line(&self, attachment: Option<&str>) -> String {
         match attachment {
-            Some(name) => writeln!(out, "{} {} [{name}]", self.level, self.message),
-            None => writeln!(out, "{} {}", self.level, self.message),
+            Some(name) => format!("{} {} [{name}]\n", self.level, self.message),
+            None => format!("{} {}\n", self.level, self.message),
         }
     }
 

@@ -19,8 +19,9 @@ use bridge_common::{
     names::relay as names,
     relay::{Credit, DOWN, Progress, Totals, UP},
 };
+use rustix::net::sockopt::socket_cookie;
 
-use super::{object, sys};
+use super::{programs::object, sys};
 
 /// The object `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bridge-ebpf-relay"));
@@ -124,7 +125,7 @@ impl Redirect {
             make_room(socket)?;
         }
         let flow = |source, sink, direction| -> io::Result<_> {
-            let (cookie, base, read) = (sys::socket_cookie(source)?, written(sink)?, read_so_far(source)?);
+            let (cookie, base, read) = (socket_cookie(source)?, written(sink)?, read_so_far(source)?);
             Ok(EnrolledFlow { cookie, base, read, direction })
         };
         let (up, down) = (flow(client, target, UP)?, flow(target, client, DOWN)?);
@@ -136,7 +137,7 @@ impl Redirect {
         }
         match self.watch(down, target) {
             Ok(()) => Ok(Enrolment::Whole(up, down)),
-            Err(error) => Ok(Enrolment::Half(up, down, error)),
+            Err(_) => Ok(Enrolment::Half(up, down)),
         }
     }
 
@@ -224,7 +225,7 @@ pub enum Enrolment {
     Whole(EnrolledFlow, EnrolledFlow),
     /// It sees the client only, the kernel refused the target. Neither flow may ever be opened, and the client's bytes
     /// may be read by recv(2) only.
-    Half(EnrolledFlow, EnrolledFlow, io::Error),
+    Half(EnrolledFlow, EnrolledFlow),
 }
 
 impl fmt::Debug for Redirect {

@@ -14,10 +14,6 @@ use std::{
 use aya::Pod;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
 
-/// `SO_NETNS_COOKIE` (Linux 5.14).
-const SO_NETNS_COOKIE: libc::c_int = 71;
-/// `SO_COOKIE` (Linux 4.12).
-const SO_COOKIE: libc::c_int = 57;
 /// `BPF_SK_LOOKUP`, the expected attach type of sk_lookup programs.
 const BPF_SK_LOOKUP: u32 = 36;
 /// Offset of `ingress_ifindex` in the uapi `struct bpf_sk_lookup`.
@@ -189,32 +185,6 @@ pub(crate) fn map_next_key<K: Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> io::
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn u64_sockopt(socket: impl AsFd, option: libc::c_int) -> io::Result<u64> {
-    let mut value = 0u64;
-    let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `value`.
-    let ret = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    };
-    if ret == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The cookie of the network namespace a socket belongs to (Linux 5.14).
-pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
-    u64_sockopt(socket, SO_NETNS_COOKIE)
-}
-
-/// The cookie of a socket.
-pub(crate) fn socket_cookie(socket: impl AsFd) -> io::Result<u64> {
-    u64_sockopt(socket, SO_COOKIE)
 }
 
 /// Sets an integer option of a socket.

@@ -1,19 +1,20 @@
-//! Network interfaces of the caller's namespace, by rtnetlink: which bridge a name means and its addresses.
+//! Network interfaces of a namespace, by rtnetlink: which bridge a name means and its addresses.
 //!
 //! Inside a container the interface with its address takes the place of the bridge.
 //!
 //! Invariants: a [`Bridge`] returned by [`bridge_by_name`] is a Linux bridge with at least one address that
 //! is not link-local; addresses keep the kernel's order, so the first IPv4 address is the primary one.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::NetError;
-use super::netlink::{attribute, dump, get, push_attribute, u32_at};
-use crate::attachment::AttachmentState;
+use super::{
+    NetError,
+    namespace::Namespace,
+    netlink::{attribute, dump, get, push_attribute, u32_at},
+};
 
 /// Length of `struct ifinfomsg` and of `struct ifaddrmsg`, in bytes.
 const IFINFO_LEN: usize = 16;
@@ -45,29 +46,23 @@ pub struct Link {
     pub kind: String,
 }
 
-/// Whether the interface an attachment was made for is still there, with the gateway addresses.
-///
-/// # Errors
-/// [`NetError::Netlink`] when the interfaces cannot be read.
-pub fn is_there(attachment: &AttachmentState) -> Result<bool, NetError> {
-    let Some(link) = link_by_index(attachment.ifindex)? else { return Ok(false) };
-    let present: BTreeSet<IpAddr> = addresses(link.index)?.into_iter().map(|net| net.addr()).collect();
-    Ok(link.name == attachment.bridge && attachment.gateways.is_subset(&present))
-}
-
 /// The bridge called `name`, with its addresses.
 ///
 /// # Errors
 /// [`NetError::UnknownInterface`] and [`NetError::NotABridge`] list the bridges that exist;
 /// [`NetError::NoAddress`] if containers could connect to nothing; [`NetError::Netlink`] otherwise.
-pub fn bridge_by_name(name: &str) -> Result<Bridge, NetError> {
-    let Some(link) = link_by_name(name)? else {
-        return Err(NetError::UnknownInterface { name: name.to_owned(), bridges: bridge_names()? });
+pub fn bridge_by_name(namespace: &Namespace, name: &str) -> Result<Bridge, NetError> {
+    let Some(link) = link_by_name(namespace, name)? else {
+        return Err(NetError::UnknownInterface { name: name.to_owned(), bridges: bridge_names(namespace)? });
     };
     if link.kind != "bridge" {
-        return Err(NetError::NotABridge { name: link.name, kind: link.kind, bridges: bridge_names()? });
+        return Err(NetError::NotABridge {
+            name: link.name,
+            kind: link.kind,
+            bridges: bridge_names(namespace)?,
+        });
     }
-    let addrs = addresses(link.index)?;
+    let addrs = addresses(namespace, link.index)?;
     if addrs.is_empty() {
         return Err(NetError::NoAddress { name: link.name });
     }
@@ -78,9 +73,9 @@ pub fn bridge_by_name(name: &str) -> Result<Bridge, NetError> {
 ///
 /// # Errors
 /// [`NetError::NoInterface`] if no interface has the address; [`NetError::Netlink`] if the kernel cannot be asked.
-pub fn interface_with(address: IpAddr) -> Result<Bridge, NetError> {
-    for link in links()? {
-        let addrs = addresses(link.index)?;
+pub fn interface_with(namespace: &Namespace, address: IpAddr) -> Result<Bridge, NetError> {
+    for link in links(namespace)? {
+        let addrs = addresses(namespace, link.index)?;
         if addrs.iter().any(|net| net.addr() == address) {
             return Ok(Bridge { index: link.index, name: link.name, addrs });
         }
@@ -92,32 +87,33 @@ pub fn interface_with(address: IpAddr) -> Result<Bridge, NetError> {
 ///
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked.
-pub fn link_by_name(name: &str) -> Result<Option<Link>, NetError> {
+pub fn link_by_name(namespace: &Namespace, name: &str) -> Result<Option<Link>, NetError> {
     if name.is_empty() || name.len() > MAX_NAME_LEN || name.contains('\0') {
         return Ok(None);
     }
-    find_link(0, Some(name))
+    find_link(namespace, 0, Some(name))
 }
 
 /// The interface with this index, or `None` if it is gone. For status: the name behind an index.
 ///
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked.
-pub fn link_by_index(index: u32) -> Result<Option<Link>, NetError> {
+pub fn link_by_index(namespace: &Namespace, index: u32) -> Result<Option<Link>, NetError> {
     // The kernel reads the index as a signed int; 0 means "by name".
     if index == 0 || i32::try_from(index).is_err() {
         return Ok(None);
     }
-    find_link(index, None)
+    find_link(namespace, index, None)
 }
 
-/// All interfaces of the namespace, in the order of their index.
+/// All interfaces of a namespace, in the order of their index.
 ///
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked.
-pub fn links() -> Result<Vec<Link>, NetError> {
-    let payloads = dump(netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(0, None))
-        .map_err(failed("list network interfaces"))?;
+pub fn links(namespace: &Namespace) -> Result<Vec<Link>, NetError> {
+    let payloads =
+        dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(0, None))
+            .map_err(failed("list network interfaces"))?;
     let mut links: Vec<Link> = payloads.iter().filter_map(|payload| parse_link(payload)).collect();
     links.sort_by_key(|link| link.index);
     links.dedup_by_key(|link| link.index);
@@ -128,21 +124,23 @@ pub fn links() -> Result<Vec<Link>, NetError> {
 ///
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked.
-pub fn addresses(index: u32) -> Result<Vec<IpNet>, NetError> {
-    let payloads = dump(netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETADDR, &[0; IFADDR_LEN])
-        .map_err(failed("list addresses"))?;
+pub fn addresses(namespace: &Namespace, index: u32) -> Result<Vec<IpNet>, NetError> {
+    let payloads =
+        dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETADDR, &[0; IFADDR_LEN])
+            .map_err(failed("list addresses"))?;
     Ok(payloads.iter().filter_map(|payload| parse_address(payload, index)).collect())
 }
 
-fn bridge_names() -> Result<Vec<String>, NetError> {
-    let bridges = links()?.into_iter().filter(|link| link.kind == "bridge");
+fn bridge_names(namespace: &Namespace) -> Result<Vec<String>, NetError> {
+    let bridges = links(namespace)?.into_iter().filter(|link| link.kind == "bridge");
     let mut names: Vec<String> = bridges.map(|link| link.name).collect();
     names.sort();
     Ok(names)
 }
 
-fn find_link(index: u32, name: Option<&str>) -> Result<Option<Link>, NetError> {
-    match get(netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(index, name)) {
+fn find_link(namespace: &Namespace, index: u32, name: Option<&str>) -> Result<Option<Link>, NetError> {
+    match get(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(index, name))
+    {
         Ok(payloads) => Ok(payloads.first().and_then(|payload| parse_link(payload))),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(failed("look up a network interface")(error)),

@@ -17,6 +17,11 @@ fn in_new_netns(body: impl FnOnce() + Send + 'static) {
     thread.join().expect("the test body");
 }
 
+/// The namespace of the test's thread.
+fn here() -> Namespace {
+    Namespace::current().expect("/proc")
+}
+
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip from iproute2");
     assert!(status.success(), "ip {arguments}");
@@ -24,25 +29,25 @@ fn ip(arguments: &str) {
 
 #[test]
 fn loopback_is_found_by_name_and_index() {
-    let lo = link_by_name("lo").expect("netlink").expect("lo");
+    let lo = link_by_name(&here(), "lo").expect("netlink").expect("lo");
     assert_eq!((lo.name.as_str(), lo.kind.as_str()), ("lo", ""));
-    assert_eq!(link_by_index(lo.index).expect("netlink"), Some(lo.clone()));
-    assert!(links().expect("netlink").contains(&lo));
+    assert_eq!(link_by_index(&here(), lo.index).expect("netlink"), Some(lo.clone()));
+    assert!(links(&here()).expect("netlink").contains(&lo));
 }
 
 #[test]
 fn absent_names_and_indexes_are_none() {
     for name in ["", "no-such-link", "a-name-far-longer-than-15-bytes", "a\0b", "with space", "../.."] {
-        assert_eq!(link_by_name(name).expect("netlink"), None, "{name}");
+        assert_eq!(link_by_name(&here(), name).expect("netlink"), None, "{name}");
     }
     for index in [0, 0x7fff_fff0, u32::MAX] {
-        assert_eq!(link_by_index(index).expect("netlink"), None, "{index}");
+        assert_eq!(link_by_index(&here(), index).expect("netlink"), None, "{index}");
     }
 }
 
 #[test]
 fn loopback_is_not_a_bridge() {
-    let error = bridge_by_name("lo").expect_err("lo is no bridge");
+    let error = bridge_by_name(&here(), "lo").expect_err("lo is no bridge");
     assert!(matches!(&error, NetError::NotABridge { kind, .. } if kind.is_empty()), "{error}");
     assert!(error.to_string().contains("expected a Linux bridge"), "{error}");
 }
@@ -58,15 +63,18 @@ fn bridges_are_found_with_their_addresses() {
         ip("link set br-b up");
         ip("link add br-a type bridge");
         ip("link add veth0 type veth peer name veth1");
-        let bridge = bridge_by_name("br-b").expect("br-b");
+        let bridge = bridge_by_name(&here(), "br-b").expect("br-b");
         let addrs: Vec<String> = bridge.addrs.iter().map(ToString::to_string).collect();
         assert_eq!(addrs, ["172.30.0.1/16", "172.30.0.9/16", "fd00:1::1/64"]);
-        assert_eq!(link_by_index(bridge.index).expect("netlink").map(|link| link.name), Some("br-b".into()));
+        assert_eq!(
+            link_by_index(&here(), bridge.index).expect("netlink").map(|link| link.name),
+            Some("br-b".into())
+        );
 
-        assert!(matches!(bridge_by_name("br-a"), Err(NetError::NoAddress { .. })));
-        let error = bridge_by_name("veth0").expect_err("a veth").to_string();
+        assert!(matches!(bridge_by_name(&here(), "br-a"), Err(NetError::NoAddress { .. })));
+        let error = bridge_by_name(&here(), "veth0").expect_err("a veth").to_string();
         assert!(error.contains("of kind veth") && error.contains("(br-a, br-b)"), "{error}");
-        let error = bridge_by_name("br-x").expect_err("unknown").to_string();
+        let error = bridge_by_name(&here(), "br-x").expect_err("unknown").to_string();
         assert!(error.contains("(br-a, br-b)"), "{error}");
     });
 }
@@ -82,8 +90,8 @@ fn lookups_take_milliseconds_among_hundreds_of_links() {
         let mut times: Vec<Duration> = (0..9)
             .map(|_| {
                 let start = Instant::now();
-                bridge_by_name("br-t").expect("br-t");
-                links().expect("netlink");
+                bridge_by_name(&here(), "br-t").expect("br-t");
+                links(&here()).expect("netlink");
                 start.elapsed()
             })
             .collect();

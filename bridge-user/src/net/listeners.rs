@@ -1,4 +1,4 @@
-//! TCP listeners of the caller's namespace, by sock_diag(7): who listens where, and which of them is MPTCP.
+//! TCP listeners of a namespace, by sock_diag(7): who listens where, and which of them is MPTCP.
 //!
 //! Invariants: only sockets in state LISTEN are returned, each once per address it is bound to; a
 //! SO_REUSEPORT group appears with all its members. The [`Listener::cookie`] is that of the TCP socket in the
@@ -20,8 +20,11 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN};
 
-use super::NetError;
-use super::netlink::{attribute, dump};
+use super::{
+    NetError,
+    namespace::Namespace,
+    netlink::{attribute, dump},
+};
 
 /// `INET_DIAG_ULP_INFO` of linux/inet_diag.h, which netlink-packet-sock-diag does not decode.
 const INET_DIAG_ULP_INFO: u16 = 19;
@@ -86,20 +89,20 @@ pub fn is_bound(path: &Path) -> bool {
         .is_err_and(|error| error.raw_os_error() == Some(libc::EPROTOTYPE))
 }
 
-/// Every TCP listener of the calling thread's network namespace, IPv4 first.
+/// Every TCP listener of the network namespace, IPv4 first.
 ///
 /// Takes well under a millisecond for a hundred listeners; needs no privilege except for
 /// [`Listener::mptcp`].
 ///
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked. A kernel without IPv6 simply has no IPv6 listeners.
-pub fn tcp_listeners() -> Result<Vec<Listener>, NetError> {
-    let mut listeners = dump_family(AF_INET)?;
-    listeners.extend(dump_family(AF_INET6)?);
+pub fn tcp_listeners(namespace: &Namespace) -> Result<Vec<Listener>, NetError> {
+    let mut listeners = dump_family(namespace, AF_INET)?;
+    listeners.extend(dump_family(namespace, AF_INET6)?);
     Ok(listeners)
 }
 
-fn dump_family(family: u8) -> Result<Vec<Listener>, NetError> {
+fn dump_family(namespace: &Namespace, family: u8) -> Result<Vec<Listener>, NetError> {
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
@@ -110,8 +113,8 @@ fn dump_family(family: u8) -> Result<Vec<Listener>, NetError> {
     let mut body = vec![0; request.buffer_len()];
     request.emit(&mut body);
     let failed = |cause: io::Error| NetError::Netlink { action: "list TCP listeners", cause };
-    let payloads =
-        dump(netlink_sys::protocols::NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &body).map_err(failed)?;
+    let payloads = dump(namespace, netlink_sys::protocols::NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &body)
+        .map_err(failed)?;
     payloads.iter().map(|payload| parse(payload).map_err(failed)).filter_map(Result::transpose).collect()
 }
 

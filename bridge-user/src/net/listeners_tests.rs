@@ -8,11 +8,19 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-use super::super::proc_fd::testing::{cookie_of, mptcp_socket};
+use super::super::proc_fd::testing::mptcp_socket;
 use super::*;
 
+fn cookie_of(socket: impl AsFd) -> u64 {
+    rustix::net::sockopt::socket_cookie(socket).expect("SO_COOKIE")
+}
+
 fn found(port: u16) -> Vec<Listener> {
-    tcp_listeners().expect("sock_diag").into_iter().filter(|listener| listener.addr.port() == port).collect()
+    tcp_listeners(&Namespace::current().expect("/proc"))
+        .expect("sock_diag")
+        .into_iter()
+        .filter(|listener| listener.addr.port() == port)
+        .collect()
 }
 
 fn inode(fd: impl AsFd) -> u64 {

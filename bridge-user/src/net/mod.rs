@@ -1,17 +1,15 @@
-//! What the kernel says about the caller's network namespace: bridges, TCP listeners, and who owns a socket.
+//! What the kernel says about a network namespace: interfaces, TCP listeners, and who owns a socket.
 //!
-//! Invariants: read-only. Everything is synchronous and opens its sockets on the calling thread, so a thread
-//! that entered another namespace with setns(2) sees that one; nothing is cached, and no runtime is needed
-//! (the functions may be called from inside one: each returns within milliseconds). The netlink answers are
-//! read attribute by attribute, so an unknown or longer attribute of a newer kernel is skipped, not an error.
+//! Invariants: read-only. Everything takes the namespace it is about, is synchronous, and opens its sockets there,
+//! whatever thread it is called on; nothing is cached, and no runtime is needed (the functions may be called from
+//! inside one: each returns within milliseconds). The netlink answers are read attribute by attribute, so an unknown
+//! or longer attribute of a newer kernel is skipped, not an error.
 
 pub mod links;
 pub mod listeners;
-mod netlink;
-pub mod netns;
+pub mod namespace;
+pub(crate) mod netlink;
 pub mod proc_fd;
-pub mod qdisc;
-pub mod untrack;
 
 use thiserror::Error;
 

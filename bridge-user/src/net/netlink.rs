@@ -1,13 +1,15 @@
-//! One netlink request and its whole answer, synchronously, on the calling thread.
+//! One netlink request and its whole answer, synchronously, about one network namespace.
 //!
-//! Invariants: only the kernel is listened to (the socket is connected to port 0, so the kernel refuses
-//! messages from other processes); a dump that changed under our feet (`NLM_F_DUMP_INTR`) is taken again;
-//! no input, however malformed, panics.
+//! Invariants: the socket is opened in the namespace that was asked about, whatever thread asks; only the kernel is
+//! listened to (the socket is connected to port 0, so the kernel refuses messages from other processes); a dump that
+//! changed under our feet (`NLM_F_DUMP_INTR`) is taken again; no input, however malformed, panics.
 
 use std::io::{self, ErrorKind};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlaBuffer, NlasIterator};
 use netlink_sys::{Socket, SocketAddr};
+
+use super::namespace::Namespace;
 
 /// Length of `struct nlmsghdr`, in bytes.
 const HEADER_LEN: usize = 16;
@@ -22,8 +24,13 @@ const NLMSG_DONE: u16 = 3;
 ///
 /// # Errors
 /// The kernel's errno (`ENODEV` for an unknown interface), or that of socket(2), send(2), recv(2).
-pub(super) fn get(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open(protocol)?;
+pub(crate) fn get(
+    namespace: &Namespace,
+    protocol: isize,
+    kind: u16,
+    body: &[u8],
+) -> io::Result<Vec<Vec<u8>>> {
+    let socket = open(namespace, protocol)?;
     Ok(exchange(&socket, kind, 0, body)?.payloads)
 }
 
@@ -31,8 +38,13 @@ pub(super) fn get(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Vec
 ///
 /// # Errors
 /// As [`get`]. A table that never holds still is returned as last read, which may lack or repeat an entry.
-pub(super) fn dump(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open(protocol)?;
+pub(crate) fn dump(
+    namespace: &Namespace,
+    protocol: isize,
+    kind: u16,
+    body: &[u8],
+) -> io::Result<Vec<Vec<u8>>> {
+    let socket = open(namespace, protocol)?;
     let mut answer = exchange(&socket, kind, NLM_F_DUMP, body)?;
     for _ in 1..MAX_DUMPS {
         if !answer.interrupted {
@@ -47,20 +59,20 @@ pub(super) fn dump(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Ve
 ///
 /// # Errors
 /// The kernel's errno, or that of socket(2), send(2), recv(2).
-pub(super) fn change(protocol: isize, kind: u16, body: &[u8]) -> io::Result<()> {
-    let socket = open(protocol)?;
+pub(crate) fn change(namespace: &Namespace, protocol: isize, kind: u16, body: &[u8]) -> io::Result<()> {
+    let socket = open(namespace, protocol)?;
     exchange(&socket, kind, NLM_F_ACK, body).map(drop)
 }
 
 /// The value of the first attribute of type `wanted` in a run of attributes; malformed tails end the search.
-pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let found = NlasIterator::new(attributes).map_while(Result::ok).find(|nla| nla.kind() == wanted)?;
     let length = usize::from(NlaBuffer::length(&found));
     found.into_inner().get(4..length)
 }
 
 /// Appends one attribute, padded as netlink wants it.
-pub(super) fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     // Attributes written here are interface names and flags, far below the 64 KiB a u16 can say.
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     body.extend_from_slice(&length.to_ne_bytes());
@@ -70,7 +82,7 @@ pub(super) fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// A native-endian u32 at `offset`, if the message is long enough.
-pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let field = bytes.get(offset..offset.checked_add(4)?)?;
     Some(u32::from_ne_bytes(field.try_into().ok()?))
 }
@@ -80,18 +92,18 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(field.try_into().ok()?))
 }
 
-struct Answer {
+struct Reply {
     payloads: Vec<Vec<u8>>,
     interrupted: bool,
 }
 
-fn open(protocol: isize) -> io::Result<Socket> {
-    let socket = Socket::new(protocol)?;
+fn open(namespace: &Namespace, protocol: isize) -> io::Result<Socket> {
+    let socket = namespace.run(|| Socket::new(protocol))??;
     socket.connect(&SocketAddr::new(0, 0))?;
     Ok(socket)
 }
 
-fn exchange(socket: &Socket, kind: u16, flags: u16, body: &[u8]) -> io::Result<Answer> {
+fn exchange(socket: &Socket, kind: u16, flags: u16, body: &[u8]) -> io::Result<Reply> {
     let length = u32::try_from(HEADER_LEN + body.len()).map_err(|_| malformed("request too long"))?;
     let mut request = Vec::with_capacity(HEADER_LEN + body.len());
     request.extend_from_slice(&length.to_ne_bytes());
@@ -102,7 +114,7 @@ fn exchange(socket: &Socket, kind: u16, flags: u16, body: &[u8]) -> io::Result<A
     retry(|| socket.send(&request, 0))?;
 
     let is_dump = flags & NLM_F_DUMP != 0;
-    let mut answer = Answer { payloads: Vec::new(), interrupted: false };
+    let mut answer = Reply { payloads: Vec::new(), interrupted: false };
     let mut buffer = Vec::with_capacity(RECEIVE_LEN);
     loop {
         buffer.clear();
@@ -117,7 +129,7 @@ fn exchange(socket: &Socket, kind: u16, flags: u16, body: &[u8]) -> io::Result<A
 }
 
 /// Reads the messages of one datagram; true once the answer is complete.
-fn collect(mut datagram: &[u8], answer: &mut Answer) -> io::Result<bool> {
+fn collect(mut datagram: &[u8], answer: &mut Reply) -> io::Result<bool> {
     while let Some(length) = u32_at(datagram, 0) {
         let length = length as usize;
         let message =
@@ -171,7 +183,7 @@ mod tests {
     fn kernel_errors_become_errnos() {
         let mut message = vec![20, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         message.extend_from_slice(&(-libc::ENODEV).to_ne_bytes());
-        let mut answer = Answer { payloads: Vec::new(), interrupted: false };
+        let mut answer = Reply { payloads: Vec::new(), interrupted: false };
         let error = collect(&message, &mut answer).expect_err("an error message");
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     }
@@ -179,7 +191,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_answers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut answer = Answer { payloads: Vec::new(), interrupted: false };
+            let mut answer = Reply { payloads: Vec::new(), interrupted: false };
             let _ = collect(&bytes, &mut answer);
             let _ = attribute(&bytes, 3);
         }

@@ -1,16 +1,19 @@
-//! Which process owns a socket, and a short-lived duplicate of that socket.
+//! Which process owns a socket, a short-lived duplicate of that socket, and which namespace a socket is in.
 //!
-//! Invariants: `unsafe` is confined to two system calls without libc wrappers; a duplicate handed out is
+//! Invariants: `unsafe` is confined to three system calls without safe wrappers; a duplicate handed out is
 //! proved (fstat) to be the socket asked for, whatever happened to the process since it was looked up; a
 //! process that ends or changes during the scan is skipped, never an error.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::stat::{SFlag, fstat};
+
+/// `SO_NETNS_COOKIE` (Linux 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// A process that holds a socket open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +107,26 @@ pub fn duplicate(owner: &Owner, expected_inode: u64) -> io::Result<OwnedFd> {
     ))
 }
 
+/// The cookie of the network namespace that a socket belongs to.
+///
+/// # Errors
+/// `ENOPROTOOPT` below Linux 5.14.
+pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, and `length` is the size of `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Keeps the kind of a system call's error and says what to do about it.
 fn explain(owner: &Owner, error: io::Error) -> io::Error {
     let (kind, next) = match error.raw_os_error() {
@@ -149,7 +172,7 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
 /// System calls that tests of this directory need and nix does not offer.
 #[cfg(test)]
 pub(super) mod testing {
-    use super::{AsRawFd, OwnedFd, io, owned};
+    use super::{OwnedFd, io, owned};
 
     /// A new IPv4 stream socket of protocol IPPROTO_MPTCP.
     pub(in super::super) fn mptcp_socket() -> io::Result<OwnedFd> {
@@ -160,23 +183,6 @@ pub(super) mod testing {
             }
             .into(),
         )
-    }
-
-    /// SO_COOKIE of an open socket.
-    pub(in super::super) fn cookie_of(socket: &impl AsRawFd) -> u64 {
-        let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
-        // SAFETY: both pointers are to live locals, and `length` is the size of `cookie`.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_COOKIE,
-                (&raw mut cookie).cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!(result, 0, "SO_COOKIE: {}", io::Error::last_os_error());
-        cookie
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{kernel::redirect::Redirect, spec::Target};
+use crate::{kernel::redirect::Redirect, model::target::Target, net::namespace::Namespace};
 
 /// Most workers a relay starts by itself: a host has many relays, and one worker moves more than one service
 /// asks for.
@@ -27,6 +27,8 @@ pub struct RelayConfig {
     pub name: String,
     /// Gateway address and port to accept on; port 0 takes a free one (see [`super::Relay::local_addr`]).
     pub listen: SocketAddr,
+    /// Where the gateway port, the target and all of the relay's sockets are.
+    pub namespace: Namespace,
     /// The bridge interface; packets that arrive on any other interface never reach the relay.
     pub bridge: String,
     /// Where accepted connections go.
@@ -50,8 +52,16 @@ pub struct RelayConfig {
 
 impl RelayConfig {
     /// A relay with default limits and no PROXY header.
-    pub fn new(name: &str, listen: SocketAddr, bridge: &str, target: Target, allow: Vec<IpNet>) -> Self {
+    pub fn new(
+        name: &str,
+        namespace: &Namespace,
+        listen: SocketAddr,
+        bridge: &str,
+        target: Target,
+        allow: Vec<IpNet>,
+    ) -> Self {
         Self {
+            namespace: namespace.clone(),
             name: name.to_owned(),
             listen,
             bridge: bridge.to_owned(),
@@ -93,6 +103,15 @@ pub enum ProxyProtocol {
     V1,
     /// Binary.
     V2,
+}
+
+/// How the relays of a process work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayOptions {
+    /// Tell the target who the client is.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Limits of each relay: an attachment with an IPv4 and an IPv6 gateway has two.
+    pub limits: Limits,
 }
 
 /// What a relay's connections may take.

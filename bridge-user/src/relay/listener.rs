@@ -25,50 +25,54 @@ use rustix::{
 use thiserror::Error;
 
 use super::transport::Transport;
-use crate::net::{listeners::tcp_listeners, proc_fd::owners_of};
+use crate::net::{listeners::tcp_listeners, namespace::Namespace, proc_fd::owners_of};
 
 /// Connections the kernel completes while a worker is busy; net.core.somaxconn caps it.
 const BACKLOG: i32 = 4096;
 /// Keepalive probes after the first, each this much later.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What accepted sockets inherit.
+/// How many listeners there are to be, and what accepted sockets inherit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Options {
+pub(super) struct ListenOptions {
     /// Silence after which the kernel probes the client.
     pub(super) keepalive: Option<Duration>,
     /// The options of all the relay's sockets.
     pub(super) transport: Transport,
+    /// How many listeners.
+    pub(super) count: usize,
 }
 
 /// Why a relay cannot accept.
 #[derive(Debug, Error)]
-#[error("failed to listen on {address} on {bridge}: {cause}: {next}", cause = describe(*.cause), next = hint(*.address, .bridge, *.cause))]
+#[error("failed to listen on {address} on {bridge}: {cause}: {next}", cause = describe(*.cause), next = hint(.namespace, *.address, .bridge, *.cause))]
 pub(super) struct ListenError {
+    namespace: Namespace,
     address: SocketAddr,
     bridge: String,
     cause: Errno,
 }
 
-/// Binds `count` listeners to `address` on `bridge`; the address says which port was taken if 0 was asked
+/// Binds listeners to `address` on `bridge` of a namespace; the address says which port was taken if 0 was asked
 /// for.
 ///
 /// # Errors
 /// [`ListenError`] with the owner of the port where another process has it.
 pub(super) fn listen_group(
+    namespace: &Namespace,
     address: SocketAddr,
     bridge: &str,
-    options: Options,
-    count: usize,
+    options: ListenOptions,
 ) -> Result<(Vec<OwnedFd>, SocketAddr), ListenError> {
-    let failed = |cause| ListenError { address, bridge: bridge.to_owned(), cause };
-    let first = prepared(address, bridge, options).map_err(failed)?;
+    let failed =
+        |cause| ListenError { namespace: namespace.clone(), address, bridge: bridge.to_owned(), cause };
+    let first = prepared(namespace, address, bridge, options).map_err(failed)?;
     bind(&first, &address).map_err(failed)?;
     sockopt::set_socket_reuseport(&first, true).map_err(failed)?;
     let bound = getsockname(&first).and_then(SocketAddr::try_from).map_err(failed)?;
     let mut group = vec![first];
-    for _ in 1..count {
-        let next = prepared(bound, bridge, options).map_err(failed)?;
+    for _ in 1..options.count {
+        let next = prepared(namespace, bound, bridge, options).map_err(failed)?;
         sockopt::set_socket_reuseport(&next, true).map_err(failed)?;
         bind(&next, &bound).map_err(failed)?;
         group.push(next);
@@ -79,10 +83,17 @@ pub(super) fn listen_group(
     Ok((group, bound))
 }
 
-fn prepared(address: SocketAddr, bridge: &str, options: Options) -> Result<OwnedFd, Errno> {
+fn prepared(
+    namespace: &Namespace,
+    address: SocketAddr,
+    bridge: &str,
+    options: ListenOptions,
+) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    let socket = namespace
+        .run(|| socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP)))
+        .map_err(|error| Errno::from_raw_os_error(error.raw_os_error()))??;
     bind_to_device(&socket, bridge)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
@@ -112,9 +123,9 @@ fn describe(cause: Errno) -> String {
     }
 }
 
-fn hint(address: SocketAddr, bridge: &str, cause: Errno) -> String {
+fn hint(namespace: &Namespace, address: SocketAddr, bridge: &str, cause: Errno) -> String {
     match cause {
-        Errno::ADDRINUSE => match owner_of(address) {
+        Errno::ADDRINUSE => match owner_of(namespace, address) {
             Some(owner) => format!("{owner} has it: stop that, or choose another port"),
             None => "find its owner (ss -ltnp), stop it, or choose another port".to_owned(),
         },
@@ -129,8 +140,8 @@ fn hint(address: SocketAddr, bridge: &str, cause: Errno) -> String {
 }
 
 /// `nginx (pid 7, bound to 0.0.0.0:80)`, as far as it can be found out.
-fn owner_of(address: SocketAddr) -> Option<String> {
-    let listeners = tcp_listeners().ok()?;
+fn owner_of(namespace: &Namespace, address: SocketAddr) -> Option<String> {
+    let listeners = tcp_listeners(namespace).ok()?;
     let listener = listeners.iter().find(|listener| listener.serves(address))?;
     let owner = owners_of(&HashSet::from([listener.inode])).remove(&listener.inode);
     Some(match owner {

@@ -53,7 +53,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use config::{Limits, ProxyProtocol, RelayConfig};
+pub use config::{Limits, ProxyProtocol, RelayConfig, RelayOptions};
 pub use descriptors::raise_descriptor_limit;
 pub use stats::RelayStats;
 
@@ -75,19 +75,20 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Binds the gateway port in the calling thread's network namespace and starts the workers. Connections
-    /// are accepted when this returns.
+    /// Binds the gateway port and starts the workers, both in the configured network namespace. Connections are
+    /// accepted when this returns.
     ///
     /// # Errors
     /// If the port cannot be bound (names its owner where that can be found out) or a thread cannot be
     /// started; nothing is left behind then.
     pub fn start(config: RelayConfig) -> anyhow::Result<Relay> {
         let count = config.worker_count();
-        let transport = transport::Transport::of_this_host().with_context(|| {
+        let transport = transport::Transport::of(&config.namespace).with_context(|| {
             format!("failed to start relay {}: no TCP socket: look at the limits on descriptors", config.name)
         })?;
-        let options = listener::Options { keepalive: config.limits.keepalive, transport };
-        let (listeners, local_addr) = listener::listen_group(config.listen, &config.bridge, options, count)?;
+        let options = listener::ListenOptions { keepalive: config.limits.keepalive, transport, count };
+        let (listeners, local_addr) =
+            listener::listen_group(&config.namespace, config.listen, &config.bridge, options)?;
         let (stop, stopped) = watch::channel(None);
         let mut relay = Relay {
             local_addr,
@@ -155,7 +156,9 @@ fn start_worker(
 ) -> io::Result<JoinHandle<u64>> {
     // Everything that can fail happens before the thread starts serving; the runtime itself cannot change threads.
     let (ready, started) = std::sync::mpsc::sync_channel(1);
-    let thread = Builder::new().name(format!("relay-{index}")).stack_size(WORKER_STACK).spawn(move || {
+    let namespace = shared.config.namespace.clone();
+    let builder = Builder::new().name(format!("relay-{index}")).stack_size(WORKER_STACK);
+    let body = move || {
         match prepare(listener) {
             Ok((runtime, listener)) => {
                 // The receiver waits in `start_worker`.
@@ -170,7 +173,9 @@ fn start_worker(
                 0
             }
         }
-    })?;
+    };
+    // A thread that starts there opens its sockets there.
+    let thread = namespace.run(|| builder.spawn(body))??;
     started.recv().map_err(io::Error::other)??;
     Ok(thread)
 }

@@ -152,7 +152,7 @@ impl Pump {
         };
         let (up, down, whole) = match enrolment {
             Enrolment::Whole(up, down) => (up, down, true),
-            Enrolment::Half(up, down, _) => (up, down, false),
+            Enrolment::Half(up, down) => (up, down, false),
         };
         if whole {
             counters.offloaded.add(1)

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{stream::Stream, transport::Transport};
-use crate::spec::Target;
+use crate::model::target::Target;
 
 /// First wait of a UNIX connect whose listener's queue is full: nothing reports room in it.
 const UNIX_RETRY: Duration = Duration::from_millis(5);

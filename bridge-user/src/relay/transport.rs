@@ -22,6 +22,8 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt},
 };
 
+use crate::net::namespace::Namespace;
+
 /// Bytes; the kernel doubles it for its bookkeeping. Far above what is in flight on a local hop.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 
@@ -34,12 +36,14 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// Finds out.
+    /// Finds out for the sockets of a namespace.
     ///
     /// # Errors
     /// If no TCP socket can be made to try on.
-    pub(super) fn of_this_host() -> Result<Self, Errno> {
-        let probe = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    pub(super) fn of(namespace: &Namespace) -> Result<Self, Errno> {
+        let probe = namespace
+            .run(|| socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None))
+            .map_err(|error| Errno::from_raw_os_error(error.raw_os_error()))??;
         let congestion = match sockopt::tcp_congestion(&probe) {
             // Cubic may need CAP_NET_ADMIN or a module; reno is in every kernel and open to everybody.
             Ok(default) if default.starts_with("bbr") => {

@@ -1,11 +1,12 @@
 //! One worker thread: its own listener, its own runtime, its own connections.
 //!
-//! Invariants: a connection lives and dies on the worker that accepted it; workers share only the limit on
-//! open connections, the log limiter and the order to stop; every accepted socket is either joined to the
-//! target or reset, and counted; running out of descriptors costs a failed call per [`BACK_OFF`] and
-//! connection, never a spin, and loses no connection while the connect timeout lasts: those without a socket
-//! for their target wait for one, and the others stay in the listener's queue until these have it; a listener
-//! that fails for good costs a failed call per [`BACK_OFF`] as well.
+//! Invariants: the thread began in the relay's network namespace, and so all its sockets are there; a connection
+//! lives and dies on the worker that accepted it; workers share only the limit on open connections, the log
+//! limiter and the order to stop; every accepted socket is either joined to the target or reset, and counted;
+//! running out of descriptors costs a failed call per [`BACK_OFF`] and connection, never a spin, and loses no
+//! connection while the connect timeout lasts: those without a socket for their target wait for one, and the
+//! others stay in the listener's queue until these have it; a listener that fails for good costs a failed call
+//! per [`BACK_OFF`] as well.
 
 use std::{
     cell::Cell,
@@ -41,7 +42,7 @@ use super::{
     transport::Transport,
     warn::Warnings,
 };
-use crate::spec::Target;
+use crate::model::target::Target;
 
 /// How long accepting pauses when descriptors or memory are short, or the listener fails.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -303,10 +304,17 @@ mod tests {
     use tokio::io::Interest;
 
     use super::*;
-    use crate::relay::sys::register;
+    use crate::{net::namespace::Namespace, relay::sys::register};
 
     fn worker_at(gateway: SocketAddr) -> Rc<Worker> {
-        let config = RelayConfig::new("test", gateway, "lo", Target::Tcp(gateway), Vec::new());
+        let config = RelayConfig::new(
+            "test",
+            &Namespace::current().unwrap(),
+            gateway,
+            "lo",
+            Target::Tcp(gateway),
+            Vec::new(),
+        );
         let (open, warnings) = (AtomicUsize::new(0), Warnings::new("test"));
         let shared = Shared { config, gateway, transport: Transport::default(), open, warnings };
         let (shared, counters) = (Arc::new(shared), Arc::new(Counters::default()));

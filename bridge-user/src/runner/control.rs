@@ -1,4 +1,4 @@
-//! How other processes find and ask the relays of this network namespace: a UNIX socket with an abstract name.
+//! How other processes find and ask the relays of a network namespace: a UNIX socket with an abstract name.
 //!
 //! Invariants: abstract names belong to a network namespace and vanish with their process, so a killed relay leaves
 //! nothing; one request and one answer per connection, each a line of JSON; both sides accept only root and their own
@@ -22,7 +22,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use serde::{Deserialize, Serialize};
 
-use crate::report::Entry;
+use crate::{net::namespace::Namespace, observe::report::AttachmentReport};
 
 /// Every relay process listens on this plus its pid.
 const PREFIX: &str = "bridge-user/relay/";
@@ -47,27 +47,28 @@ pub enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// One entry each; none after a stop.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<AttachmentReport>,
 }
 
 /// The relay processes of a network namespace.
 pub struct Answers {
     /// Those that answered, and what they run.
-    pub relays: Vec<(Peer, Vec<Entry>)>,
+    pub relays: Vec<(Peer, Vec<AttachmentReport>)>,
     /// Why others do not answer.
     pub silent: Vec<anyhow::Error>,
 }
 
-/// A relay process of this network namespace.
+/// A relay process of a network namespace.
 pub struct Peer {
+    namespace: Namespace,
     address: SocketAddr,
 }
 
-/// Binds this process's socket.
+/// Binds this process's socket in the namespace.
 ///
 /// # Errors
 /// When the name is taken, which another process must have done on purpose.
-pub fn listen() -> anyhow::Result<UnixListener> {
+pub fn listen(namespace: &Namespace) -> anyhow::Result<UnixListener> {
     let name = format!("{PREFIX}{}", std::process::id());
     let failed = || {
         format!(
@@ -75,7 +76,7 @@ pub fn listen() -> anyhow::Result<UnixListener> {
         )
     };
     let address = SocketAddr::from_abstract_name(&name).with_context(failed)?;
-    UnixListener::bind_addr(&address).with_context(failed)
+    namespace.run(|| UnixListener::bind_addr(&address))?.with_context(failed)
 }
 
 /// Reads the request of a connection; `None` if another user's process is on the other side.
@@ -96,18 +97,18 @@ pub fn read_request(stream: &UnixStream) -> anyhow::Result<Option<Ask>> {
 ///
 /// # Errors
 /// When the asker has gone.
-pub fn write_answer(mut stream: &UnixStream, entries: Vec<Entry>) -> anyhow::Result<()> {
+pub fn write_answer(mut stream: &UnixStream, entries: Vec<AttachmentReport>) -> anyhow::Result<()> {
     stream.write_all(format!("{}\n", serde_json::to_string(&Answer { entries })?).as_bytes())?;
     Ok(())
 }
 
-/// Asks every relay process of the calling thread's network namespace what it runs. Those that have gone, or are not to be
+/// Asks every relay process of the network namespace what it runs. Those that have gone, or are not to be
 /// trusted, are left out.
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn ask_all() -> anyhow::Result<Answers> {
-    let peers = peers()?;
+pub fn ask_all(namespace: &Namespace) -> anyhow::Result<Answers> {
+    let peers = peers(namespace)?;
     let answers: Vec<_> = thread::scope(|scope| {
         let asked: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.ask(&Ask::Status))).collect();
         asked.into_iter().map(|thread| thread.join().unwrap_or(Ok(None))).collect()
@@ -122,11 +123,15 @@ pub fn ask_all() -> anyhow::Result<Answers> {
     Ok(all)
 }
 
-fn peers() -> anyhow::Result<Vec<Peer>> {
-    let table = fs::read_to_string("/proc/thread-self/net/unix")
+fn peers(namespace: &Namespace) -> anyhow::Result<Vec<Peer>> {
+    let table = namespace
+        .run(|| fs::read_to_string("/proc/thread-self/net/unix"))?
         .context("failed to read /proc/thread-self/net/unix: is /proc mounted?")?;
-    let address = |name| SocketAddr::from_abstract_name(name).ok().map(|address| Peer { address });
-    Ok(listening_names(&table).filter_map(address).collect())
+    let peer = |name| {
+        let address = SocketAddr::from_abstract_name(name).ok()?;
+        Some(Peer { namespace: namespace.clone(), address })
+    };
+    Ok(listening_names(&table).filter_map(peer).collect())
 }
 
 /// The abstract names of relay processes in the text of /proc/net/unix. Connections to them show the same name, without
@@ -176,7 +181,7 @@ impl Peer {
         }
         // A process that ended meanwhile relays nothing any more; its sockets close one after the other.
         let deadline = Instant::now() + REACH_TIME;
-        while peers()?.iter().any(|peer| peer.name() == self.name()) {
+        while peers(&self.namespace)?.iter().any(|peer| peer.name() == self.name()) {
             ensure!(
                 Instant::now() < deadline,
                 "relay process {} gave no answer: try again, or end it (kill -KILL, the number is its pid)",
@@ -204,7 +209,10 @@ impl Peer {
     }
 
     fn reach(&self) -> io::Result<UnixStream> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // Names are looked up in the namespace of the socket.
+        let socket = self
+            .namespace
+            .run(|| socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None))??;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(REACH_TIME))?;
         let name = self.address.as_abstract_name().unwrap_or_default();
         connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
@@ -250,7 +258,7 @@ mod tests {
         // No room but for one: what waits there already is not accepted either.
         rustix::net::listen(&listener, 0).unwrap();
         let _first = UnixStream::connect_addr(&address).unwrap();
-        let error = Peer { address }.ask(&Ask::Status).unwrap_err();
+        let error = Peer { namespace: Namespace::current().unwrap(), address }.ask(&Ask::Status).unwrap_err();
         assert!(format!("{error:#}").contains(&name), "{error:#}");
     }
 

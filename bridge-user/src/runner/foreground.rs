@@ -17,38 +17,69 @@ use tokio::{
 };
 
 use super::{
-    Runner, Running,
+    Runner, RunningRelay,
     control::{self, Ask},
     drain,
 };
-use crate::kernel::object;
+use crate::{kernel::programs::object, net::namespace::Namespace};
 
 /// How long to wait when no question can be accepted.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// The relays, and how many requests to stop some are being carried out.
-struct Relays {
+/// The relays of this process, as all of its threads see them.
+struct Foreground {
+    kept: Mutex<Kept>,
+    /// Told how many connections were reset, each time that relays were drained.
+    cut: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+/// The relays that run, and how many requests to stop some are being carried out.
+struct Kept {
     runner: Runner,
     stopping: usize,
 }
 
-type Shared = Arc<Mutex<Relays>>;
+impl Foreground {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-/// Runs until the relays end; `announce` tells that they run.
+    fn drain(&self, stopping: Vec<RunningRelay>) {
+        (self.cut)(drain(stopping));
+    }
+
+    fn stop(&self, names: &[String]) {
+        let stopping = {
+            let mut kept = self.lock();
+            kept.stopping += 1;
+            kept.runner.take(names)
+        };
+        self.drain(stopping);
+    }
+}
+
+/// Runs until the relays end; `announce` tells that they run, and `cut` how many connections of those that were stopped
+/// together had to be reset.
 ///
 /// # Errors
 /// When signals or questions cannot be received, or `announce` fails; the relays are gone then.
-pub fn run(runner: Runner, announce: impl FnOnce(&Runner) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn run(
+    namespace: &Namespace,
+    runner: Runner,
+    announce: impl FnOnce(&Runner) -> anyhow::Result<()>,
+    cut: impl Fn(u64) + Send + Sync + 'static,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the async runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let listener = control::listen()?;
+        let listener = control::listen(namespace)?;
         announce(&runner)?;
         object::done_loading();
-        let relays: Shared = Arc::new(Mutex::new(Relays { runner, stopping: 0 }));
+        let kept = Mutex::new(Kept { runner, stopping: 0 });
+        let relays = Arc::new(Foreground { kept, cut: Box::new(cut) });
         let (all_detached, mut detached) = unbounded_channel();
         let answering = Arc::clone(&relays);
         thread::spawn(move || answer_all(&listener, &answering, &all_detached));
@@ -56,19 +87,19 @@ pub fn run(runner: Runner, announce: impl FnOnce(&Runner) -> anyhow::Result<()>)
             () = signals.next() => {}
             _ = detached.recv() => return Ok(()),
         }
-        let (drained, cut) = oneshot::channel();
-        let stopping = lock(&relays).runner.take_all();
+        let (drained, all_drained) = oneshot::channel();
+        let stopping = relays.lock().runner.take_all();
         thread::spawn(move || {
-            drain_and_say(stopping);
+            relays.drain(stopping);
             // What a `detach` took out drains there.
-            while lock(&relays).stopping > 0 {
+            while relays.lock().stopping > 0 {
                 thread::sleep(BACK_OFF);
             }
             // The receiver is gone after a second signal.
             let _ = drained.send(());
         });
         tokio::select! {
-            _ = cut => {}
+            _ = all_drained => {}
             () = signals.next() => {}
         }
         Ok(())
@@ -97,18 +128,8 @@ impl Signals {
     }
 }
 
-fn drain_and_say(stopping: Vec<Running>) {
-    match drain(stopping) {
-        0 => {}
-        1 => eprintln!("bridge-user: reset 1 connection that was still open at the end of the drain time"),
-        cut => eprintln!(
-            "bridge-user: reset {cut} connections that were still open at the end of the drain time"
-        ),
-    }
-}
-
 /// Ends with the process.
-fn answer_all(listener: &UnixListener, relays: &Shared, all_detached: &UnboundedSender<()>) {
+fn answer_all(listener: &UnixListener, relays: &Arc<Foreground>, all_detached: &UnboundedSender<()>) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             // Out of descriptors, most likely; whoever asks waits or gives up.
@@ -125,36 +146,27 @@ fn answer_all(listener: &UnixListener, relays: &Shared, all_detached: &Unbounded
     }
 }
 
-fn answer(stream: &UnixStream, relays: &Shared, all_detached: &UnboundedSender<()>) -> anyhow::Result<()> {
+fn answer(
+    stream: &UnixStream,
+    relays: &Arc<Foreground>,
+    all_detached: &UnboundedSender<()>,
+) -> anyhow::Result<()> {
     match control::read_request(stream)? {
         None => Ok(()),
         Some(Ask::Status) => {
-            let entries = lock(relays).runner.entries()?;
+            let entries = relays.lock().runner.entries()?;
             control::write_answer(stream, entries)
         }
         Some(Ask::Stop(names)) => {
-            stop(relays, &names);
+            relays.stop(&names);
             let written = control::write_answer(stream, Vec::new());
-            let mut relays = lock(relays);
-            relays.stopping -= 1;
-            if relays.runner.is_empty() && relays.stopping == 0 {
+            let mut kept = relays.lock();
+            kept.stopping -= 1;
+            if kept.runner.is_empty() && kept.stopping == 0 {
                 // The receiver is gone when a signal came first.
                 let _ = all_detached.send(());
             }
             written
         }
     }
-}
-
-fn stop(relays: &Shared, names: &[String]) {
-    let stopping = {
-        let mut relays = lock(relays);
-        relays.stopping += 1;
-        relays.runner.take(names)
-    };
-    drain_and_say(stopping);
-}
-
-fn lock(relays: &Shared) -> MutexGuard<'_, Relays> {
-    relays.lock().unwrap_or_else(PoisonError::into_inner)
 }

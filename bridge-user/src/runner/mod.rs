@@ -11,48 +11,47 @@ use std::{net::SocketAddr, sync::Arc, thread};
 use anyhow::Context as _;
 
 use crate::{
-    attachment::AttachmentState,
-    datapath::Datapath,
     kernel::redirect::Redirect,
-    net::{links, listeners::tcp_listeners},
+    model::{attachment::Attachment, datapath::Datapath},
+    net::{listeners::tcp_listeners, namespace::Namespace},
+    observe::{readiness, report::AttachmentReport, snapshot::bridge_is_there},
     plan,
-    relay::{Limits, ProxyProtocol, Relay, RelayConfig, RelayStats, raise_descriptor_limit},
-    report::{self, Entry},
+    relay::{Relay, RelayConfig, RelayOptions, RelayStats, raise_descriptor_limit},
 };
 
-/// How the relays of a process work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Tell the target who the client is.
-    pub proxy_protocol: Option<ProxyProtocol>,
-    /// Limits of each relay: an attachment with an IPv4 and an IPv6 gateway has two.
-    pub limits: Limits,
-}
-
 /// The relays of this process.
-#[derive(Default)]
 pub struct Runner {
-    running: Vec<Running>,
+    namespace: Namespace,
+    running: Vec<RunningRelay>,
 }
 
 /// One attachment's relays.
-pub struct Running {
-    state: AttachmentState,
+pub struct RunningRelay {
+    state: Attachment,
     relays: Vec<Relay>,
 }
 
 impl Runner {
-    /// Starts the relays of every attachment in `wanted`; connections are accepted when this returns.
+    /// Starts the relays of every attachment in `wanted`, in their namespace; connections are accepted when this
+    /// returns.
     ///
     /// # Errors
     /// When a gateway's port cannot be bound or a resource is short; no relay runs then.
-    pub fn start(wanted: &[AttachmentState], options: Options) -> anyhow::Result<Self> {
+    pub fn start(
+        namespace: &Namespace,
+        wanted: &[Attachment],
+        options: RelayOptions,
+    ) -> anyhow::Result<Self> {
+        let namespace = namespace.clone();
         if wanted.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self { namespace, running: Vec::new() });
         }
         raise_descriptor_limit().context("failed to raise the limit on open files")?;
-        let running = wanted.iter().map(|state| Running::start(state, options)).collect::<Result<_, _>>()?;
-        Ok(Self { running })
+        let running = wanted
+            .iter()
+            .map(|state| RunningRelay::start(&namespace, state, options))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { namespace, running })
     }
 
     /// Whether there is nothing to run.
@@ -63,36 +62,42 @@ impl Runner {
     /// What `status` shows of these relays now.
     ///
     /// # Errors
-    /// When this namespace's links or listeners cannot be read.
-    pub fn entries(&self) -> anyhow::Result<Vec<Entry>> {
-        let listeners = tcp_listeners()?;
-        let entry = |running: &Running| {
-            let there = links::is_there(&running.state)?;
-            let judgement = report::judge_relay(&running.state, there, &listeners);
-            Ok(Entry::of_relay(&running.state, running.stats(), judgement))
+    /// When the namespace's links or listeners cannot be read.
+    pub fn entries(&self) -> anyhow::Result<Vec<AttachmentReport>> {
+        let listeners = tcp_listeners(&self.namespace)?;
+        let report = |running: &RunningRelay| {
+            let there = bridge_is_there(&self.namespace, &running.state)?;
+            let judgement = readiness::judge_relay(&running.state, there, &listeners);
+            Ok(AttachmentReport::of_relay(&running.state, running.stats(), judgement))
         };
-        self.running.iter().map(entry).collect()
+        self.running.iter().map(report).collect()
     }
 
     /// Takes out the attachments with these names.
-    pub fn take(&mut self, names: &[String]) -> Vec<Running> {
+    pub fn take(&mut self, names: &[String]) -> Vec<RunningRelay> {
         self.running.extract_if(.., |running| names.contains(&running.state.name())).collect()
     }
 
     /// Takes out all of them.
-    pub fn take_all(&mut self) -> Vec<Running> {
+    pub fn take_all(&mut self) -> Vec<RunningRelay> {
         std::mem::take(&mut self.running)
     }
 }
 
-impl Running {
-    fn start(state: &AttachmentState, options: Options) -> anyhow::Result<Self> {
+impl RunningRelay {
+    fn start(namespace: &Namespace, state: &Attachment, options: RelayOptions) -> anyhow::Result<Self> {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         let start = |&gateway| {
             let listen = SocketAddr::new(gateway, state.port.get());
             let allow = state.allow.iter().copied().collect();
-            let mut config =
-                RelayConfig::new(&state.name(), listen, &state.bridge, state.target.clone(), allow);
+            let mut config = RelayConfig::new(
+                &state.name(),
+                namespace,
+                listen,
+                &state.bridge,
+                state.target.clone(),
+                allow,
+            );
             config.own = state.gateways.iter().copied().collect();
             (config.proxy_protocol, config.limits) = (options.proxy_protocol, options.limits);
             if state.datapath == Datapath::Sockmap {
@@ -112,7 +117,7 @@ impl Running {
 
 /// Stops accepting on all of them, waits up to their drain time for open connections, and resets the rest. Returns the
 /// number of those.
-pub fn drain(stopping: Vec<Running>) -> u64 {
+pub fn drain(stopping: Vec<RunningRelay>) -> u64 {
     thread::scope(|scope| {
         let relays = stopping.into_iter().flat_map(|running| running.relays);
         let draining: Vec<_> = relays.map(|mut relay| scope.spawn(move || relay.drain())).collect();

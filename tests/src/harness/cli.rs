@@ -95,16 +95,12 @@ impl<'a> Cli<'a> {
     /// Runs with `--output json` and parses stdout, which must be one version 1 document.
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let stdout = self.ok(&[arguments, &["--output", "json"]].concat())?;
-        let value: Value = serde_json::from_str(&stdout).with_context(|| format!("not JSON: {stdout}"))?;
-        ensure!(value["version"] == 1, "the document is not version 1: {stdout}");
-        Ok(value)
+        document(&stdout)
     }
 
     /// Every attachment `status` shows.
     pub(crate) fn status(&self) -> Result<Vec<Attachment>> {
-        let document = self.json(&["status"])?;
-        let list = document["attachments"].as_array().context("status has no attachments list")?;
-        list.iter().map(Attachment::parse).collect()
+        attachments(&self.ok(&["status", "--output", "json"])?)
     }
 
     /// The one attachment called `name`.
@@ -114,6 +110,20 @@ impl<'a> Cli<'a> {
         let found = all.into_iter().find(|attachment| attachment.name == name);
         found.with_context(|| format!("status shows no attachment {name}, only {names:?}"))
     }
+}
+
+/// A JSON document of the binary.
+fn document(stdout: &str) -> Result<Value> {
+    let value: Value = serde_json::from_str(stdout).with_context(|| format!("not JSON: {stdout}"))?;
+    ensure!(value["version"] == 1, "the document is not version 1: {stdout}");
+    Ok(value)
+}
+
+/// The attachments in what `status --output json` printed.
+pub(crate) fn attachments(stdout: &str) -> Result<Vec<Attachment>> {
+    let document = document(stdout)?;
+    let list = document["attachments"].as_array().context("status has no attachments list")?;
+    list.iter().map(Attachment::parse).collect()
 }
 
 /// Adds a finished run to the transcript.

@@ -41,6 +41,7 @@ mod listeners;
 mod mptcp;
 mod mptcp_go;
 mod mptcp_time_wait;
+mod namespaces;
 mod privileges;
 mod reach;
 mod refusals;
@@ -147,6 +148,7 @@ pub(crate) fn all() -> Vec<Test> {
         kinds::TESTS,
         traffic::TESTS,
         scope::TESTS,
+        namespaces::TESTS,
         attack::TESTS,
         allow::TESTS,
         restart::TESTS,

@@ -124,6 +124,13 @@ fn help_and_version() -> Result<()> {
         let text = cli.ok(arguments)?;
         ensure!(!text.trim().is_empty(), "{arguments:?} printed nothing");
     }
+    for arguments in [["--version", "--verbose"], ["--verbose", "--version"]] {
+        let text = cli.ok(&arguments)?;
+        for part in ["bridge-user ", "built with rustc ", "eBPF programs built with ", "LLVM ", "bpf-linker "]
+        {
+            ensure!(text.contains(part), "{arguments:?} does not say {part}: {text}");
+        }
+    }
     let help = cli.ok(&["attach", "--help"])?;
     for option in ["--network", "--bridge", "--datapath", "--identity", "--allow", "--dry-run", "--output"] {
         ensure!(help.contains(option), "attach --help does not name {option}");

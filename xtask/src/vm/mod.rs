@@ -121,12 +121,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
 fn payload(ws: &Workspace, args: &Args) -> Result<Payload> {
     let group = if args.full { Group::Namespaces } else { Group::Kernels };
     match &args.suite {
-        Some(program) => Ok(Payload {
-            suite: program.clone(),
-            profile: Profile::Quick,
-            group,
-            filter: args.filter.clone(),
-        }),
+        Some(program) => Ok(Payload { suite: program.clone(), group, filter: args.filter.clone() }),
         None => suite_payload(ws, group, args.filter.clone()),
     }
 }

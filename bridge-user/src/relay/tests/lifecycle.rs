@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::relay::{
     Limits,
-    listener::{Options, listen_group},
+    listener::{ListenOptions, listen_group},
     start_worker,
     stats::Counters,
     transport::Transport,
@@ -131,8 +131,8 @@ fn a_stopping_worker_serves_what_waits_in_its_accept_queue() {
     const COUNT: u64 = 100;
     let target = listener();
     let config = config_to(&target);
-    let options = Options { keepalive: None, transport: Transport::default() };
-    let (mut listeners, gateway) = listen_group(config.listen, "lo", options, 1).unwrap();
+    let options = ListenOptions { keepalive: None, transport: Transport::default(), count: 1 };
+    let (mut listeners, gateway) = listen_group(&config.namespace, config.listen, "lo", options).unwrap();
     let clients: Vec<_> = (0..COUNT).map(|_| connect(gateway)).collect();
     let (open, warnings) = (AtomicUsize::new(0), Warnings::new("test"));
     let shared = Arc::new(Shared { config, gateway, transport: Transport::default(), open, warnings });

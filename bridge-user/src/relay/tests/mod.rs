@@ -6,6 +6,7 @@ mod endings;
 mod faults;
 mod lifecycle;
 mod memory;
+mod namespaces;
 mod process;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
 use rustix::net::sockopt;
 
 use super::{Relay, RelayConfig};
-use crate::{kernel::redirect::Redirect, spec::Target};
+use crate::{kernel::redirect::Redirect, model::target::Target, net::namespace::Namespace};
 
 /// Longer than anything here takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,7 +43,7 @@ fn config(target: Target) -> RelayConfig {
         workers: Some(1),
         redirect: redirect(),
         offload_after: 0,
-        ..RelayConfig::new("test", listen, "lo", target, allow)
+        ..RelayConfig::new("test", &Namespace::current().unwrap(), listen, "lo", target, allow)
     }
 }
 

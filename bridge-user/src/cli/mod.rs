@@ -1,0 +1,128 @@
+//! The command line: what can be typed, what a verb's outcome becomes, and how errors are printed.
+//!
+//! Invariants: one error is one line on standard error, whatever its causes contain; exit codes are 0 done, 1 failed, 2
+//! wrong usage; help and version cannot fail.
+
+pub(crate) mod output;
+pub(crate) mod table;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+
+pub use self::output::Out;
+use crate::{
+    UsageError,
+    scope::Scope,
+    verbs::{attach, check, detach, events, status},
+};
+
+/// Containers reach services that listen only on the host's 127.0.0.1, in the kernel.
+#[derive(Parser)]
+#[command(name = "bridge-user", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// With --version: also say which compilers and which linker built it
+    #[arg(long)]
+    verbose: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Make loopback services reachable at the bridge gateway
+    Attach(attach::Args),
+    /// Undo attach
+    Detach(detach::Args),
+    /// Show what is attached and whether it can serve
+    Status(status::Args),
+    /// Show what this kernel and host can do, by trying it
+    Check(check::Args),
+    /// Print the kernel's event channel
+    Events(events::Args),
+    /// Print a shell completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// What `--version --verbose` adds.
+const BUILT_WITH: &str = concat!(
+    "built with ",
+    env!("BRIDGE_BUILT_WITH"),
+    "\neBPF programs built with ",
+    env!("BRIDGE_EBPF_BUILT_WITH")
+);
+
+/// Runs a command line, the program's name first; `scope` finds out where, for verbs that work somewhere. Exit codes: 0
+/// done, 1 failed, 2 wrong usage.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    scope: impl FnOnce() -> anyhow::Result<Scope>,
+    out: &Out,
+) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) if cli.verbose => return usage_or_help(&verbose_alone(), &arguments, out),
+        Ok(cli) => cli,
+        Err(error) => return usage_or_help(&error, &arguments, out),
+    };
+    match run_verb(&cli.verb, scope, out) {
+        Ok(code) => code,
+        Err(error) => {
+            // One line, whatever a cause contains (the verifier's log has many).
+            out.say(&format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" "));
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn verbose_alone() -> clap::Error {
+    Cli::command().error(ErrorKind::ArgumentConflict, "--verbose goes with --version alone: leave it out")
+}
+
+fn usage_or_help(error: &clap::Error, arguments: &[OsString], out: &Out) -> ExitCode {
+    if !error.use_stderr() {
+        // Help and version cannot fail, not even into a closed pipe.
+        let _ = error.print();
+        if error.kind() == ErrorKind::DisplayVersion && arguments.iter().any(|one| one == "--verbose") {
+            let _ = out.print_bytes(format!("{BUILT_WITH}\n").as_bytes());
+        }
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    out.complain(&format!("bridge-user: {}", text.strip_prefix("error: ").unwrap_or(&text)));
+    ExitCode::from(2)
+}
+
+fn run_verb(
+    verb: &Verb,
+    scope: impl FnOnce() -> anyhow::Result<Scope>,
+    out: &Out,
+) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Attach(args) => attach::run(args, &scope()?, out)?,
+        Verb::Detach(args) => detach::run(args, &scope()?, out)?,
+        Verb::Status(args) => status::run(args, &scope()?, out)?,
+        Verb::Check(args) => return check::run(args, &scope()?, out),
+        Verb::Events(args) => events::run(args, &scope()?, out)?,
+        Verb::Completions { shell } => print_completions(*shell, out)?,
+        Verb::Man => print_manual(out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_completions(shell: clap_complete::Shell, out: &Out) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "bridge-user", &mut script);
+    out.print_bytes(&script).map(drop)
+}
+
+fn print_manual(out: &Out) -> anyhow::Result<()> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    out.print_bytes(&page).map(drop)
+}

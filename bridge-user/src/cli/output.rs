@@ -1,0 +1,100 @@
+//! Where results and errors go, and in which form.
+//!
+//! Invariants: what is written is written whole before the verb goes on; a reader of standard output that went away
+//! (`| head`) is no error; what cannot be written to standard error is lost, for there is nobody else to tell.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::Serialize;
+
+type Stream = Arc<Mutex<dyn Write + Send>>;
+
+/// Where a verb prints: the process's standard output and error, or what a caller put in their place. Clones print to
+/// the same place.
+#[derive(Clone)]
+pub struct Out {
+    stdout: Stream,
+    stderr: Stream,
+}
+
+/// What became of text for standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Printed {
+    /// It was written.
+    All,
+    /// Nobody reads any more.
+    ReaderGone,
+}
+
+impl Out {
+    /// The process's own.
+    pub fn standard() -> Self {
+        Self::new(io::stdout(), io::stderr())
+    }
+
+    /// Prints to these.
+    pub fn new(stdout: impl Write + Send + 'static, stderr: impl Write + Send + 'static) -> Self {
+        Self { stdout: Arc::new(Mutex::new(stdout)), stderr: Arc::new(Mutex::new(stderr)) }
+    }
+
+    /// Prints a result.
+    pub(crate) fn print(&self, text: &str) -> anyhow::Result<Printed> {
+        self.print_bytes(text.as_bytes())
+    }
+
+    /// Prints a result that may be no text.
+    pub(crate) fn print_bytes(&self, bytes: &[u8]) -> anyhow::Result<Printed> {
+        let mut stdout = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(Printed::All),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Printed::ReaderGone),
+            Err(error) => Err(error).context("failed to write to standard output"),
+        }
+    }
+
+    /// Prints a result in the form that was asked for.
+    pub(crate) fn print_as<T: Serialize>(
+        &self,
+        format: Format,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let text = match format {
+            Format::Text => text(value),
+            Format::Json => format!("{}\n", serde_json::to_string(value).context("failed to write JSON")?),
+        };
+        self.print(&text).map(drop)
+    }
+
+    /// Tells a person something, as one line on standard error.
+    pub(crate) fn say(&self, line: &str) {
+        self.complain(&format!("bridge-user: {line}\n"));
+    }
+
+    /// Writes to standard error.
+    pub(crate) fn complain(&self, text: &str) {
+        let mut stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = stderr.write_all(text.as_bytes());
+    }
+}
+
+/// The form results are printed in: for people, or for programs.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// The option of verbs that print results in either form.
+#[derive(clap::Args)]
+pub(crate) struct FormatArgs {
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}

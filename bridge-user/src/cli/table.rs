@@ -1,0 +1,90 @@
+//! Attachments as a table for people, and tables in general.
+
+use std::fmt::Write as _;
+
+use crate::{
+    model::identity::Identity,
+    observe::{
+        readiness::Readiness,
+        report::{AttachmentReport, Report},
+    },
+    plan,
+};
+
+/// Left-aligned columns, two spaces apart.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+impl Readiness {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::WaitingForListener => "waiting-for-listener",
+            Self::WaitingForBridge => "waiting-for-bridge",
+            Self::Conflict => "conflict",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Report {
+    /// As a table for people, details below.
+    pub(crate) fn to_text(&self) -> String {
+        if self.attachments.is_empty() {
+            return "nothing is attached in this network namespace\n".to_owned();
+        }
+        let header =
+            ["NAME", "STATE", "DATAPATH", "GATEWAY", "TARGET", "ALLOW", "ACCEPTED", "DENIED", "NO-LISTENER"];
+        let mut rows = vec![header.map(str::to_owned)];
+        rows.extend(self.attachments.iter().map(AttachmentReport::row));
+        let mut text = table(&rows);
+        for entry in &self.attachments {
+            if entry.datapath.is_relay() {
+                let _ = writeln!(text, "{}: relayed with {}: {}", entry.name, entry.datapath, entry.reason);
+            } else if entry.identity == Identity::Loopback {
+                let _ = writeln!(text, "{}: the service sees local clients (identity loopback)", entry.name);
+            }
+            if let Some(detail) = &entry.detail {
+                let _ = writeln!(text, "{}: {detail}", entry.name);
+            }
+        }
+        text
+    }
+}
+
+impl AttachmentReport {
+    fn row(&self) -> [String; 9] {
+        let bracketed = |g: &String| if g.contains(':') { format!("[{g}]") } else { g.clone() };
+        let gateways = self.gateways.iter().map(|g| format!("{}:{}", bracketed(g), self.port));
+        [
+            self.name.clone(),
+            self.state.text().to_owned(),
+            self.datapath.to_string(),
+            plan::list(gateways),
+            self.target.clone(),
+            self.allow.join(","),
+            self.counters.accepted.to_string(),
+            self.counters.denied.to_string(),
+            self.counters.no_listener.to_string(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["A".to_owned(), "BB".to_owned()], ["CCC".to_owned(), "D".to_owned()]];
+        assert_eq!(table(&rows), "A    BB\nCCC  D\n");
+    }
+}

@@ -1,0 +1,204 @@
+//! What Docker knows of one running container: its process, its networks, and whether its network namespace is its own.
+//!
+//! Invariants: as [`super::docker`]; the only part of a URL is an id that the engine itself gave. A value of
+//! [`ContainerInfo`] stands for one run: a container that was started again differs in its process or its start.
+
+use std::net::IpAddr;
+
+use bollard::models::{ContainerInspectResponse, EndpointSettings, PortMap};
+
+use super::docker::{Docker, DockerError, display_name, meant, pick_container, short};
+
+/// A running container with a network namespace of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerInfo {
+    /// Full id.
+    pub id: String,
+    /// Name, without Docker's leading slash.
+    pub name: String,
+    /// Its first process, as the engine's PID namespace counts.
+    pub pid: i32,
+    /// When this run began, in the engine's words.
+    pub started_at: String,
+    /// The networks it has an address on, by name.
+    pub endpoints: Vec<Endpoint>,
+    /// Its own TCP ports that are published on the host, sorted.
+    pub published: Vec<u16>,
+}
+
+/// A container's place on a network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Network name.
+    pub network: String,
+    /// Full id of the network.
+    pub network_id: String,
+    /// The container's addresses there, IPv4 first.
+    pub addrs: Vec<IpAddr>,
+}
+
+impl Docker {
+    /// The container with this name or id, as it runs now.
+    ///
+    /// # Errors
+    /// [`DockerError::UnknownContainer`] lists the running containers; [`DockerError::NotToEnter`] says why this one has
+    /// no namespace to attach in, and what to do; [`DockerError::Unreachable`] and [`DockerError::Api`] if the engine
+    /// gives no answer.
+    pub async fn running(&self, container: &str) -> Result<ContainerInfo, DockerError> {
+        let all = self.list_containers(true).await?;
+        let found = pick_container(&all, container)?;
+        let name = display_name(found);
+        let id = found.id.clone().unwrap_or_default();
+        running(name, self.inspect(&id).await?)
+    }
+}
+
+impl ContainerInfo {
+    /// Those of its endpoints that `networks` name (by name, or by a prefix of the id); all of them if that is empty.
+    ///
+    /// # Errors
+    /// [`DockerError::NotOnNetwork`] names the networks it is on; [`DockerError::AmbiguousNetwork`] if a prefix fits
+    /// several.
+    pub fn endpoints_on(&self, networks: &[String]) -> Result<Vec<&Endpoint>, DockerError> {
+        if networks.is_empty() {
+            return Ok(self.endpoints.iter().collect());
+        }
+        networks.iter().map(|wanted| self.endpoint_on(wanted)).collect()
+    }
+
+    fn endpoint_on(&self, wanted: &str) -> Result<&Endpoint, DockerError> {
+        let has_name = |endpoint: &Endpoint| endpoint.network == wanted;
+        match meant(&self.endpoints, wanted, |endpoint| Some(&endpoint.network_id), has_name).as_slice() {
+            [endpoint] => Ok(endpoint),
+            [] => Err(DockerError::NotOnNetwork {
+                container: self.name.clone(),
+                network: wanted.to_owned(),
+                networks: self.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect(),
+                mode: None,
+            }),
+            several => Err(DockerError::AmbiguousNetwork {
+                name: wanted.to_owned(),
+                matches: several.iter().map(|endpoint| short(&endpoint.network_id)).collect(),
+            }),
+        }
+    }
+}
+
+fn running(name: String, inspected: ContainerInspectResponse) -> Result<ContainerInfo, DockerError> {
+    let refuse = |reason: String| DockerError::NotToEnter { container: name.clone(), reason };
+    let mode = inspected.host_config.and_then(|config| config.network_mode).unwrap_or_default();
+    if mode == "host" {
+        return Err(refuse(
+            "it shares the host's network, so its 127.0.0.1 is the host's: leave --container out".to_owned(),
+        ));
+    }
+    if let Some(other) = mode.strip_prefix("container:") {
+        let other: String = other.chars().take(12).collect();
+        return Err(refuse(format!(
+            "it shares the network of container {other}: use that one (--container {other})"
+        )));
+    }
+    let state = inspected.state.unwrap_or_default();
+    let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0);
+    let Some(pid) = pid.filter(|_| state.running == Some(true)) else {
+        let status = state.status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+        return Err(refuse(format!(
+            "it is not running (its state is {status}): start it (docker start {name})"
+        )));
+    };
+    let settings = inspected.network_settings.unwrap_or_default();
+    let published = published(settings.ports.unwrap_or_default());
+    let networks = settings.networks.unwrap_or_default();
+    let mut endpoints: Vec<Endpoint> =
+        networks.into_iter().filter_map(|(network, settings)| endpoint(network, &settings)).collect();
+    endpoints.sort();
+    if endpoints.is_empty() {
+        return Err(refuse(format!(
+            "it has an address on no network (its network mode is {mode}), so there are no peers: connect it (docker \
+             network connect NETWORK {name})"
+        )));
+    }
+    let id = inspected.id.unwrap_or_default();
+    Ok(ContainerInfo {
+        id,
+        name,
+        pid,
+        started_at: state.started_at.unwrap_or_default(),
+        endpoints,
+        published,
+    })
+}
+
+/// The ports of `7001/tcp: [{HostPort: 8080}]`; those that are only exposed have no binding.
+fn published(ports: PortMap) -> Vec<u16> {
+    let bound =
+        ports.into_iter().filter(|(_, bindings)| bindings.as_ref().is_some_and(|all| !all.is_empty()));
+    let mut ports: Vec<u16> = bound.filter_map(|(port, _)| port.strip_suffix("/tcp")?.parse().ok()).collect();
+    ports.sort_unstable();
+    ports
+}
+
+fn endpoint(network: String, settings: &EndpointSettings) -> Option<Endpoint> {
+    let candidates = [settings.ip_address.as_deref(), settings.global_ipv6_address.as_deref()];
+    let addrs: Vec<IpAddr> = candidates.into_iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
+    let network_id = settings.network_id.clone().unwrap_or_default();
+    (!addrs.is_empty()).then_some(Endpoint { network, network_id, addrs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspected(mode: &str, state: &str, networks: &str) -> Result<ContainerInfo, DockerError> {
+        let json = format!(
+            r#"{{"Id":"c0ffee01","State":{state},"HostConfig":{{"NetworkMode":"{mode}"}},
+                 "NetworkSettings":{{"Networks":{networks},"Ports":{{"80/tcp":[{{"HostIp":"","HostPort":"8080"}}],
+                 "443/tcp":null,"53/udp":[{{"HostIp":"","HostPort":"53"}}]}}}}}}"#
+        );
+        running("web".to_owned(), serde_json::from_str(&json).unwrap())
+    }
+
+    const UP: &str = r#"{"Status":"running","Running":true,"Pid":812,"StartedAt":"2026-01-01T00:00:00Z"}"#;
+    const NETWORKS: &str = r#"{"b":{"NetworkID":"22aa","IPAddress":"172.18.0.7","GlobalIPv6Address":"fd00::7"},
+        "a":{"NetworkID":"11bb","IPAddress":"172.19.0.2","GlobalIPv6Address":""}}"#;
+
+    #[test]
+    fn a_running_container_has_its_endpoints_by_name() {
+        let web = inspected("b", UP, NETWORKS).unwrap();
+        assert_eq!((web.pid, web.started_at.as_str()), (812, "2026-01-01T00:00:00Z"));
+        let on = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let found = web.endpoints_on(&names)?;
+            Ok::<_, DockerError>(found.iter().map(|one| one.network.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(on(&[]).unwrap(), ["a", "b"]);
+        assert_eq!(on(&["b"]).unwrap(), ["b"]);
+        assert_eq!(on(&["11"]).unwrap(), ["a"]);
+        assert_eq!(web.endpoints[1].addrs.len(), 2);
+        assert_eq!(web.published, [80]);
+        let error = on(&["c"]).unwrap_err().to_string();
+        assert!(error.contains("container web on network c") && error.contains("it is on a, b"), "{error}");
+    }
+
+    #[test]
+    fn a_network_of_a_container_must_be_one_and_named() {
+        let networks = r#"{"a":{"NetworkID":"11bb","IPAddress":"172.18.0.7"},
+            "b":{"NetworkID":"11cc","IPAddress":"172.19.0.2"}}"#;
+        let web = inspected("a", UP, networks).unwrap();
+        let refusal = |name: &str| web.endpoints_on(&[name.to_owned()]).unwrap_err().to_string();
+        assert!(refusal("11").contains("fits 2 networks: name one by id (11bb, 11cc)"));
+        assert!(refusal("").contains("it is on a, b"));
+        assert_eq!(web.endpoints_on(&["11c".to_owned()]).unwrap()[0].network, "b");
+    }
+
+    #[test]
+    fn containers_without_a_namespace_of_their_own_are_refused() {
+        let refusal = |mode, state, networks| inspected(mode, state, networks).unwrap_err().to_string();
+        assert!(refusal("host", UP, NETWORKS).contains("leave --container out"));
+        assert!(refusal("container:5bba9967d5a102f8", UP, "{}").contains("--container 5bba9967d5a1"));
+        let stopped = refusal("b", r#"{"Status":"exited","Running":false,"Pid":0}"#, NETWORKS);
+        assert!(stopped.contains("its state is exited") && stopped.contains("docker start web"), "{stopped}");
+        let none = r#"{"none":{"NetworkID":"33","IPAddress":"","GlobalIPv6Address":""}}"#;
+        assert!(refusal("none", UP, none).contains("docker network connect NETWORK web"));
+    }
+}

@@ -1,0 +1,143 @@
+//! Waiting for a container to start or to end, or to join or leave a network.
+//!
+//! Invariant: events are only a reason to look. What became of the container is asked of the engine each time, and a
+//! broken connection is a reason to look, too, since nobody knows what was missed.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bollard::{
+    errors::Error as ApiError,
+    models::{EventMessage, EventMessageTypeEnum},
+    query_parameters::EventsOptions,
+};
+use futures_util::{Stream, StreamExt as _};
+use tokio::time::sleep;
+
+use super::{container::ContainerInfo, docker::Docker};
+
+/// How long to wait before the first attempt to reconnect; each further one waits twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// Look at least this often, whatever the events say. Longer than the longest pause and the time to connect, so that
+/// a caller that stops waiting then has waited for both.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// The engine's events about one container.
+pub struct Watch<'a> {
+    docker: &'a Docker,
+    watched: Watched,
+    events: Option<EngineEvents>,
+    pause: Duration,
+}
+
+type EngineEvents = Pin<Box<dyn Stream<Item = Result<EventMessage, ApiError>>>>;
+
+impl<'a> Watch<'a> {
+    /// Of this container, also if one with its name is made anew.
+    pub fn new(docker: &'a Docker, container: &ContainerInfo) -> Self {
+        let watched = Watched { name: container.name.clone(), id: container.id.clone() };
+        Self { docker, watched, events: None, pause: Duration::ZERO }
+    }
+
+    /// Waits until the container should be looked at.
+    pub async fn wait(&mut self) {
+        // Running out of time is as good a reason as any.
+        let _ = tokio::time::timeout(LOOK_AGAIN, self.changed()).await;
+    }
+
+    async fn changed(&mut self) {
+        let Some(events) = &mut self.events else {
+            sleep(self.pause).await;
+            let api = self.docker.api().await.ok();
+            self.events = api.map(|api| Box::pin(api.events(Some(filter()))) as EngineEvents);
+            self.pause = if self.events.is_some() { FIRST_PAUSE } else { longer(self.pause) };
+            return;
+        };
+        while let Some(Ok(event)) = events.next().await {
+            if self.watched.is_concerned(&event) {
+                return;
+            }
+        }
+        self.events = None;
+    }
+}
+
+/// The container that is watched.
+struct Watched {
+    name: String,
+    /// Of the latest with that name.
+    id: String,
+}
+
+impl Watched {
+    /// A container's own events name it; those of a network have the id of who joined or left it.
+    fn is_concerned(&mut self, event: &EventMessage) -> bool {
+        let Some(actor) = &event.actor else { return false };
+        let says = |key: &str, value: &str| {
+            actor.attributes.as_ref().and_then(|all| all.get(key)).is_some_and(|found| found == value)
+        };
+        if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+            return says("container", &self.id);
+        }
+        let concerned = says("name", &self.name);
+        if let (true, Some(id)) = (concerned, &actor.id) {
+            self.id.clone_from(id);
+        }
+        concerned
+    }
+}
+
+/// From now on, as far as a clock of seconds can tell: the request itself is sent later.
+fn filter() -> EventsOptions {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let filters = HashMap::from([
+        ("type".to_owned(), ["container", "network"].map(str::to_owned).to_vec()),
+        ("event".to_owned(), ["start", "die", "connect", "disconnect"].map(str::to_owned).to_vec()),
+    ]);
+    EventsOptions { since: Some(now.to_string()), until: None, filters: Some(filters) }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::EventActor;
+
+    use super::*;
+
+    fn event(typ: EventMessageTypeEnum, id: &str, key: &str, value: &str) -> EventMessage {
+        let attributes = Some([(key.to_owned(), value.to_owned())].into());
+        let actor = Some(EventActor { id: Some(id.to_owned()), attributes });
+        EventMessage { typ: Some(typ), actor, ..EventMessage::default() }
+    }
+
+    #[test]
+    fn events_of_the_container_and_of_who_took_its_name_concern_it() {
+        use EventMessageTypeEnum::{CONTAINER, NETWORK};
+        let mut web = Watched { name: "web".to_owned(), id: "1".to_owned() };
+        assert!(web.is_concerned(&event(CONTAINER, "1", "name", "web")));
+        assert!(!web.is_concerned(&event(CONTAINER, "2", "name", "webber")));
+        assert!(!web.is_concerned(&event(NETWORK, "web", "name", "web")));
+        assert!(web.is_concerned(&event(NETWORK, "9", "container", "1")));
+        assert!(!web.is_concerned(&event(NETWORK, "9", "container", "3")));
+        assert!(web.is_concerned(&event(CONTAINER, "3", "name", "web")));
+        assert!(web.is_concerned(&event(NETWORK, "9", "container", "3")));
+        assert!(!web.is_concerned(&EventMessage::default()));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let pauses: Vec<_> =
+            std::iter::successors(Some(Duration::ZERO), |pause| Some(longer(*pause))).take(8).collect();
+        assert_eq!(pauses[1], FIRST_PAUSE);
+        assert_eq!(pauses[2], FIRST_PAUSE * 2);
+        assert_eq!(pauses[7], LONGEST_PAUSE);
+        assert!(LONGEST_PAUSE < LOOK_AGAIN);
+    }
+}

@@ -1,0 +1,370 @@
+//! The pin directory of one network namespace, `/sys/fs/bpf/bridge-user/<netns inode>/`, or below another bpffs.
+//!
+//! Invariants: the pin of the steering link is the commit point. It is made last, when everything else is in place, and
+//! removed first; a link without a pin ends with its process. So whatever moment a process is killed at, either the
+//! steering link is pinned and all of the instance is there, or nothing is steered and what lies in the directory is
+//! garbage, which the next verb that takes the lock removes. Pins are made and removed under the lock only.
+//!
+//! An instance that was attached from another namespace (`Meta::owner`; see [`super::owned`]) is kept when its namespace
+//! is gone, for the owner to see. Inodes are given out again, to the next container as a rule: a directory in the way of a
+//! new namespace's is then renamed to `<netns inode>-<netns cookie>`.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::programs::links::FdLink;
+use bridge_common::names;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{
+    kernel::{
+        programs::{link_name, tc},
+        state::maps::{self, Origin},
+        sys,
+    },
+    net::namespace::Namespace,
+    scope::Scope,
+};
+
+/// The pin directory of one namespace.
+#[derive(Clone)]
+pub struct PinDir {
+    /// What all namespaces' directories are in.
+    root: PathBuf,
+    inode: u64,
+    /// Its name was taken by a new namespace; the cookie of the old one is in its new name.
+    aside: Option<u64>,
+}
+
+/// Held while state is changed; released on drop.
+pub struct Lock {
+    #[expect(dead_code, reason = "held for its Drop")]
+    dir: Flock<File>,
+    root: PathBuf,
+}
+
+impl PinDir {
+    /// The directory for the namespace that is served. Touches nothing.
+    pub fn of(scope: &Scope) -> Self {
+        Self { root: scope.roots.pins(), inode: scope.namespace.inode(), aside: None }
+    }
+
+    fn named(root: &Path, name: &str) -> Option<Self> {
+        let (inode, aside) = match name.split_once('-') {
+            Some((inode, cookie)) => (inode, Some(cookie.parse().ok()?)),
+            None => (name, None),
+        };
+        Some(Self { root: root.to_owned(), inode: inode.parse().ok()?, aside })
+    }
+
+    /// The inode of the namespace it is for.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The namespace it is for, if that exists still and a process is in it.
+    pub(crate) fn namespace(&self) -> anyhow::Result<Option<Namespace>> {
+        if self.aside.is_some() {
+            return Ok(None);
+        }
+        let Some(namespace) = Namespace::find(self.inode)? else { return Ok(None) };
+        // Where the kernel does not tell the cookie, or this process may not ask, the inode has to do.
+        let is_it =
+            self.is_alive() || namespace.cookie().is_none_or(|cookie| cookie == self.origin().netns_cookie);
+        Ok(is_it.then_some(namespace))
+    }
+
+    /// What the instance says of where it comes from.
+    pub(crate) fn origin(&self) -> Origin {
+        maps::read_origin(&self.path())
+    }
+
+    /// Whether its namespace still exists: the kernel detaches the link of one that is gone. The inode may belong to a
+    /// new namespace then.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.aside.is_none() && link_inode(&self.commit_pin()).is_ok_and(|inode| inode == self.inode)
+    }
+
+    /// Where published objects are.
+    pub fn path(&self) -> PathBuf {
+        match self.aside {
+            Some(cookie) => self.root.join(format!("{}-{cookie}", self.inode)),
+            None => self.root.join(self.inode.to_string()),
+        }
+    }
+
+    /// Whether an instance is published here.
+    ///
+    /// # Errors
+    /// When bpffs cannot be read, usually for lack of privileges.
+    pub fn is_published(&self) -> io::Result<bool> {
+        self.commit_pin().try_exists()
+    }
+
+    /// The pin that makes an instance public.
+    pub fn commit_pin(&self) -> PathBuf {
+        self.path().join(link_name(names::PROG_STEER))
+    }
+
+    /// Removes the garbage of the namespace itself, or puts aside what one with the same inode left for its owner.
+    fn make_way(&self, namespace: &Namespace) -> anyhow::Result<()> {
+        let Origin { netns_cookie, owner } = self.origin();
+        let is_other = namespace.cookie().is_some_and(|own| own != netns_cookie);
+        if owner.is_none() || !is_other || !self.is_published()? {
+            return remove_tree(&self.path(), namespace);
+        }
+        let aside = Self { aside: Some(netns_cookie), ..self.clone() };
+        let (from, to) = (self.path(), aside.path());
+        fs::rename(&from, &to)
+            .with_context(|| format!("failed to rename {} to {}", from.display(), to.display()))
+    }
+
+    /// Every namespace's directory below a root.
+    pub(crate) fn all(root: &Path) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            found.extend(entry?.file_name().to_str().and_then(|name| Self::named(root, name)));
+        }
+        Ok(found)
+    }
+
+    /// True for an instance that was never finished, and for one whose namespace no longer exists.
+    fn is_garbage(&self) -> bool {
+        match link_inode(&self.commit_pin()) {
+            Ok(inode) => inode != self.inode || self.aside.is_some(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Removes garbage of another namespace than `own`, as far as it can be undone and nobody is to see it any more.
+    fn remove_from_outside(&self, own: &Namespace) -> anyhow::Result<()> {
+        let path = self.path();
+        let owner = self.origin().owner;
+        if let Some(owner) = owner
+            && self.is_published()?
+            && (owner == own.inode() || !matches!(Namespace::find(owner), Ok(None)))
+        {
+            // The owner is to see it.
+            return Ok(());
+        }
+        if !tc::has_marks(&path) {
+            return remove_pins(&path);
+        }
+        match self.namespace() {
+            // What marks stand for can be undone from there only. If this process may not go there, somebody else will.
+            Ok(Some(namespace)) => {
+                let _ = remove_tree(&path, &namespace);
+                Ok(())
+            }
+            // No process is in a container's namespace once it is gone. Others may be kept by name.
+            Ok(None) if owner.is_some() || self.has_ended() => remove_pins(&path),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether the namespace is gone for certain: the kernel took the steering program off (`netns_bpf_pernet_pre_exit`,
+    /// kernel/bpf/net_namespace.c), and the link tells of no namespace any more.
+    fn has_ended(&self) -> bool {
+        link_inode(&self.commit_pin()).is_ok_and(|inode| inode == 0)
+    }
+
+    /// Removes everything that is pinned for a namespace that is gone. Needs the lock.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed; the others still are.
+    pub(crate) fn forget(&self, _lock: &Lock) -> anyhow::Result<()> {
+        if self.path().try_exists()? { remove_pins(&self.path()) } else { Ok(()) }
+    }
+
+    /// Makes the directory, empty; it is removed again on drop unless published. Needs the lock.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn build(&self, namespace: &Namespace, _lock: &Lock) -> anyhow::Result<Building> {
+        let path = self.path();
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("failed to create {}", path.display()))?;
+        Ok(Building { path, namespace: namespace.clone(), published: false })
+    }
+
+    /// Removes everything that is published for `namespace`, whose directory this is. Nothing published is not an
+    /// error. Needs the lock.
+    ///
+    /// # Errors
+    /// When an object cannot be removed; the rest still is.
+    pub fn remove(&self, namespace: &Namespace, _lock: &Lock) -> anyhow::Result<()> {
+        let commit = self.commit_pin();
+        // From here on nothing is steered, and readers take the instance for that of a namespace that is gone.
+        sys::detach_pinned(&commit).with_context(|| format!("failed to detach {}", commit.display()))?;
+        match fs::remove_file(&commit) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("failed to remove {}", commit.display()));
+            }
+            _ => {}
+        }
+        if self.path().try_exists()? { remove_tree(&self.path(), namespace) } else { Ok(()) }
+    }
+}
+
+/// A directory under construction.
+pub struct Building {
+    path: PathBuf,
+    namespace: Namespace,
+    published: bool,
+}
+
+impl Building {
+    /// Where to pin.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the instance public by pinning the steering link, in one step.
+    ///
+    /// # Errors
+    /// When the pin fails.
+    pub fn publish(mut self, steering: FdLink) -> anyhow::Result<()> {
+        let path = self.path.join(link_name(names::PROG_STEER));
+        steering.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        if !self.published {
+            // A leftover is removed by the next verb; there is nobody to tell from here.
+            let _ = remove_tree(&self.path, &self.namespace);
+        }
+    }
+}
+
+impl Lock {
+    /// Takes the lock that serialises changes below these roots, and removes what killed processes and vanished
+    /// namespaces left.
+    ///
+    /// # Errors
+    /// When bpffs is not mounted or not writable.
+    pub fn take(scope: &Scope) -> anyhow::Result<Self> {
+        let root = scope.roots.pins();
+        let lock = Self::of(&root).with_context(|| format!("failed to lock {}", root.display()))?;
+        lock.remove_leftovers(scope)?;
+        Ok(lock)
+    }
+
+    /// Locks the root directory itself. Whoever removes the last instance removes the root too, so a lock only counts
+    /// when the locked directory is still the one at the path.
+    fn of(root: &Path) -> anyhow::Result<Self> {
+        loop {
+            match fs::DirBuilder::new().mode(0o700).create(root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+            let dir = match File::open(root) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                dir => dir?,
+            };
+            let dir =
+                Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+            let locked = dir.metadata()?;
+            if fs::metadata(root).is_ok_and(|now| now.ino() == locked.ino()) {
+                require_private(&locked)?;
+                return Ok(Self { dir, root: root.to_owned() });
+            }
+        }
+    }
+
+    fn remove_leftovers(&self, scope: &Scope) -> anyhow::Result<()> {
+        let own = PinDir::of(scope);
+        for dir in PinDir::all(&self.root)?.into_iter().filter(PinDir::is_garbage) {
+            if dir.path() == own.path() {
+                own.make_way(&scope.namespace)?;
+            } else {
+                dir.remove_from_outside(&scope.namespace)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Only succeeds when it is empty; whoever waits for the lock makes a new one.
+        let _ = fs::remove_dir(&self.root);
+    }
+}
+
+/// On a bpffs that everybody may write to, somebody else could have made the directory and could swap what is in it.
+fn require_private(root: &fs::Metadata) -> anyhow::Result<()> {
+    let ours = nix::unistd::geteuid().as_raw();
+    ensure!(
+        root.uid() == ours && root.mode() & 0o022 == 0,
+        "it belongs to user {} with mode {:o}, expected user {ours} and nobody else to write: remove it, and mount bpffs \
+         with mode=0700",
+        root.uid(),
+        root.mode() & 0o7777
+    );
+    Ok(())
+}
+
+/// The inode of the namespace a pinned link is attached to; 0 once that is gone.
+fn link_inode(pin: &Path) -> io::Result<u64> {
+    Ok(sys::link_facts(sys::obj_get(pin)?.as_fd())?.netns_inode.into())
+}
+
+/// Removes a directory of pins, and what its marks stand for in its namespace.
+fn remove_tree(path: &Path, namespace: &Namespace) -> anyhow::Result<()> {
+    tc::sweep(namespace, path, &BTreeSet::new())?;
+    remove_pins(path)
+}
+
+/// Removes a directory of pins. Goes on after an error, and reports the first.
+fn remove_pins(path: &Path) -> anyhow::Result<()> {
+    let mut first_error = None;
+    for entry in fs::read_dir(path).with_context(|| format!("failed to read {}", path.display()))? {
+        let file = entry?.path();
+        if let Err(error) = fs::remove_file(&file) {
+            first_error.get_or_insert((file, error));
+        }
+    }
+    match first_error {
+        Some((file, error)) => Err(error).with_context(|| format!("failed to remove {}", file.display())),
+        None => fs::remove_dir(path).with_context(|| format!("failed to remove {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_named_after_the_inode_and_put_aside_with_the_cookie() {
+        for (name, inode, aside) in
+            [("4026532254", 4_026_532_254, None), ("4026532254-17", 4_026_532_254, Some(17))]
+        {
+            let root = Path::new("/sys/fs/bpf/bridge-user");
+            let dir = PinDir::named(root, name).unwrap();
+            assert_eq!((dir.inode, dir.aside), (inode, aside));
+            assert_eq!(dir.path(), root.join(name));
+        }
+        for other in ["", "-", "17-", "x", "17-x", "17-1-2"] {
+            assert!(PinDir::named(Path::new("/"), other).is_none(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The tc program on bridges: attaching it, finding out where it is, taking it off.
+//!
+//! Invariants: what is attached to an interface is named by a pin in the instance's directory, made before and
+//! removed after it, so that whoever removes the directory knows what to undo: `link_steer_tc_<ifindex>` is a TCX
+//! link (Linux 6.6), `filter_steer_tc_<ifindex>` stands for a clsact filter, `qdisc_<ifindex>` for a clsact qdisc
+//! that was not there before; `table_bridge_user` for the nftables table (`netfilter/nft.rs`). Other programs'
+//! filters and qdiscs are never touched. Only what is attached to an existing interface is undone; the kernel removes
+//! the rest with the interface. Interfaces are those of the namespace that is passed, and everything that names one
+//! works in it.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{
+            self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+        },
+    },
+};
+use bridge_common::names;
+
+use super::{object, qdisc};
+use crate::{
+    kernel::sys,
+    net::{
+        NetError,
+        links::{self, Link},
+        namespace::Namespace,
+    },
+    netfilter::nft,
+};
+
+/// Priority and handle of the clsact filter. It decides nothing for others, so it can be first.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0xb7d9, 1);
+const INGRESS: TcAttachType = TcAttachType::Ingress;
+
+/// The pin of the TCX link on an interface.
+pub fn link_pin(dir: &Path, ifindex: u32) -> PathBuf {
+    dir.join(format!("{}_{ifindex}", super::link_name(names::PROG_STEER_TC)))
+}
+
+fn filter_mark(dir: &Path, ifindex: u32) -> PathBuf {
+    dir.join(format!("filter_{}_{ifindex}", names::PROG_STEER_TC))
+}
+
+fn qdisc_mark(dir: &Path, ifindex: u32) -> PathBuf {
+    dir.join(format!("qdisc_{ifindex}"))
+}
+
+/// Stands for the nftables table.
+const TABLE_MARK: &str = "table_bridge_user";
+
+/// Puts the nftables table there that the program needs, unless it is there.
+///
+/// # Errors
+/// When nft(8) is missing or refuses.
+pub fn ensure_table(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    if has_table(namespace, dir) {
+        return Ok(());
+    }
+    let mark = dir.join(TABLE_MARK);
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    set_mark(program, &mark)?;
+    nft::install(namespace).inspect_err(|_| drop(fs::remove_file(&mark)))
+}
+
+/// Whether the nftables table is there. Who may not ask the kernel believes the mark.
+pub fn has_table(namespace: &Namespace, dir: &Path) -> bool {
+    dir.join(TABLE_MARK).exists() && nft::is_installed(namespace).unwrap_or(true)
+}
+
+/// A process that was killed may have left the mark without what it stands for.
+fn set_mark(program: &mut SchedClassifier, mark: &Path) -> anyhow::Result<()> {
+    if mark.exists() {
+        return Ok(());
+    }
+    program.pin(mark).with_context(|| format!("failed to pin {}", mark.display()))
+}
+
+/// Takes the program off every interface but those in `keep`, and with the last one the table.
+///
+/// # Errors
+/// When something cannot be undone; the rest still is.
+pub fn sweep(namespace: &Namespace, dir: &Path, keep: &BTreeSet<u32>) -> anyhow::Result<()> {
+    let there = attached(dir).with_context(|| format!("failed to read {}", dir.display()))?;
+    let mut outcomes: Vec<_> =
+        there.difference(keep).map(|&ifindex| remove(namespace, dir, ifindex)).collect();
+    if there.is_disjoint(keep) {
+        outcomes.push(remove_table(namespace, dir));
+    }
+    outcomes.into_iter().collect()
+}
+
+fn remove_table(namespace: &Namespace, dir: &Path) -> anyhow::Result<()> {
+    let mark = dir.join(TABLE_MARK);
+    if !mark.exists() {
+        return Ok(());
+    }
+    nft::remove(namespace)?;
+    fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))
+}
+
+/// Attaches the loaded program to the bridge `link`, unless it is there.
+///
+/// # Errors
+/// When the kernel refuses; nothing is left attached then.
+pub fn ensure(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf, link: &Link) -> anyhow::Result<()> {
+    let failed = || format!("failed to attach program {} to {}", names::PROG_STEER_TC, link.name);
+    if is_attached(namespace, dir, link.index)? {
+        return Ok(());
+    }
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    match namespace.run(|| attach_tcx(program, &link.name))? {
+        Ok(id) => {
+            let fd: FdLink = program.take_link(id)?.try_into()?;
+            fd.pin(link_pin(dir, link.index)).with_context(failed)?;
+            Ok(())
+        }
+        Err(ProgramError::SyscallError(error)) if has_no_tcx(&error.io_error) => {
+            attach_filter(namespace, dir, program, link)
+                .inspect_err(|_| drop(remove(namespace, dir, link.index)))
+                .with_context(failed)
+        }
+        Err(error) => Err(error).with_context(failed),
+    }
+}
+
+/// Attaches the loaded program to an interface of a namespace that will not be there for long, and leaves no pin. A
+/// filter goes with its namespace: nothing is to take it off from a thread that may be elsewhere by then.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn attach_for_now(namespace: &Namespace, ebpf: &mut Ebpf, interface: &str) -> anyhow::Result<()> {
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    match namespace.run(|| attach_tcx(program, interface))? {
+        Err(ProgramError::SyscallError(error)) if has_no_tcx(&error.io_error) => {
+            namespace.run(|| tc::qdisc_add_clsact(interface))??;
+            let id = namespace.run(|| attach_clsact(program, interface))??;
+            keep_filter(program, id)
+        }
+        result => Ok(result.map(drop)?),
+    }
+}
+
+fn attach_tcx(program: &mut SchedClassifier, interface: &str) -> Result<SchedClassifierLinkId, ProgramError> {
+    program.attach_with_options(interface, INGRESS, TcAttachOptions::TcxOrder(LinkOrder::default()))
+}
+
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    program.attach_with_options(interface, INGRESS, TcAttachOptions::Netlink(options))
+}
+
+/// Kernels before 6.6 do not know the kind of link (EINVAL).
+fn has_no_tcx(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn attach_filter(
+    namespace: &Namespace,
+    dir: &Path,
+    program: &mut SchedClassifier,
+    link: &Link,
+) -> anyhow::Result<()> {
+    if !qdisc::has_clsact(namespace, link.index)? {
+        set_mark(program, &qdisc_mark(dir, link.index))?;
+        namespace.run(|| tc::qdisc_add_clsact(&link.name))??;
+    }
+    set_mark(program, &filter_mark(dir, link.index))?;
+    let id = namespace.run(|| attach_clsact(program, &link.name))??;
+    keep_filter(program, id)
+}
+
+/// Without its owner the filter stays until it is removed by priority and handle.
+fn keep_filter(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> anyhow::Result<()> {
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Replaces the attached programs by the loaded one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn upgrade(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    for ifindex in attached(dir)? {
+        let Some(link) = links::link_by_index(namespace, ifindex)? else { continue };
+        let failed = || format!("failed to replace program {} on {}", names::PROG_STEER_TC, link.name);
+        let pin = link_pin(dir, ifindex);
+        if pin.exists() {
+            let old = sys::obj_get(&pin).with_context(failed)?;
+            sys::link_update(old.as_fd(), object::program_fd(ebpf, names::PROG_STEER_TC)?.as_fd())
+                .with_context(failed)?;
+        } else if is_attached(namespace, dir, ifindex)? {
+            let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+            let id = namespace.run(|| replace_filter(program, &link.name))?.with_context(failed)?;
+            keep_filter(program, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn replace_filter(
+    program: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let old = SchedClassifierLink::attached(interface, INGRESS, PRIORITY, HANDLE, None)?;
+    program.attach_to_link(old)
+}
+
+/// Takes the program off an interface, and the qdisc if it was made for it. What is not there is no error.
+///
+/// # Errors
+/// When the kernel refuses; the pins stay then, so that it can be tried again.
+pub fn remove(namespace: &Namespace, dir: &Path, ifindex: u32) -> anyhow::Result<()> {
+    let link = links::link_by_index(namespace, ifindex)?;
+    let failed = || format!("failed to take program {} off interface {ifindex}", names::PROG_STEER_TC);
+    if let Some(link) = &link {
+        sys::detach_pinned(&link_pin(dir, ifindex)).with_context(failed)?;
+        remove_filter(namespace, dir, link).with_context(failed)?;
+        remove_qdisc(namespace, dir, link).with_context(failed)?;
+    }
+    for pin in [link_pin(dir, ifindex), filter_mark(dir, ifindex), qdisc_mark(dir, ifindex)] {
+        match fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(failed),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_filter(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Result<()> {
+    if !filter_mark(dir, link.index).exists() {
+        return Ok(());
+    }
+    match namespace.run(|| tc::qdisc_detach_program(&link.name, INGRESS, names::PROG_STEER_TC))? {
+        // A process that was killed made the mark and not the filter.
+        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn remove_qdisc(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Result<()> {
+    if qdisc_mark(dir, link.index).exists()
+        && qdisc::has_clsact(namespace, link.index)?
+        && !qdisc::has_filters(namespace, link.index)?
+    {
+        qdisc::delete_clsact(namespace, link.index)?;
+    }
+    Ok(())
+}
+
+/// Whether the program is attached to an interface. A filter, unlike a link, anybody can take off.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn is_attached(namespace: &Namespace, dir: &Path, ifindex: u32) -> Result<bool, NetError> {
+    if link_pin(dir, ifindex).exists() {
+        return Ok(true);
+    }
+    Ok(filter_mark(dir, ifindex).exists()
+        && qdisc::has_ingress_filter(namespace, ifindex, PRIORITY, HANDLE.into())?)
+}
+
+/// Whether something outside the directory has to be undone with it.
+pub fn has_marks(dir: &Path) -> bool {
+    dir.join(TABLE_MARK).exists() || attached(dir).is_ok_and(|all| !all.is_empty())
+}
+
+/// The interfaces the program is attached to, or was about to be.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn attached(dir: &Path) -> io::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let is_mark =
+            ["link_steer_tc_", "filter_steer_tc_", "qdisc_"].iter().any(|start| name.starts_with(start));
+        let index = name.rsplit('_').next().and_then(|index| index.parse::<u32>().ok());
+        found.extend(index.filter(|_| is_mark));
+    }
+    Ok(found)
+}

@@ -1,0 +1,61 @@
+//! One attachment, as it is wanted, or as the kernel or a relay holds it. Pure data.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{
+    datapath::{Datapath, Reason},
+    identity::Identity,
+    naming,
+    target::{Port, Target},
+};
+
+/// One attachment, wanted or present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Service name.
+    pub service: String,
+    /// The container in whose network namespace it is; none: in the caller's.
+    pub container: Option<String>,
+    /// Docker network, or the interface name where a bridge was given.
+    pub network: String,
+    /// Bridge interface name; in a container the interface that holds its address.
+    pub bridge: String,
+    /// Bridge interface index.
+    pub ifindex: u32,
+    /// Port on the gateway.
+    pub port: Port,
+    /// Where the service listens; a steered attachment's is always TCP.
+    pub target: Target,
+    /// Addresses containers connect to, sorted: the gateway's, or those of the container itself.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Allowed sources, sorted.
+    pub allow: BTreeSet<IpNet>,
+    /// What carries the connections.
+    pub datapath: Datapath,
+    /// Why that datapath.
+    pub reason: Reason,
+    /// Whom the service sees.
+    pub identity: Identity,
+}
+
+impl Attachment {
+    /// `<network>-<service>-<port>`, where a container's network is `<container>.<network>`.
+    pub fn name(&self) -> String {
+        naming::attachment_name(self.container.as_deref(), &self.network, &self.service, self.port)
+    }
+
+    /// Whether a NAME on the command line means it.
+    pub fn is_meant_by(&self, query: &str) -> bool {
+        naming::matches(query, self.container.as_deref(), &self.network, &self.service, self.port)
+    }
+
+    /// True when `other` is this attachment, perhaps with other settings.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.container == other.container
+            && self.network == other.network
+            && self.service == other.service
+            && self.port == other.port
+    }
+}

@@ -1,0 +1,38 @@
+//! How detailed the event channel is.
+
+/// The most detailed event written to the event channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EventLevel {
+    /// No events.
+    Off,
+    /// Denied connections and missing listeners, rate-limited.
+    #[default]
+    Warn,
+    /// Every accepted connection and tracked listener, too.
+    Debug,
+}
+
+impl EventLevel {
+    /// aya-log's numeric level.
+    pub const fn as_u8(self) -> u8 {
+        *self.as_static()
+    }
+
+    /// The level itself, as a constant of the programs.
+    pub const fn as_static(self) -> &'static u8 {
+        match self {
+            Self::Off => &0,
+            Self::Warn => &2,
+            Self::Debug => &4,
+        }
+    }
+
+    /// The level that `META` holds.
+    pub const fn from_u16(level: u16) -> Self {
+        match level {
+            0 => Self::Off,
+            1..=3 => Self::Warn,
+            _ => Self::Debug,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! What is typed, what it means, and how it is named: pure data and decisions.
+//!
+//! Invariants: no I/O. The modules form no circle: `target`, `identity` and `event_level` know nothing of the others,
+//! `naming` and `presets` only those two, then come `spec` and `datapath`, and `attachment` is made of all of them.
+
+pub mod attachment;
+pub mod datapath;
+pub mod event_level;
+pub mod identity;
+pub mod naming;
+pub mod presets;
+pub mod spec;
+pub mod target;
+
+/// Version of the JSON documents that verbs print.
+pub const JSON_VERSION: u32 = 1;

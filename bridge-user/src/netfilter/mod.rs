@@ -1,0 +1,3 @@
+//! What this project puts into netfilter, per network namespace.
+
+pub mod nft;

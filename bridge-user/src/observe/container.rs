@@ -1,0 +1,136 @@
+//! `attach --container`: the container's network namespace, and what takes the place of bridges and gateways in it.
+//!
+//! Invariants: Docker is asked from the caller's namespace, before the container's is entered, and asked again once
+//! the namespace is open: a process id may have been given to another process in between. Nothing is opened, bound or
+//! attached in the caller's own namespace.
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::{Context as _, ensure};
+use ipnet::IpNet;
+
+use super::networks::BlockingDocker;
+use crate::{
+    engine::container::{ContainerInfo, Endpoint},
+    kernel::instance::owned::owned,
+    model::attachment::Attachment,
+    net::{links::interface_with, namespace::Namespace},
+    plan::{Network, request::Request},
+    scope::Scope,
+};
+
+/// One run of a container, and its network namespace.
+pub struct ContainerRun {
+    /// What Docker says of it.
+    pub running: ContainerInfo,
+    /// Its namespace, with the roots of who asks.
+    scope: Scope,
+    /// Where this is asked from, which sees and detaches what is attached in the container.
+    owner: Scope,
+    /// The networks to attach to, with the allowed sources.
+    networks: Vec<(Endpoint, Vec<IpNet>)>,
+}
+
+impl ContainerRun {
+    /// Finds the container, resolves what the request names, and opens the container's network namespace.
+    ///
+    /// # Errors
+    /// When the container cannot be attached in, or is not on a network that was named.
+    pub(crate) fn find(request: &Request, owner: &Scope, container: &str) -> anyhow::Result<Self> {
+        let docker = BlockingDocker::connect()?;
+        let running = docker.ask(docker.docker.running(container))?;
+        let with_sources = |endpoint: &Endpoint| {
+            let sources = docker.sources(&request.allow, (&endpoint.network_id, &endpoint.network))?;
+            Ok((endpoint.clone(), sources))
+        };
+        let networks = running.endpoints_on(&request.networks)?.into_iter().map(with_sources);
+        let networks = networks.collect::<anyhow::Result<_>>()?;
+        let name = &running.name;
+        let namespace = Namespace::of_process(running.pid)
+            .with_context(|| format!("failed to find the network namespace of container {name}"))?;
+        ensure!(
+            docker.ask(docker.docker.running(&running.id))? == running,
+            "failed to attach inside container {name}: it was restarted meanwhile: try again"
+        );
+        ensure!(
+            namespace != owner.namespace,
+            "failed to attach inside container {name}: its network namespace is this one: leave --container out"
+        );
+        Ok(Self { running, scope: owner.inside(namespace), owner: owner.clone(), networks })
+    }
+
+    /// The container's namespace, with the roots of who asks.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The inode of the namespace that attaches.
+    pub(crate) fn owner(&self) -> u64 {
+        self.owner.namespace.inode()
+    }
+
+    /// The start of an error's chain.
+    pub(crate) fn failed(&self) -> String {
+        format!("failed to attach inside container {}", self.running.name)
+    }
+
+    /// The networks as they are inside the container.
+    pub(crate) fn networks(&self) -> anyhow::Result<Vec<Network>> {
+        let network = |(endpoint, allow): &(Endpoint, Vec<IpNet>)| {
+            let address = endpoint.addrs.first().context("the container has no address on the network")?;
+            Ok(Network {
+                container: Some(self.running.name.clone()),
+                name: endpoint.network.clone(),
+                bridge: interface_with(&self.scope.namespace, *address)?,
+                allow: allow.clone(),
+            })
+        };
+        self.networks.iter().map(network).collect()
+    }
+
+    /// Docker's proxy connects from the host's address on the network for whomever it serves, so an allow-list of the whole
+    /// network would admit the world.
+    pub(crate) fn refuse_published(&self, request: &Request, state: &Attachment) -> anyhow::Result<()> {
+        ensure!(
+            !request.allow.is_empty() || !self.running.published.contains(&state.port.get()),
+            "port {} of the container is published on the host, and who comes through Docker's proxy has the host's \
+             address, which is in the network: unpublish it, or use --allow to say who may connect",
+            state.port
+        );
+        Ok(())
+    }
+
+    /// What is pinned of these attachments for earlier runs of the container: where, and which.
+    pub(crate) fn earlier(&self, wanted: &[Attachment]) -> anyhow::Result<Vec<(PathBuf, Vec<String>)>> {
+        let mut found = Vec::new();
+        for other in owned(&self.owner)?.iter().filter(|other| !other.is_in(&self.scope.namespace)) {
+            let there = other.attachments()?;
+            let names: Vec<_> =
+                there.iter().filter(|state| is_any_of(state, wanted)).map(Attachment::name).collect();
+            if !names.is_empty() {
+                found.push((other.path(), names));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what is pinned of these attachments for earlier runs of the container.
+    pub(crate) fn forget_earlier(&self, attached: &[Attachment]) -> anyhow::Result<()> {
+        for other in owned(&self.owner)?.iter().filter(|other| !other.is_in(&self.scope.namespace)) {
+            other
+                .detach(|state| is_any_of(state, attached))
+                .with_context(|| format!("failed to remove what an earlier run of container {self} left"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ContainerRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.running.name, self.running.pid)
+    }
+}
+
+fn is_any_of(state: &Attachment, wanted: &[Attachment]) -> bool {
+    wanted.iter().any(|one| one.is_same(state))
+}

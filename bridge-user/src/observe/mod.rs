@@ -1,0 +1,10 @@
+//! What is there: networks, containers, listeners, attachments, and what this host can do. Changes nothing.
+
+pub mod container;
+pub mod networks;
+pub mod pinned;
+pub mod preflight;
+pub mod prepare;
+pub mod readiness;
+pub mod report;
+pub mod snapshot;

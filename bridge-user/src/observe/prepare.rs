@@ -1,0 +1,200 @@
+//! Resolving and checking a request: what is there, what is wanted, and what is in the way. Changes nothing.
+
+use std::collections::HashSet;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::{container::ContainerRun, networks::NetworkResolver, preflight};
+use crate::{
+    kernel::{Instance, features::Features, floor},
+    model::{
+        attachment::Attachment,
+        datapath::{Capabilities, Requested},
+        identity::Identity,
+    },
+    net::{
+        listeners::{Listener, tcp_listeners},
+        proc_fd,
+    },
+    plan::{self, Intent, Network, request::Request},
+    probe,
+    scope::{Roots, Scope},
+};
+
+/// An attach that passed every check, and where it is to happen.
+pub struct Prepared {
+    /// What is going to be done.
+    pub intent: Intent,
+    /// The namespace it happens in, with the roots of who asked.
+    pub scope: Scope,
+    /// The container whose namespace that is.
+    pub container: Option<ContainerRun>,
+}
+
+impl Prepared {
+    /// Names the container where something inside of it failed.
+    ///
+    /// # Errors
+    /// That of the outcome.
+    pub(crate) fn inside<T>(&self, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
+        match &self.container {
+            Some(container) => outcome.with_context(|| container.failed()),
+            None => outcome,
+        }
+    }
+}
+
+/// Resolves and checks a request; changes nothing.
+///
+/// # Errors
+/// When something is missing or in the way; each message names the value, the cause and the next step.
+pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
+    request.refuse_contradictions()?;
+    preflight::may_attach(request.may_steer().then_some(request.datapath), &scope.roots)?;
+    let Some(container) = &request.container else {
+        let docker = NetworkResolver::new(request)?;
+        let networks = docker.networks(request, &scope.namespace)?;
+        let intent = decide(request, scope, &networks, |state| docker.refuse_published(state))?;
+        return Ok(Prepared { intent, scope: scope.clone(), container: None });
+    };
+    preflight::may_enter()?;
+    let container = ContainerRun::find(request, scope, container)?;
+    let decided = container.scope().run(|| decide_inside(request, &container));
+    let intent = decided.with_context(|| container.failed())?;
+    Ok(Prepared { intent, scope: container.scope().clone(), container: Some(container) })
+}
+
+fn decide_inside(request: &Request, container: &ContainerRun) -> anyhow::Result<Intent> {
+    let published = |state: &Attachment| container.refuse_published(request, state);
+    let intent = decide(request, container.scope(), &container.networks()?, published)?;
+    intent.require_steered()?;
+    Ok(intent)
+}
+
+/// Compares the request for these networks with what is there.
+fn decide(
+    request: &Request,
+    scope: &Scope,
+    networks: &[Network],
+    refuse_published: impl Fn(&Attachment) -> anyhow::Result<()>,
+) -> anyhow::Result<Intent> {
+    let instance = Instance::open(scope)?;
+    let Steering { features, works, loopback } = steering(request, &scope.roots, instance.as_ref())?;
+    let listeners = tcp_listeners(&scope.namespace)?;
+    let capabilities = Capabilities {
+        requested: request.datapath,
+        steer: works,
+        mptcp: mptcp_steering(request, features, instance.as_ref(), &listeners)?,
+        sockmap: sockmap(request).map_err(|error| format!("{error:#}")),
+        proxy_protocol: request.relay.proxy_protocol.is_some(),
+        identity: request.identity,
+        loopback,
+    };
+    let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
+    let wanted = plan::wanted(&request.specs, networks, &capabilities, &listeners, match_ifindex)
+        .map_err(|text| anyhow!(text))?;
+    let present: Vec<_> = match instance {
+        Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
+        None => Vec::new(),
+    };
+    for state in &wanted {
+        let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
+        plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
+        refuse_published(state).with_context(failed)?;
+        refuse_bound(state, &listeners).with_context(failed)?;
+    }
+    let (relayed, steered) = wanted.into_iter().partition(|state| state.datapath.is_relay());
+    Ok(Intent { features, steered, relayed, listeners, event_level: request.event_level })
+}
+
+/// Whether the socket-map relay may be used, if it was asked for.
+fn sockmap(request: &Request) -> anyhow::Result<()> {
+    if request.datapath != Requested::Sockmap {
+        return Ok(());
+    }
+    if !request.force {
+        floor::require()?;
+    }
+    probe::require_sockmap()
+}
+
+/// What was found out about steering here, as far as the request needs to know; why not, where something does not work.
+struct Steering {
+    /// What it can use, if it works.
+    features: Option<Features>,
+    works: Result<(), String>,
+    /// Whether services can be shown local clients, if that was asked for.
+    loopback: Result<(), String>,
+}
+
+fn steering(request: &Request, roots: &Roots, instance: Option<&Instance>) -> anyhow::Result<Steering> {
+    let unprobed = |features| Steering { features, works: Ok(()), loopback: Ok(()) };
+    if !request.may_steer() {
+        return Ok(unprobed(None));
+    }
+    if request.datapath == Requested::Steer {
+        return Ok(unprobed(Some(preflight::steering_features(roots)?)));
+    }
+    let probed = instance.map_or(Ok(false), |instance| instance.state.meta().map(|meta| meta.probed != 0))?;
+    let asked = request.identity == Identity::Loopback && !instance.is_some_and(Instance::tells_identities);
+    let text = |error: anyhow::Error| format!("{error:#}");
+    let features = match preflight::steering_features(roots) {
+        Ok(features) => features,
+        Err(error) => return Ok(Steering { works: Err(text(error)), ..unprobed(None) }),
+    };
+    let loopback =
+        if asked { probe::require_loopback_identity(features, roots).map_err(text) } else { Ok(()) };
+    // A connection that looked local was steered, too.
+    let proved = probed || (asked && loopback.is_ok());
+    let works = if proved { Ok(()) } else { probe::require_steering(features).map_err(text) };
+    Ok(Steering { features: works.is_ok().then_some(features), works, loopback })
+}
+
+/// Whether steering to MPTCP listeners works, if the request is about any.
+fn mptcp_steering(
+    request: &Request,
+    features: Option<Features>,
+    instance: Option<&Instance>,
+    listeners: &[Listener],
+) -> anyhow::Result<Result<(), String>> {
+    let Some(features) = features else { return Ok(Ok(())) };
+    if !request.specs.iter().any(|spec| plan::is_mptcp(listeners, &spec.target)) {
+        return Ok(Ok(()));
+    }
+    let known = instance.map_or(Ok(false), |instance| instance.mptcp().map(|there| there.table))?;
+    if known {
+        return Ok(Ok(()));
+    }
+    Ok(probe::require_mptcp_steering(features).map_err(|error| format!("{error:#}")))
+}
+
+fn refuse_bound(state: &Attachment, listeners: &[Listener]) -> anyhow::Result<()> {
+    let Some(listener) = plan::bound_on_gateway(listeners, &state.gateways, state.port, state.ifindex) else {
+        return Ok(());
+    };
+    let owner = owner_name(listener);
+    let reached =
+        state.target.tcp().filter(|&target| listener.is_on_every_address() && listener.serves(target));
+    if let Some(target) = reached {
+        bail!(
+            "{owner} listens on {}, every address including the gateway, so containers and everybody else reach it \
+             already: bind it to {} first, then attach",
+            listener.addr,
+            target.ip()
+        );
+    }
+    bail!(
+        "port {} is already bound on the gateway by {owner} ({}): choose another port (NAME=PORT:TARGET_PORT), or \
+         stop it",
+        state.port,
+        listener.addr
+    );
+}
+
+/// `redis-server (pid 812)`, or what is known instead.
+pub fn owner_name(listener: &Listener) -> String {
+    match proc_fd::owners_of(&HashSet::from([listener.inode])).remove(&listener.inode) {
+        Some(owner) => format!("{} (pid {})", owner.comm, owner.pid),
+        None => format!("a process of user {}", listener.uid),
+    }
+}

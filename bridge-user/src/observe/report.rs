@@ -1,0 +1,139 @@
+//! How attachments are reported: the JSON of `cli.md`. Pure data, also between a relay process and who asks it.
+
+use bridge_common::maps::{Stats, TrackStats};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::readiness::{Judgement, Readiness, Snapshot};
+use crate::{
+    model::{attachment::Attachment, datapath::Datapath, identity::Identity, naming, target::Port},
+    relay::RelayStats,
+};
+
+/// What `status` and `attach` print.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// [`crate::model::JSON_VERSION`].
+    pub version: u32,
+    /// One entry per attachment, by name.
+    pub attachments: Vec<AttachmentReport>,
+    /// What became of listeners on wanted addresses, whole namespace; absent when nothing is attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener_tracking: Option<ListenerTracking>,
+}
+
+/// What the kernel's listener tracking did since the first attach: in JSON, one member for each counter.
+#[derive(Debug)]
+pub struct ListenerTracking(pub TrackStats);
+
+impl Serialize for ListenerTracking {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.named())
+    }
+}
+
+/// One attachment as shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachmentReport {
+    /// `<network>-<service>-<port>`.
+    pub name: String,
+    /// Service name.
+    pub service: String,
+    /// Port on the gateway.
+    pub port: u16,
+    /// Where the service listens.
+    pub target: String,
+    /// The container it is inside of, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Docker network, or interface name where a bridge was given.
+    pub network: String,
+    /// Bridge interface, or the container's.
+    pub bridge: String,
+    /// Gateway addresses.
+    pub gateways: Vec<String>,
+    /// What carries connections.
+    pub datapath: Datapath,
+    /// Why that datapath.
+    pub reason: String,
+    /// Whom the service sees.
+    pub identity: Identity,
+    /// Whether connections can be served now.
+    pub state: Readiness,
+    /// Why not, where not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Allowed sources.
+    pub allow: Vec<String>,
+    /// Connections so far.
+    pub counters: AttachmentCounters,
+}
+
+/// Connections so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachmentCounters {
+    /// Steered onto a listener, or joined to the target by a relay.
+    pub accepted: u64,
+    /// Refused because of their source.
+    pub denied: u64,
+    /// Refused because nothing listened, the kernel would not take the listener, or a relay could not connect to it.
+    pub no_listener: u64,
+    /// Bytes moved; unknown (`null`) for steered connections, which no code of ours carries.
+    pub bytes: Option<u64>,
+    /// What only a relay counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayStats>,
+}
+
+impl AttachmentReport {
+    /// Whether a NAME on the command line means it.
+    pub fn is_meant_by(&self, query: &str) -> bool {
+        let container = self.container.as_deref();
+        let matches = |port| naming::matches(query, container, &self.network, &self.service, port);
+        Port::new(self.port).is_some_and(matches)
+    }
+
+    /// A steered attachment's.
+    pub fn of_steered(state: &Attachment, stats: &Stats, facts: &Snapshot, judgement: Judgement) -> Self {
+        let counters = AttachmentCounters {
+            accepted: stats.accepted,
+            denied: stats.denied,
+            no_listener: stats.no_listener + stats.assign_failed,
+            bytes: None,
+            relay: None,
+        };
+        let entry = Self::new(state, judgement, counters);
+        Self { datapath: facts.carrier(state), ..entry }
+    }
+
+    /// A relayed attachment's. The relay is the target's peer, and a local one.
+    pub fn of_relay(state: &Attachment, stats: RelayStats, judgement: Judgement) -> Self {
+        let counters = AttachmentCounters {
+            accepted: stats.accepted,
+            denied: stats.denied,
+            no_listener: stats.no_listener,
+            bytes: Some(stats.bytes_up + stats.bytes_down),
+            relay: Some(stats),
+        };
+        Self::new(state, judgement, counters)
+    }
+
+    fn new(state: &Attachment, (readiness, detail): Judgement, counters: AttachmentCounters) -> Self {
+        Self {
+            name: state.name(),
+            service: state.service.clone(),
+            port: state.port.get(),
+            target: state.target.to_string(),
+            container: state.container.clone(),
+            network: state.network.clone(),
+            bridge: state.bridge.clone(),
+            gateways: state.gateways.iter().map(ToString::to_string).collect(),
+            datapath: state.datapath,
+            reason: state.reason.to_string(),
+            identity: state.identity,
+            state: readiness,
+            detail,
+            allow: state.allow.iter().map(ToString::to_string).collect(),
+            counters,
+        }
+    }
+}

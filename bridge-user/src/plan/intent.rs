@@ -1,0 +1,66 @@
+//! What an attach is going to do, after every check: pure data, to be carried out or shown.
+
+use anyhow::bail;
+
+use super::wanted::{failed_to_attach, is_mptcp};
+use crate::{
+    kernel::features::Features,
+    model::{attachment::Attachment, event_level::EventLevel},
+    net::listeners::Listener,
+};
+
+/// An attach that passed every check.
+pub struct Intent {
+    /// What the kernel can do, where something is to be steered.
+    pub features: Option<Features>,
+    /// What to steer.
+    pub steered: Vec<Attachment>,
+    /// What to relay.
+    pub relayed: Vec<Attachment>,
+    /// The listeners there are now.
+    pub listeners: Vec<Listener>,
+    /// The level of events that was asked for.
+    pub event_level: Option<EventLevel>,
+}
+
+impl Intent {
+    /// Everything that is wanted.
+    pub fn wanted(&self) -> impl Iterator<Item = &Attachment> {
+        self.steered.iter().chain(&self.relayed)
+    }
+
+    /// Whether only an MPTCP listener serves it now.
+    pub fn is_mptcp(&self, state: &Attachment) -> bool {
+        is_mptcp(&self.listeners, &state.target)
+    }
+
+    /// Requires that no process is needed.
+    ///
+    /// # Errors
+    /// Names what needs one, why, and the way out.
+    pub fn require_no_relay(&self) -> anyhow::Result<()> {
+        let Some(first) = self.relayed.first() else { return Ok(()) };
+        bail!(
+            "{}: it needs a relay ({}: {}), which lives in a process, and this version has no daemon: add --foreground \
+             and keep it running, for example in a systemd unit",
+            failed_to_attach(&first.service, first.port, &first.bridge),
+            first.datapath,
+            first.reason
+        )
+    }
+
+    /// Requires that everything can be steered: a relay would have to run inside the container, and none does.
+    ///
+    /// # Errors
+    /// Names what cannot, why, and the way out.
+    pub fn require_steered(&self) -> anyhow::Result<()> {
+        let Some(first) = self.relayed.first() else { return Ok(()) };
+        bail!(
+            "{}: it needs a relay ({}: {}), and there are none inside containers: use --datapath auto and a TCP listener on \
+             the container's 127.0.0.1, or let the service listen on the container's own address",
+            failed_to_attach(&first.service, first.port, &first.bridge),
+            first.datapath,
+            first.reason
+        )
+    }
+}

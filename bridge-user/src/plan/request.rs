@@ -1,0 +1,112 @@
+//! What was asked for on the command line, parsed. Pure.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{
+    UsageError,
+    model::{
+        datapath::{Requested, steerable},
+        event_level::EventLevel,
+        identity::Identity,
+        spec::ServiceSpec,
+    },
+    relay::RelayOptions,
+};
+
+/// What to attach, parsed.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Services.
+    pub specs: Vec<ServiceSpec>,
+    /// The container to attach inside of, by name or id.
+    pub container: Option<String>,
+    /// Docker networks; with no bridges either, the network `bridge`. Inside a container: those it is on, or all of them.
+    pub networks: Vec<String>,
+    /// Bridges by interface name.
+    pub bridges: Vec<String>,
+    /// Datapath asked for.
+    pub datapath: Requested,
+    /// Whom services see of steered connections.
+    pub identity: Identity,
+    /// Allowed sources; empty: the bridge's own subnets.
+    pub allow: Vec<AllowedSource>,
+    /// Level of the event channel; `None` keeps what is there.
+    pub event_level: Option<EventLevel>,
+    /// How relays work.
+    pub relay: RelayOptions,
+    /// Use the sockmap relay although this kernel is known for bugs in what it uses.
+    pub force: bool,
+}
+
+impl Request {
+    /// Whether steering is among the possible datapaths.
+    pub(crate) fn may_steer(&self) -> bool {
+        let asked = matches!(self.datapath, Requested::Auto | Requested::Steer);
+        asked && self.specs.iter().any(|spec| spec.target.tcp().is_some())
+    }
+
+    /// Refuses what no host could do.
+    ///
+    /// # Errors
+    /// Says what contradicts what, and what to do instead.
+    pub(crate) fn refuse_contradictions(&self) -> Result<(), UsageError> {
+        if self.datapath != Requested::Steer {
+            return Ok(());
+        }
+        let proxy_protocol = self.relay.proxy_protocol.is_some();
+        let mut targets = self.specs.iter().map(|spec| &spec.target);
+        targets.try_for_each(|target| steerable(target, proxy_protocol)).map_err(UsageError)
+    }
+}
+
+/// An allowed source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedSource {
+    /// An address or a subnet.
+    Net(IpNet),
+    /// A container, by name or id.
+    Container(String),
+}
+
+impl std::str::FromStr for AllowedSource {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net));
+        }
+        if let Ok(addr) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(addr.into()));
+        }
+        let name_like = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if text.is_empty()
+            || !text.chars().all(name_like)
+            || text.chars().all(|c| c.is_ascii_digit() || c == '.')
+        {
+            return Err(UsageError(format!(
+                "invalid --allow `{text}`: expected an address, a subnet such as 172.17.0.0/16, or a container name"
+            )));
+        }
+        Ok(Self::Container(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_addresses_subnets_or_containers() {
+        let parse = |text: &str| text.parse::<AllowedSource>();
+        assert_eq!(parse("172.17.0.0/16").unwrap(), AllowedSource::Net("172.17.0.0/16".parse().unwrap()));
+        assert_eq!(parse("172.17.0.9").unwrap(), AllowedSource::Net("172.17.0.9/32".parse().unwrap()));
+        assert_eq!(parse("fd00::7").unwrap(), AllowedSource::Net("fd00::7/128".parse().unwrap()));
+        assert_eq!(parse("web-1").unwrap(), AllowedSource::Container("web-1".into()));
+        for bad in ["", "172.17.0.0/33", "172.17.0.300", "a/b", "web 1"] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{bad}`")) && error.contains("expected"), "{error}");
+        }
+    }
+}

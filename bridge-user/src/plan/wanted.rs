@@ -1,0 +1,317 @@
+//! From what was asked for and what is there to what should be: pure, no I/O.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    model::{
+        attachment::Attachment,
+        datapath::{self, Capabilities, Datapath, Reason},
+        identity::Identity,
+        spec::ServiceSpec,
+        target::{Port, Target},
+    },
+    net::{links::Bridge, listeners::Listener},
+};
+
+/// One network to attach to.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The container in whose namespace it is, if that is not the caller's.
+    pub container: Option<String>,
+    /// Docker network name, or the interface's where a bridge was given.
+    pub name: String,
+    /// Its bridge on this host; in a container the interface that holds the container's address.
+    pub bridge: Bridge,
+    /// Sources that may connect; empty: every address of the bridge's own subnets.
+    pub allow: Vec<IpNet>,
+}
+
+/// `failed to attach redis (6379) on br-1a2b`, the start of every refusal.
+pub fn failed_to_attach(service: &str, port: Port, bridge: &str) -> String {
+    format!("failed to attach {service} ({port}) on {bridge}")
+}
+
+/// Every (service, network) pair as an attachment. `listeners` are those of this namespace; `match_ifindex`: the kernel
+/// tells steering the interface.
+///
+/// # Errors
+/// When a pair cannot be served as asked; the text says why and what to do.
+pub fn wanted(
+    specs: &[ServiceSpec],
+    networks: &[Network],
+    facts: &Capabilities,
+    listeners: &[Listener],
+    match_ifindex: bool,
+) -> Result<Vec<Attachment>, String> {
+    let mut all = Vec::new();
+    for network in networks {
+        for spec in specs {
+            let mptcp = is_mptcp(listeners, &spec.target);
+            let one = datapath::choose(facts, &spec.target, mptcp)
+                .and_then(|choice| attachment(spec, network, choice, facts.identity, match_ifindex));
+            all.push(one.map_err(|cause| {
+                format!("{}: {cause}", failed_to_attach(&spec.service, spec.port, &network.bridge.name))
+            })?);
+        }
+    }
+    no_two_on_one_bridge_port(&all)?;
+    Ok(all)
+}
+
+fn attachment(
+    spec: &ServiceSpec,
+    network: &Network,
+    (datapath, reason): (Datapath, Reason),
+    identity: Identity,
+    match_ifindex: bool,
+) -> Result<Attachment, String> {
+    let bridge = &network.bridge;
+    // A relay joins any family to any target.
+    let (own, allow) = match spec.target.tcp().filter(|_| !datapath.is_relay()) {
+        Some(target) => steered(network, target, match_ifindex)?,
+        None => (bridge.addrs.clone(), allowed_to_relay(network)?),
+    };
+    let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
+    if let Some(host) =
+        allow.iter().find(|net| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr()))
+    {
+        return Err(format!(
+            "--allow {} is the gateway itself, which no container connects from: allow the containers' addresses",
+            host.addr()
+        ));
+    }
+    Ok(Attachment {
+        service: spec.service.clone(),
+        container: network.container.clone(),
+        network: network.name.clone(),
+        bridge: bridge.name.clone(),
+        ifindex: bridge.index,
+        port: spec.port,
+        target: spec.target.clone(),
+        gateways,
+        allow,
+        datapath,
+        reason,
+        // A relay is itself the service's peer.
+        identity: if datapath.is_relay() { Identity::Loopback } else { identity },
+    })
+}
+
+/// The bridge's addresses of the target's family, and the allow-list for them.
+fn steered(
+    network: &Network,
+    target: SocketAddr,
+    match_ifindex: bool,
+) -> Result<(Vec<IpNet>, BTreeSet<IpNet>), String> {
+    let bridge = &network.bridge;
+    let own: Vec<IpNet> =
+        bridge.addrs.iter().copied().filter(|a| a.addr().is_ipv4() == target.is_ipv4()).collect();
+    if own.is_empty() {
+        let (family, addrs) = (if target.is_ipv4() { "IPv4" } else { "IPv6" }, list(&bridge.addrs));
+        return Err(format!(
+            "target {target} needs an {family} gateway, and {} has only {addrs}: give the network an {family} subnet, \
+             or attach a listener of the other family",
+            bridge.name
+        ));
+    }
+    let subnets = subnets(&own);
+    let allow = if network.allow.is_empty() {
+        everybody(subnets, &bridge.name, &own)?
+    } else {
+        allowed(&network.allow, &subnets, target, match_ifindex)?
+    };
+    Ok((own, allow))
+}
+
+fn allowed_to_relay(network: &Network) -> Result<BTreeSet<IpNet>, String> {
+    let bridge = &network.bridge;
+    if network.allow.is_empty() {
+        return everybody(subnets(&bridge.addrs), &bridge.name, &bridge.addrs);
+    }
+    Ok(network.allow.iter().map(IpNet::trunc).collect())
+}
+
+/// Where containers are, by the addresses of their bridge: one with a full prefix, as of a virtual IP, says nothing of that.
+fn subnets(own: &[IpNet]) -> BTreeSet<IpNet> {
+    own.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::trunc).collect()
+}
+
+/// The allow-list where nobody asked for one.
+fn everybody(subnets: BTreeSet<IpNet>, bridge: &str, own: &[IpNet]) -> Result<BTreeSet<IpNet>, String> {
+    if subnets.is_empty() {
+        return Err(format!(
+            "{bridge} has no subnet whose containers could be let in, only {}: say with --allow who may connect",
+            list(own)
+        ));
+    }
+    Ok(subnets)
+}
+
+/// The allow-list that was asked for, for one family. Without `ingress_ifindex` the source subnet is the only proof
+/// that a connection came over the bridge, so a wider list is refused there.
+fn allowed(
+    asked: &[IpNet],
+    subnets: &BTreeSet<IpNet>,
+    target: SocketAddr,
+    match_ifindex: bool,
+) -> Result<BTreeSet<IpNet>, String> {
+    let all = asked;
+    let asked: BTreeSet<IpNet> =
+        all.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv4() == target.is_ipv4()).collect();
+    if asked.is_empty() {
+        return Err(format!(
+            "--allow {} has no address of the target's family, and target {target} is reached over {}: allow an \
+             address within {}",
+            list(all),
+            if target.is_ipv4() { "IPv4" } else { "IPv6" },
+            list(subnets)
+        ));
+    }
+    if let Some(outside) =
+        asked.iter().find(|net| !match_ifindex && !subnets.iter().any(|s| s.contains(*net)))
+    {
+        return Err(format!(
+            "--allow {outside} is outside the bridge's subnet {}, and this kernel (below 5.17) can tell the bridge \
+             only by its subnet: allow sources within it, or use a newer kernel",
+            list(subnets)
+        ));
+    }
+    Ok(asked)
+}
+
+/// Two networks may turn out to be the same bridge, and two services may get the same gateway address.
+fn no_two_on_one_bridge_port(all: &[Attachment]) -> Result<(), String> {
+    for (at, state) in all.iter().enumerate() {
+        let Some(first) = all[..at].iter().find(|first| share_a_port(first, state)) else { continue };
+        let failed = failed_to_attach(&state.service, state.port, &state.bridge);
+        return Err(if first.network == state.network {
+            format!(
+                "{failed}: it would get the same gateway address as {}: choose another port",
+                first.name()
+            )
+        } else {
+            format!(
+                "{failed}: networks {} and {} are both on this bridge: name one of them",
+                first.network, state.network
+            )
+        });
+    }
+    Ok(())
+}
+
+/// Whether both would answer at one port of one gateway address. Attachments of either family may have the same port.
+fn share_a_port(one: &Attachment, other: &Attachment) -> bool {
+    one.ifindex == other.ifindex && one.port == other.port && !one.gateways.is_disjoint(&other.gateways)
+}
+
+/// Two services on one port of the gateway; one for each family of the gateway's addresses is possible.
+///
+/// # Errors
+/// Names both.
+pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
+    let family = |spec: &ServiceSpec| spec.target.tcp().map(|target| target.is_ipv4());
+    for (at, spec) in specs.iter().enumerate() {
+        let taken = |first: &&ServiceSpec| {
+            let apart = family(first).zip(family(spec)).is_some_and(|(one, other)| one != other);
+            first.port == spec.port && !(apart && first.service != spec.service)
+        };
+        if let Some(first) = specs[..at].iter().find(taken) {
+            return Err(format!(
+                "the command line asks for port {} twice, for {} and {}: give each its own port, \
+                 NAME=PORT:TARGET_PORT",
+                spec.port, first.service, spec.service
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A wanted attachment that would take another one's (bridge, port).
+///
+/// # Errors
+/// Names the attachment that is in the way.
+pub fn taken_by_attachment(wanted: &Attachment, present: &[Attachment]) -> Result<(), String> {
+    let other_of_this_name = |other: &&Attachment| other.name() == wanted.name() && !other.is_same(wanted);
+    if let Some(other) = present.iter().find(other_of_this_name) {
+        return Err(format!(
+            "the name {} already belongs to service {} on network {}: choose another service name (NAME=PORT)",
+            other.name(),
+            other.service,
+            other.network
+        ));
+    }
+    let other_carrier = |other: &&Attachment| other.is_same(wanted) && other.datapath != wanted.datapath;
+    if let Some(other) = present.iter().find(other_carrier) {
+        return Err(format!(
+            "{} is already attached with datapath {}, which would take every connection before {}: detach it first \
+             (bridge-user detach {})",
+            other.name(),
+            other.datapath,
+            wanted.datapath,
+            other.name()
+        ));
+    }
+    match present.iter().find(|other| share_a_port(other, wanted) && other.name() != wanted.name()) {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "port {} is already attached there as {}: detach that first (bridge-user detach {}), or choose another \
+             port",
+            wanted.port,
+            other.name(),
+            other.name()
+        )),
+    }
+}
+
+/// The listener, if any, that already answers at one of `gateways` on `port`.
+pub fn bound_on_gateway<'a>(
+    listeners: &'a [Listener],
+    gateways: &BTreeSet<IpAddr>,
+    port: Port,
+    ifindex: u32,
+) -> Option<&'a Listener> {
+    // One that is bound to another interface, also to a bridge that is gone, gets nothing from this one.
+    let mut here = listeners.iter().filter(|listener| [0, ifindex].contains(&listener.device));
+    here.find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
+}
+
+/// Whether only an MPTCP listener serves `target` now.
+pub fn is_mptcp(listeners: &[Listener], target: &Target) -> bool {
+    target.tcp().is_some_and(|target| only_mptcp(listeners, target).is_some())
+}
+
+/// The MPTCP listener that would have to serve `target`, when no plain TCP listener does.
+pub fn only_mptcp(listeners: &[Listener], target: SocketAddr) -> Option<&Listener> {
+    let mut serving = listeners.iter().filter(|l| l.can_serve(target)).peekable();
+    serving.peek()?;
+    let mut mptcp = None;
+    for listener in serving {
+        if !listener.mptcp {
+            return None;
+        }
+        mptcp = Some(listener);
+    }
+    mptcp
+}
+
+/// `attached: a, b`, the end of a refusal of an unknown name.
+pub fn known<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    match list(names) {
+        names if names.is_empty() => "nothing is attached in this network namespace".to_owned(),
+        names => format!("attached: {names}"),
+    }
+}
+
+/// Comma-separated.
+pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[path = "wanted_tests.rs"]
+mod tests;

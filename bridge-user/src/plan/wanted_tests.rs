@@ -1,0 +1,169 @@
+//! Tests of what is planned, and of what is in the way.
+
+use super::*;
+use crate::model::datapath::{Requested, tests::facts};
+
+fn network(addrs: &[&str], allow: &[&str]) -> Network {
+    let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
+    let bridge = Bridge { index: 7, name: "br-a".into(), addrs: nets(addrs) };
+    Network { container: None, name: "appnet".into(), bridge, allow: nets(allow) }
+}
+
+fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
+    texts.iter().map(|t| t.parse().unwrap()).collect()
+}
+
+fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<Attachment>, String> {
+    wanted(&specs(texts), &[network], &facts(Requested::Auto), &[], match_ifindex)
+}
+
+#[test]
+fn gateways_and_default_allow_come_from_the_targets_family() {
+    let network = network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
+    let all = plan(&["redis", "web=8080:::1:80"], network, true).unwrap();
+    assert_eq!(list(&all[0].gateways), "172.30.1.1");
+    assert_eq!(list(&all[0].allow), "172.30.1.0/24");
+    assert_eq!(list(&all[1].gateways), "fd00:30:1::1");
+    assert_eq!(list(&all[1].allow), "fd00:30:1::/64");
+    assert_eq!(all[0].name(), "appnet-redis-6379");
+}
+
+#[test]
+fn a_relay_serves_both_families_whatever_the_target() {
+    let network = network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
+    let all = plan(&["db=5432:unix:/run/db"], network, false).unwrap();
+    assert_eq!(list(&all[0].gateways), "172.30.1.1, fd00:30:1::1");
+    assert_eq!(list(&all[0].allow), "172.30.1.0/24, fd00:30:1::/64");
+}
+
+#[test]
+fn another_datapath_of_the_same_attachment_is_in_the_way() {
+    let spliced = |requested| {
+        let network = network(&["172.30.1.1/24"], &[]);
+        wanted(&specs(&["redis"]), &[network], &facts(requested), &[], true).unwrap().remove(0)
+    };
+    let (steered, spliced) = (spliced(Requested::Auto), spliced(Requested::Splice));
+    let error = taken_by_attachment(&spliced, std::slice::from_ref(&steered)).unwrap_err();
+    assert!(error.contains("bridge-user detach appnet-redis-6379"), "{error}");
+}
+
+#[test]
+fn a_missing_family_is_refused() {
+    let error = plan(&["web=8080:::1:80"], network(&["172.30.1.1/24"], &[]), true).unwrap_err();
+    assert!(error.contains("IPv6 gateway") && error.contains("172.30.1.1/24"), "{error}");
+}
+
+#[test]
+fn two_specs_on_one_port_are_refused() {
+    let error = no_two_on_one_port(&specs(&["redis", "cache=6379:7000"])).unwrap_err();
+    assert!(error.contains("6379 twice, for redis and cache"), "{error}");
+    assert_eq!(no_two_on_one_port(&specs(&["redis", "cache=6380:7000"])), Ok(()));
+    assert_eq!(no_two_on_one_port(&specs(&["redis", "redis6=6379:[::1]:6379"])), Ok(()));
+    assert!(no_two_on_one_port(&specs(&["redis", "redis=6379:[::1]:6379"])).is_err());
+}
+
+#[test]
+fn each_family_of_a_port_may_have_its_attachment() {
+    let both = || network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
+    let all = plan(&["redis", "redis6=6379:[::1]:6379"], both(), true).unwrap();
+    assert_eq!(taken_by_attachment(&all[1], &all[..1]), Ok(()));
+    let spliced = Capabilities { proxy_protocol: true, ..facts(Requested::Auto) };
+    let texts = ["redis", "redis6=6379:[::1]:6379"];
+    let error = wanted(&specs(&texts), &[both()], &spliced, &[], true).unwrap_err();
+    assert!(error.contains("appnet-redis-6379") && error.contains("another port"), "{error}");
+}
+
+#[test]
+fn two_networks_on_one_bridge_are_refused() {
+    let other = Network { name: "other".into(), ..network(&["172.30.1.1/24"], &[]) };
+    let networks = [network(&["172.30.1.1/24"], &[]), other];
+    let error = wanted(&specs(&["redis"]), &networks, &facts(Requested::Auto), &[], true).unwrap_err();
+    assert!(error.contains("both on this bridge"), "{error}");
+}
+
+#[test]
+fn an_allow_list_of_the_other_family_never_means_everybody() {
+    let error = plan(&["redis"], network(&["172.30.1.1/24"], &["fd00::7/128"]), true).unwrap_err();
+    assert!(error.contains("fd00::7/128") && error.contains("172.30.1.0/24"), "{error}");
+}
+
+#[test]
+fn the_gateway_is_not_a_source() {
+    let error = plan(&["redis"], network(&["172.30.1.1/24"], &["172.30.1.1/32"]), true).unwrap_err();
+    assert!(error.contains("172.30.1.1 is the gateway itself"), "{error}");
+}
+
+#[test]
+fn a_virtual_ip_on_the_bridge_is_a_gateway_and_lets_nobody_in() {
+    for spec in ["redis", "db=5432:unix:/run/db"] {
+        let all = plan(&[spec], network(&["172.30.1.1/24", "10.9.9.9/32"], &[]), true).unwrap();
+        assert_eq!(list(&all[0].gateways), "10.9.9.9, 172.30.1.1");
+        assert_eq!(list(&all[0].allow), "172.30.1.0/24");
+        let error = plan(&[spec], network(&["10.9.9.9/32"], &[]), true).unwrap_err();
+        assert!(error.contains("only 10.9.9.9/32: say with --allow"), "{error}");
+        let all = plan(&[spec], network(&["10.9.9.9/32"], &["10.1.0.0/16"]), true).unwrap();
+        assert_eq!(list(&all[0].allow), "10.1.0.0/16");
+    }
+}
+
+#[test]
+fn allow_is_normalised_and_limited_to_the_subnet_on_old_kernels() {
+    let all = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), true).unwrap();
+    assert_eq!(list(&all[0].allow), "10.0.0.0/8");
+    let error = plan(&["redis"], network(&["172.30.1.1/24"], &["10.1.2.3/8"]), false).unwrap_err();
+    assert!(error.contains("10.0.0.0/8") && error.contains("172.30.1.0/24"), "{error}");
+    assert!(plan(&["redis"], network(&["172.30.1.1/24"], &["172.30.1.7/32"]), false).is_ok());
+}
+
+#[test]
+fn another_attachment_on_the_port_is_named() {
+    let present = plan(&["redis"], network(&["172.30.1.1/24"], &[]), true).unwrap().remove(0);
+    let same = present.clone();
+    assert_eq!(taken_by_attachment(&same, std::slice::from_ref(&present)), Ok(()));
+    let other = Attachment { service: "cache".into(), ..present.clone() };
+    let error = taken_by_attachment(&other, std::slice::from_ref(&present)).unwrap_err();
+    assert!(error.contains("appnet-redis-6379"), "{error}");
+    let (a, b) = (("a-b", "c"), ("a", "b-c"));
+    let named = |(network, service): (&str, &str), ifindex| Attachment {
+        network: network.into(),
+        service: service.into(),
+        ifindex,
+        ..present.clone()
+    };
+    let error = taken_by_attachment(&named(a, 1), &[named(b, 2)]).unwrap_err();
+    assert!(error.contains("a-b-c-6379 already belongs to service b-c on network a"), "{error}");
+}
+
+fn listener(addr: &str, v6only: Option<bool>, mptcp: bool) -> Listener {
+    Listener { addr: addr.parse().unwrap(), inode: 1, cookie: 1, v6only, mptcp, device: 0, uid: 0 }
+}
+
+#[test]
+fn gateway_conflicts_include_wildcards_but_not_loopback() {
+    let gateways = BTreeSet::from(["172.30.1.1".parse().unwrap()]);
+    let port = Port::new(6379).unwrap();
+    let on_device = |device, addr, v6only| {
+        let listener = Listener { device, ..listener(addr, v6only, false) };
+        bound_on_gateway(&[listener], &gateways, port, 7).is_some()
+    };
+    let conflict = |addr, v6only| on_device(0, addr, v6only);
+    assert!(conflict("172.30.1.1:6379", None));
+    assert!(conflict("0.0.0.0:6379", None));
+    assert!(conflict("[::]:6379", Some(false)));
+    assert!(!conflict("[::]:6379", Some(true)));
+    assert!(!conflict("127.0.0.1:6379", None));
+    assert!(!conflict("0.0.0.0:6380", None));
+    assert!(on_device(7, "172.30.1.1:6379", None));
+    // As a relay's, whose bridge was made again.
+    assert!(!on_device(6, "172.30.1.1:6379", None));
+}
+
+#[test]
+fn mptcp_is_a_problem_only_without_a_plain_listener() {
+    let target = "127.0.0.1:11434".parse().unwrap();
+    let mptcp = listener("127.0.0.1:11434", None, true);
+    let plain = listener("0.0.0.0:11434", None, false);
+    assert!(only_mptcp(&[], target).is_none());
+    assert!(only_mptcp(std::slice::from_ref(&mptcp), target).is_some());
+    assert!(only_mptcp(&[mptcp, plain], target).is_none());
+}

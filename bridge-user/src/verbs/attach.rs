@@ -1,0 +1,290 @@
+//! The `attach` verb: makes loopback services reachable at the bridge gateway, and shows what came of it.
+
+use std::{io::Write as _, time::Duration};
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use super::follow;
+use crate::{
+    UsageError, apply,
+    cli::output::{FormatArgs, Out},
+    model::{
+        attachment::Attachment, datapath::Requested, event_level::EventLevel, identity::Identity, presets,
+        spec::ServiceSpec,
+    },
+    observe::{pinned, prepare, report::Report, snapshot},
+    plan::{self, Intent, request::Request, show::DryRun},
+    relay::{Limits, ProxyProtocol, RelayOptions},
+    runner::{Runner, foreground},
+    scope::Scope,
+};
+
+/// More descriptors than a process can have.
+const MAX_CONNECTIONS: usize = 1 << 20;
+/// A day: nothing waits longer.
+const MAX_SECONDS: f64 = 86400.0;
+/// The kernel takes no longer silence before its probes (`MAX_TCP_KEEPIDLE`).
+const MAX_KEEPALIVE: f64 = 32767.0;
+
+/// What can be asked of `attach`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A preset (ollama, postgres, redis, …), or [NAME=]PORT, [NAME=]PORT:TARGET_PORT, [NAME=]PORT:ADDR:TARGET_PORT,
+    /// [NAME=]PORT:unix:/PATH; PORT is the one containers use on the gateway
+    #[arg(required = true, value_name = "SPEC", long_help = spec_help())]
+    specs: Vec<String>,
+    /// Attach inside this running container: its own 127.0.0.1 services become reachable at its own addresses
+    #[arg(long, value_name = "NAME", conflicts_with = "bridges")]
+    container: Option<String>,
+    /// Docker network to attach to (default: bridge; with --container: each that it is on); may repeat
+    #[arg(long = "network", value_name = "NAME")]
+    networks: Vec<String>,
+    /// Linux bridge to attach to, without Docker; may repeat
+    #[arg(long = "bridge", value_name = "IFACE")]
+    bridges: Vec<String>,
+    /// How connections are carried; this version has steer, sockmap and splice
+    #[arg(long, value_enum, default_value_t)]
+    datapath: Requested,
+    /// Use --datapath sockmap although this kernel has known bugs in what it needs
+    #[arg(long)]
+    force: bool,
+    /// Whom the service sees: the container's address, or a local client (127.0.0.1, ::1); a relay is always local
+    #[arg(long, value_enum, default_value_t)]
+    identity: Identity,
+    /// Source allowed to connect (default: the bridge's subnets); may repeat
+    #[arg(long = "allow", value_name = "CIDR|CONTAINER")]
+    allow: Vec<String>,
+    /// Whether firewall rules are managed; this version never changes the firewall
+    #[arg(long, value_enum, default_value_t)]
+    firewall: Firewall,
+    /// Most detailed event to record: off, warn (refusals), debug (every connection)
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    event_level: Option<EventLevel>,
+    /// Print what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep the attachment in the daemon's configuration (not in this version)
+    #[arg(long)]
+    save: bool,
+    /// Relay in the foreground until SIGINT or SIGTERM, then drain; with --container, follow its restarts until then
+    #[arg(long)]
+    foreground: bool,
+    #[command(flatten)]
+    relay: RelayArgs,
+    #[command(flatten)]
+    output: FormatArgs,
+}
+
+/// Options of relays; seconds may have a fraction.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Relays")]
+struct RelayArgs {
+    /// Tell the target who the client is, with a PROXY protocol header of this version
+    #[arg(long, value_enum, value_name = "VERSION")]
+    proxy_protocol: Option<ProxyProtocol>,
+    /// Most open connections per gateway address; more are reset
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_connections, value_parser = connections)]
+    max_connections: usize,
+    /// Reset connections without a byte for this long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    idle_timeout: Duration,
+    /// How long the target may take to accept
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    connect_timeout: Duration,
+    /// Silence after which the kernel probes whether a client still exists; 0: no probes
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = keepalive_seconds)]
+    keepalive: Duration,
+    /// How long open connections may take to end after a signal or detach
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    drain_timeout: Duration,
+}
+
+impl RelayArgs {
+    fn options(&self) -> RelayOptions {
+        let unless_zero = |time: Duration| (!time.is_zero()).then_some(time);
+        let limits = Limits {
+            max_connections: self.max_connections,
+            idle_timeout: unless_zero(self.idle_timeout),
+            connect_timeout: self.connect_timeout,
+            keepalive: unless_zero(self.keepalive),
+            drain: self.drain_timeout,
+        };
+        RelayOptions { proxy_protocol: self.proxy_protocol, limits }
+    }
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| (1..=MAX_CONNECTIONS).contains(number));
+    number.ok_or_else(|| format!("expected a number from 1 to {MAX_CONNECTIONS}"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    seconds_up_to(MAX_SECONDS, text)
+}
+
+fn keepalive_seconds(text: &str) -> Result<Duration, String> {
+    seconds_up_to(MAX_KEEPALIVE, text)
+}
+
+fn seconds_up_to(max: f64, text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=max).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds, from 0 to {max}"))
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Firewall {
+    #[default]
+    Auto,
+    Off,
+}
+
+fn spec_help() -> String {
+    let presets: Vec<_> = presets::PRESETS
+        .iter()
+        .map(|preset| format!("  {:<14} {:>5}  {}", preset.name, preset.port, preset.summary))
+        .collect();
+    format!(
+        "A preset, or [NAME=]PORT, [NAME=]PORT:TARGET_PORT, [NAME=]PORT:ADDR:TARGET_PORT with ADDR in 127.0.0.0/8 or \
+         ::1, [NAME=]PORT:unix:/PATH. PORT is the one containers use on the gateway.\n\nPresets:\n{}",
+        presets.join("\n")
+    )
+}
+
+/// Attaches what `args` ask for; with `--foreground`, goes on until a signal.
+///
+/// # Errors
+/// When something is wrong with the request, missing or in the way, or the kernel refuses; nothing is attached then.
+pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
+    let request = parse_request(args)?;
+    refuse_missing(args)?;
+    let prepared = prepare::prepare(&request, scope)?;
+    if args.dry_run {
+        return out.print_as(args.output.output, &pinned::dry_run(&prepared)?, DryRun::to_text);
+    }
+    if !args.foreground {
+        prepared.intent.require_no_relay()?;
+    }
+    // Relays first: they stop by themselves when steering fails after them.
+    let runner = Runner::start(&prepared.scope.namespace, &prepared.intent.relayed, request.relay)?;
+    apply::apply(&prepared)?;
+    let announce = |runner: &Runner| {
+        let report = report(scope, &prepared.intent, runner)?;
+        let with_notes =
+            |report: &Report| format!("{}{}", report.to_text(), notes(&request, &prepared.intent));
+        out.print_as(args.output.output, &report, with_notes)
+    };
+    if let Some(container) = prepared.container.as_ref().filter(|_| args.foreground) {
+        return follow::run(&request, scope, container, out, || announce(&runner));
+    }
+    if runner.is_empty() {
+        return announce(&runner);
+    }
+    log_to_stderr();
+    let out = out.clone();
+    foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))
+}
+
+/// Says how many connections were reset at the end of the drain time.
+fn say_cut(out: &Out, cut: u64) {
+    match cut {
+        0 => {}
+        1 => out.say("reset 1 connection that was still open at the end of the drain time"),
+        cut => out.say(&format!("reset {cut} connections that were still open at the end of the drain time")),
+    }
+}
+
+/// Warnings of relays: lines on stderr, which a service manager keeps.
+fn log_to_stderr() {
+    let format = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
+        writeln!(out, "bridge-user: {}", record.args())
+    };
+    env_logger::Builder::new().filter_level(log::LevelFilter::Warn).format(format).init();
+}
+
+/// What became of everything that was intended.
+fn report(scope: &Scope, intent: &Intent, runner: &Runner) -> anyhow::Result<Report> {
+    let mut report = snapshot::steered(scope)?;
+    report.attachments.retain(|entry| intent.steered.iter().any(|state| state.name() == entry.name));
+    report.attachments.extend(runner.entries()?);
+    report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(report)
+}
+
+/// What the attached services are known to do with clients that are not local, and a warning where they are.
+fn notes(request: &Request, intent: &Intent) -> String {
+    let of_preset = |spec: &ServiceSpec| {
+        let preset = presets::find(&spec.service)?;
+        let state = intent.wanted().find(|state| state.service == spec.service)?;
+        Some(format!("note: {}: {}\n", preset.name, preset.note.text(state.identity)?))
+    };
+    let local: Vec<_> =
+        intent.wanted().filter(|state| state.identity == Identity::Loopback).map(Attachment::name).collect();
+    let warning = match local.is_empty() {
+        true => String::new(),
+        false => format!(
+            "warning: {}: the service sees a local client, so rules that trust local clients now trust these containers\n",
+            local.join(", ")
+        ),
+    };
+    request.specs.iter().filter_map(of_preset).chain([warning]).collect()
+}
+
+fn parse_request(args: &Args) -> anyhow::Result<Request> {
+    let specs: Vec<ServiceSpec> = args
+        .specs
+        .iter()
+        .map(|text| text.parse::<ServiceSpec>().map_err(|error| UsageError(error.to_string())))
+        .collect::<Result<_, _>>()?;
+    plan::no_two_on_one_port(&specs).map_err(UsageError)?;
+    Ok(Request {
+        specs,
+        container: args.container.clone(),
+        networks: args.networks.clone(),
+        bridges: args.bridges.clone(),
+        datapath: args.datapath,
+        identity: args.identity,
+        allow: args.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+        event_level: args.event_level,
+        relay: args.relay.options(),
+        force: args.force,
+    })
+}
+
+/// Options of the contract that this version does not have yet.
+fn refuse_missing(args: &Args) -> anyhow::Result<()> {
+    if args.save {
+        bail!(
+            "--save is not in this version, which has no daemon: run attach from a systemd unit after docker.service"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    fn keepalive_of(seconds: &str) -> Result<Duration, clap::Error> {
+        let option = format!("--keepalive={seconds}");
+        match Cli::try_parse_from(["bridge-user", "attach", "redis", &option])?.verb {
+            Verb::Attach(args) => Ok(args.relay.keepalive),
+            _ => panic!("not attach"),
+        }
+    }
+
+    #[test]
+    fn keepalive_is_what_the_kernel_takes() {
+        for (text, seconds) in [("0", 0), ("60", 60), ("32767", 32767)] {
+            assert_eq!(keepalive_of(text).unwrap(), Duration::from_secs(seconds));
+        }
+        for text in ["32767.5", "32768", "86400", "-1", "NaN", "soon"] {
+            let error = keepalive_of(text).unwrap_err();
+            assert!(error.to_string().contains("expected seconds, from 0 to 32767"), "{error}");
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `attach --container NAME --foreground`: attaches again whenever the container runs anew, or its networks are others.
+//!
+//! Invariants: whether to attach is decided by comparing the run that was attached with the one Docker tells of, never by
+//! an event alone; nothing ends the process but a signal, and what is attached then stays attached. Attaching itself is
+//! synchronous, between two waits.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::{
+    apply::apply,
+    cli::output::Out,
+    engine::{container::ContainerInfo, docker::DockerError, watch::Watch},
+    kernel::programs::object,
+    model::attachment::Attachment,
+    observe::{container::ContainerRun, networks::BlockingDocker, prepare::prepare},
+    plan::{self, request::Request},
+    runner::foreground::Signals,
+    scope::Scope,
+};
+
+/// How long to wait after an attach that failed; each further one waits twice as long.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Follows the container until SIGINT or SIGTERM; `announce` tells that it is attached.
+///
+/// # Errors
+/// When signals cannot be caught, or `announce` fails.
+pub(crate) fn run(
+    request: &Request,
+    scope: &Scope,
+    container: &ContainerRun,
+    out: &Out,
+    announce: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let BlockingDocker { runtime, docker } = BlockingDocker::connect()?;
+    let mut signals = runtime.block_on(async { Signals::catch() })?;
+    announce()?;
+    object::done_loading();
+    let name = &container.running.name;
+    let request = Request { container: Some(name.clone()), ..request.clone() };
+    let mut follower = Follower::new(&request, scope, container.running.clone(), out);
+    let mut watch = Watch::new(&docker, &container.running);
+    loop {
+        let stop = runtime.block_on(async {
+            tokio::select! {
+                () = signals.next() => true,
+                () = watch.wait() => false,
+                () = follower.until_retry() => false,
+            }
+        });
+        if stop {
+            return Ok(());
+        }
+        let found = runtime.block_on(docker.running(name));
+        follower.look(found);
+    }
+}
+
+/// What is attached, and what was said about it.
+struct Follower<'a> {
+    request: &'a Request,
+    scope: &'a Scope,
+    out: &'a Out,
+    attached: Option<ContainerInfo>,
+    retry: Option<Duration>,
+    said: String,
+}
+
+impl<'a> Follower<'a> {
+    fn new(request: &'a Request, scope: &'a Scope, attached: ContainerInfo, out: &'a Out) -> Self {
+        Self { request, scope, out, attached: Some(attached), retry: None, said: String::new() }
+    }
+
+    /// Ends when a failed attach is to be tried again; never, if none failed.
+    async fn until_retry(&self) {
+        match self.retry {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Attaches if the container runs and this run is not the attached one. What was attached before a failure may be on an
+    /// interface that is gone: a container that leaves a network and comes back looks the same to Docker.
+    fn look(&mut self, found: Result<ContainerInfo, DockerError>) {
+        match found {
+            Ok(running) if self.attached.as_ref() == Some(&running) => self.retry = None,
+            Ok(_) => match self.attach() {
+                Ok((running, names)) => {
+                    (self.attached, self.retry) = (Some(running), None);
+                    self.said.clear();
+                    self.out.say(&format!("attached {names} again"));
+                }
+                Err(error) => {
+                    (self.attached, self.retry) = (None, Some(next_retry(self.retry)));
+                    self.say(format!("{error:#}"));
+                }
+            },
+            Err(error) => {
+                (self.attached, self.retry) = (None, None);
+                self.say(error.to_string());
+            }
+        }
+    }
+
+    fn attach(&self) -> anyhow::Result<(ContainerInfo, String)> {
+        let prepared = prepare(self.request, self.scope)?;
+        apply(&prepared)?;
+        let names = plan::list(prepared.intent.steered.iter().map(Attachment::name));
+        let container = prepared.container.context("the request names no container")?;
+        Ok((container.running, names))
+    }
+
+    /// One line for each thing that is new; the same failure again and again is said once.
+    fn say(&mut self, text: String) {
+        if text != self.said {
+            self.out.say(&text);
+            self.said = text;
+        }
+    }
+}
+
+fn next_retry(last: Option<Duration>) -> Duration {
+    last.map_or(FIRST_RETRY, |last| (last * 2).min(LONGEST_RETRY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_wait_longer_and_longer() {
+        let all: Vec<_> = std::iter::successors(Some(next_retry(None)), |last| Some(next_retry(Some(*last))))
+            .take(9)
+            .collect();
+        assert_eq!(all[..3], [FIRST_RETRY, FIRST_RETRY * 2, FIRST_RETRY * 4]);
+        assert_eq!(all[8], LONGEST_RETRY);
+    }
+}

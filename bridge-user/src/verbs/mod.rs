@@ -1,0 +1,10 @@
+//! One module for each verb of the command line: what can be asked of it, and running it.
+//!
+//! Invariant: besides `cli`, only these print.
+
+pub mod attach;
+pub mod check;
+pub mod detach;
+pub mod events;
+pub mod follow;
+pub mod status;
