@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: everything that can be judged without running the tests.
 
 mod documents;
+mod house;
 
 use anyhow::{Result, bail};
 
@@ -10,7 +11,7 @@ use crate::{build, exec, ui, vm, workspace::Workspace};
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     ui::heading("formatting");
     exec::run(ws.cargo("fmt").args(["--all", "--check"]), "check the formatting (cure: cargo fmt --all)")?;
-    ui::heading("documents");
+    ui::heading("documents and house rules");
     documents::check(ws)?;
     ui::heading("the kernel table");
     vm::table::check(ws)?;
