@@ -18,6 +18,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::time::sleep;
 
 use super::{container::ContainerInfo, docker::Docker};
+use crate::model::backoff::Backoff;
 
 /// How long to wait before the first attempt to reconnect; each further one waits twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -25,13 +26,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// Look at least this often, whatever the events say. Longer than the longest pause and the time to connect, so that
 /// a caller that stops waiting then has waited for both.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+const _: () = assert!(LONGEST_PAUSE.as_secs() < LOOK_AGAIN.as_secs());
 
 /// The engine's events about one container.
 pub struct Watch<'a> {
     docker: &'a Docker,
     watched: Watched,
     events: Option<EngineEvents>,
+    /// Before connecting again; none at first.
     pause: Duration,
+    backoff: Backoff,
 }
 
 type EngineEvents = Pin<Box<dyn Stream<Item = Result<EventMessage, ApiError>>>>;
@@ -40,7 +44,8 @@ impl<'a> Watch<'a> {
     /// Of this container, also if one with its name is made anew.
     pub fn new(docker: &'a Docker, container: &ContainerInfo) -> Self {
         let watched = Watched { name: container.name.clone(), id: container.id.clone() };
-        Self { docker, watched, events: None, pause: Duration::ZERO }
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        Self { docker, watched, events: None, pause: Duration::ZERO, backoff }
     }
 
     /// Waits until the container should be looked at.
@@ -54,7 +59,10 @@ impl<'a> Watch<'a> {
             sleep(self.pause).await;
             let api = self.docker.api().await.ok();
             self.events = api.map(|api| Box::pin(api.events(Some(filter()))) as EngineEvents);
-            self.pause = if self.events.is_some() { FIRST_PAUSE } else { longer(self.pause) };
+            if self.events.is_some() {
+                self.backoff.reset();
+            }
+            self.pause = self.backoff.pause();
             return;
         };
         while let Some(Ok(event)) = events.next().await {
@@ -101,10 +109,6 @@ fn filter() -> EventsOptions {
     EventsOptions { since: Some(now.to_string()), until: None, filters: Some(filters) }
 }
 
-fn longer(pause: Duration) -> Duration {
-    (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
-}
-
 #[cfg(test)]
 mod tests {
     use bollard::models::EventActor;
@@ -129,15 +133,5 @@ mod tests {
         assert!(web.is_concerned(&event(CONTAINER, "3", "name", "web")));
         assert!(web.is_concerned(&event(NETWORK, "9", "container", "3")));
         assert!(!web.is_concerned(&EventMessage::default()));
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit() {
-        let pauses: Vec<_> =
-            std::iter::successors(Some(Duration::ZERO), |pause| Some(longer(*pause))).take(8).collect();
-        assert_eq!(pauses[1], FIRST_PAUSE);
-        assert_eq!(pauses[2], FIRST_PAUSE * 2);
-        assert_eq!(pauses[7], LONGEST_PAUSE);
-        assert!(LONGEST_PAUSE < LOOK_AGAIN);
     }
 }

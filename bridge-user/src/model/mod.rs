@@ -1,9 +1,10 @@
 //! What is typed, what it means, and how it is named: pure data and decisions.
 //!
-//! Invariants: no I/O. The modules form no circle: `target`, `identity` and `event_level` know nothing of the others,
+//! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level` and `backoff` know nothing of the others,
 //! `naming` and `presets` only those two, then come `spec` and `datapath`, and `attachment` is made of all of them.
 
 pub mod attachment;
+pub mod backoff;
 pub mod datapath;
 pub mod event_level;
 pub mod identity;

@@ -41,7 +41,10 @@ use tokio::{
 };
 
 use super::{flow::Waiting, stats::Counter, stream::Stream};
-use crate::kernel::redirect::{self, EnrolledFlow, Redirect};
+use crate::{
+    kernel::redirect::{self, EnrolledFlow, Redirect},
+    model::backoff::Backoff,
+};
 
 /// Most that may wait in the sink's send queue when the flow is opened; see `kernel::redirect` for its size.
 const MAX_QUEUED: u64 = 64 * 1024;
@@ -77,10 +80,16 @@ pub(super) struct Half {
 }
 
 /// The wait for the kernel's worker.
-#[derive(Default)]
 struct Pause {
     looks: u32,
+    backoff: Backoff,
     alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pause {
+    const fn new() -> Self {
+        Self { looks: 0, backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE), alarm: None }
+    }
 }
 
 /// How much of a connection the program sees.
@@ -121,7 +130,7 @@ impl Half {
             credit: flow.closed(),
             closed: !whole,
             eof: false,
-            pause: Pause::default(),
+            pause: Pause::new(),
         }
     }
 
@@ -173,7 +182,7 @@ impl Half {
         if !self.is_checked(source)? || !self.is_clear(sink)? {
             return Ok(Waiting::Worker);
         }
-        self.pause = Pause::default();
+        self.pause = Pause::new();
         let sent = send(sink, &self.rest[self.written..])?;
         self.given += sent as u64;
         self.written += sent;
@@ -282,14 +291,12 @@ impl Half {
     /// The worker is not done: at first, lets the worker's other connections have their turn and looks again, later
     /// waits for a while.
     pub(super) fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let looks = self.pause.looks;
-        self.pause.looks += 1;
-        if let Some(doublings) = looks.checked_sub(QUICK_LOOKS) {
-            let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LAST_PAUSE);
-            self.pause.alarm = Some(Box::pin(sleep(pause)));
-            return self.poll_worker(cx);
+        if self.pause.looks < QUICK_LOOKS {
+            self.pause.looks += 1;
+            return pin!(yield_now()).poll(cx);
         }
-        pin!(yield_now()).poll(cx)
+        self.pause.alarm = Some(Box::pin(sleep(self.pause.backoff.pause())));
+        self.poll_worker(cx)
     }
 }
 

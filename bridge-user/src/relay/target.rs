@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{stream::Stream, transport::Transport};
-use crate::model::target::Target;
+use crate::model::{backoff::Backoff, target::Target};
 
 /// First wait of a UNIX connect whose listener's queue is full: nothing reports room in it.
 const UNIX_RETRY: Duration = Duration::from_millis(5);
@@ -77,15 +77,18 @@ async fn unix(path: &Path, deadline: Instant) -> Result<Stream, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let mut wait = UNIX_RETRY;
+    let mut backoff = Backoff::new(UNIX_RETRY, UNIX_RETRY * 16);
     loop {
         match connect(&socket, &address) {
             Ok(()) => return registered(socket, false),
-            Err(Errno::AGAIN) if Instant::now() + wait < deadline => sleep(wait).await,
-            Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT),
+            Err(Errno::AGAIN) => {}
             Err(error) => return Err(error),
         }
-        wait = (wait * 2).min(UNIX_RETRY * 16);
+        let pause = backoff.pause();
+        if Instant::now() + pause >= deadline {
+            return Err(Errno::TIMEDOUT);
+        }
+        sleep(pause).await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     cli::output::Out,
     engine::{container::ContainerInfo, docker::DockerError, watch::Watch},
     kernel::programs::object,
-    model::attachment::Attachment,
+    model::{attachment::Attachment, backoff::Backoff},
     observe::{container::ContainerRun, networks::BlockingDocker, prepare::prepare},
     plan::{self, request::Request},
     runner::foreground::Signals,
@@ -65,13 +65,16 @@ struct Follower<'a> {
     scope: &'a Scope,
     out: &'a Out,
     attached: Option<ContainerInfo>,
+    /// When to try again, after a failure.
     retry: Option<Duration>,
+    backoff: Backoff,
     said: String,
 }
 
 impl<'a> Follower<'a> {
     fn new(request: &'a Request, scope: &'a Scope, attached: ContainerInfo, out: &'a Out) -> Self {
-        Self { request, scope, out, attached: Some(attached), retry: None, said: String::new() }
+        let backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        Self { request, scope, out, attached: Some(attached), retry: None, backoff, said: String::new() }
     }
 
     /// Ends when a failed attach is to be tried again; never, if none failed.
@@ -89,17 +92,22 @@ impl<'a> Follower<'a> {
             Ok(running) if self.attached.as_ref() == Some(&running) => self.retry = None,
             Ok(_) => match self.attach() {
                 Ok((running, names)) => {
-                    (self.attached, self.retry) = (Some(running), None);
+                    self.attached = Some(running);
+                    self.retry = None;
+                    self.backoff.reset();
                     self.said.clear();
                     self.out.say(&format!("attached {names} again"));
                 }
                 Err(error) => {
-                    (self.attached, self.retry) = (None, Some(next_retry(self.retry)));
+                    self.attached = None;
+                    self.retry = Some(self.backoff.pause());
                     self.say(format!("{error:#}"));
                 }
             },
             Err(error) => {
-                (self.attached, self.retry) = (None, None);
+                self.attached = None;
+                self.retry = None;
+                self.backoff.reset();
                 self.say(error.to_string());
             }
         }
@@ -119,23 +127,5 @@ impl<'a> Follower<'a> {
             self.out.say(&text);
             self.said = text;
         }
-    }
-}
-
-fn next_retry(last: Option<Duration>) -> Duration {
-    last.map_or(FIRST_RETRY, |last| (last * 2).min(LONGEST_RETRY))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retries_wait_longer_and_longer() {
-        let all: Vec<_> = std::iter::successors(Some(next_retry(None)), |last| Some(next_retry(Some(*last))))
-            .take(9)
-            .collect();
-        assert_eq!(all[..3], [FIRST_RETRY, FIRST_RETRY * 2, FIRST_RETRY * 4]);
-        assert_eq!(all[8], LONGEST_RETRY);
     }
 }
