@@ -2,12 +2,14 @@
 //! both sides must agree on.
 //!
 //! Invariants: every type here is `#[repr(C)]` without implicit padding and has a size assertion; every decision
-//! is a pure function with host tests; the crate is `no_std` and does no I/O. A change to the size or meaning of
-//! any type, or to [`names`], needs a new [`ABI_VERSION`].
+//! is a pure function with host tests; but for what only tests use, the crate is `no_std` and does no I/O. A change to
+//! the size or meaning of any type, or to [`names`], needs a new [`ABI_VERSION`].
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "document")), no_std)]
 
 pub mod addr;
+#[cfg(any(test, feature = "document"))]
+pub mod document;
 pub mod kernels;
 pub mod maps;
 pub mod names;

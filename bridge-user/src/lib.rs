@@ -1,9 +1,9 @@
 //! The control plane of bridge-user as a library: parse what the user wants, find out what is there, and make the
 //! kernel's eBPF state match.
 //!
-//! Dependency rules: [`engine`] and [`relay`] never import aya and [`kernel`] never imports bollard; [`model`] and
-//! [`plan`] do no I/O; only [`cli`] and [`verbs`] print. From the bottom up: `model`, `net`, `netfilter`, `scope`,
-//! `kernel`, `engine`, `relay`, `probe`, `plan`, `observe`, `runner`, `apply`, `verbs`, `cli`.
+//! Dependency rules: `engine` and `relay` never import aya and `kernel` never imports bollard; `model` and `plan` do no
+//! I/O; only `cli` and `verbs` print. From the bottom up: `model`, `net`, `netfilter`, `scope`, `kernel`, `engine`,
+//! `relay`, `probe`, `plan`, `observe`, `runner`, `apply`, `verbs`, `cli`.
 //!
 //! Other crates see [`cli::run`], where its output goes, and the [`Scope`] it works in.
 

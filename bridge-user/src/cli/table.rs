@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    model::identity::Identity,
+    model::finding::Finding,
     observe::{
         readiness::Readiness,
         report::{AttachmentReport, Report},
@@ -23,6 +23,15 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
+/// One line for each finding: whom it is about, cause and cure.
+pub(crate) fn lines(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let _ = writeln!(text, "{}: {finding}", finding.subject);
+    }
+    text
+}
+
 impl Readiness {
     const fn text(self) -> &'static str {
         match self {
@@ -36,7 +45,7 @@ impl Readiness {
 }
 
 impl Report {
-    /// As a table for people, details below.
+    /// As a table for people, findings below.
     pub(crate) fn to_text(&self) -> String {
         if self.attachments.is_empty() {
             return "nothing is attached in this network namespace\n".to_owned();
@@ -47,14 +56,7 @@ impl Report {
         rows.extend(self.attachments.iter().map(AttachmentReport::row));
         let mut text = table(&rows);
         for entry in &self.attachments {
-            if entry.datapath.is_relay() {
-                let _ = writeln!(text, "{}: relayed with {}: {}", entry.name, entry.datapath, entry.reason);
-            } else if entry.identity == Identity::Loopback {
-                let _ = writeln!(text, "{}: the service sees local clients (identity loopback)", entry.name);
-            }
-            if let Some(detail) = &entry.detail {
-                let _ = writeln!(text, "{}: {detail}", entry.name);
-            }
+            text.push_str(&lines(&entry.findings));
         }
         text
     }

@@ -28,19 +28,24 @@ pub enum Note {
     None,
     /// Whoever its clients are.
     Always(&'static str),
-    /// What it does with a client whose address is not local, and what to do about it.
-    Remote(&'static str),
+    /// What it does with a client whose address is not local.
+    Remote {
+        /// What happens.
+        cause: &'static str,
+        /// What to do about it, besides asking for the loopback identity.
+        cure: &'static str,
+    },
 }
 
 impl Note {
-    /// The text, if it concerns a service that sees its clients like this.
-    pub fn text(self, identity: Identity) -> Option<String> {
+    /// Cause and cure, if it concerns a service that sees its clients like this. The cure may be empty.
+    pub fn words(self, identity: Identity) -> Option<(&'static str, String)> {
         match (self, identity) {
-            (Self::Always(text), _) => Some(text.to_owned()),
-            (Self::Remote(text), Identity::Container) => {
-                Some(format!("{text}, or attach with --identity loopback"))
+            (Self::Always(cause), _) => Some((cause, String::new())),
+            (Self::Remote { cause, cure }, Identity::Container) => {
+                Some((cause, format!("{cure}, or attach with --identity loopback")))
             }
-            (Self::Remote(_), Identity::Loopback) | (Self::None, _) => None,
+            (Self::Remote { .. }, Identity::Loopback) | (Self::None, _) => None,
         }
     }
 }
@@ -52,11 +57,16 @@ const fn preset(name: &'static str, port: u16, summary: &'static str, note: Note
     }
 }
 
-const PG_NOTE: Note = Note::Remote("pg_hba.conf needs a line for the container's subnet");
-const MYSQL_NOTE: Note =
-    Note::Remote("accounts for 'user'@'localhost' do not match a container's address: grant to its subnet");
-const REDIS_NOTE: Note =
-    Note::Remote("without a password, protected mode answers only 127.0.0.1: set a password");
+const PG_NOTE: Note =
+    Note::Remote { cause: "pg_hba.conf needs a line for the container's subnet", cure: "add one" };
+const MYSQL_NOTE: Note = Note::Remote {
+    cause: "accounts for 'user'@'localhost' do not match a container's address",
+    cure: "grant to its subnet",
+};
+const REDIS_NOTE: Note = Note::Remote {
+    cause: "without a password, protected mode answers only 127.0.0.1",
+    cure: "set a password",
+};
 const OLLAMA_NOTE: Note = Note::Always(
     "answers 403 to Host names other than localhost, IP addresses and names in .local, .localhost or .internal",
 );
@@ -86,7 +96,10 @@ pub const PRESETS: &[Preset] = &[
         "mongodb",
         27017,
         "MongoDB",
-        Note::Remote("the localhost exception does not apply to containers: make the first user on the host"),
+        Note::Remote {
+            cause: "the localhost exception does not apply to containers",
+            cure: "make the first user on the host",
+        },
     ),
     preset("redis", 6379, "Redis", REDIS_NOTE),
     preset("valkey", 6379, "Valkey", REDIS_NOTE),
@@ -104,7 +117,7 @@ pub const PRESETS: &[Preset] = &[
         "rabbitmq",
         5672,
         "RabbitMQ, AMQP",
-        Note::Remote("user guest may log in only from 127.0.0.1: make another user"),
+        Note::Remote { cause: "user guest may log in only from 127.0.0.1", cure: "make another user" },
     ),
     preset("mosquitto", 1883, "Mosquitto, MQTT", Note::None),
     preset("nats", 4222, "NATS", Note::None),

@@ -1,5 +1,6 @@
 //! What is there: networks, containers, listeners, attachments, and what this host can do. Changes nothing.
 
+pub mod checks;
 pub mod container;
 pub mod networks;
 pub mod pinned;

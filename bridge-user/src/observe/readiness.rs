@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::checks::serving;
 use crate::{
-    model::{attachment::Attachment, datapath::Datapath, target::Target},
+    model::{attachment::Attachment, datapath::Datapath, finding::Finding, target::Target},
     net::listeners::{Listener, is_bound},
     plan,
 };
@@ -46,8 +47,24 @@ impl Snapshot {
     }
 }
 
-/// Readiness, and why not.
-pub(crate) type Judgement = (Readiness, Option<String>);
+/// What was judged: the state, and why it is not better.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The state.
+    pub state: Readiness,
+    /// What keeps the attachment from being ready, if anything does.
+    pub findings: Vec<Finding>,
+}
+
+impl Judgement {
+    fn ready() -> Self {
+        Self { state: Readiness::Ready, findings: Vec::new() }
+    }
+
+    fn because(state: Readiness, finding: Finding) -> Self {
+        Self { state, findings: vec![finding] }
+    }
+}
 
 /// Judges one steered attachment. `bridge_there`: the interface index still belongs to the bridge, with its gateway
 /// addresses.
@@ -57,44 +74,26 @@ pub fn judge(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgem
     }
     let bound = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port, state.ifindex);
     if let Some(other) = bound {
-        let text = format!(
-            "{} is bound by another listener: connections over {} go to {} while it listens, otherwise there",
-            other.addr, state.bridge, state.target
-        );
-        return (Readiness::Conflict, Some(text));
+        return Judgement::because(Readiness::Conflict, serving::port_bound_on_gateway(state, other));
     }
     let Some(target) = state.target.tcp() else {
-        return (Readiness::Failed, Some(format!("{} cannot be steered to", state.target)));
+        return Judgement::because(Readiness::Failed, serving::not_steerable(state));
     };
     let serving: Vec<_> = facts.listeners.iter().filter(|l| l.can_serve(target)).collect();
     if serving.iter().any(|l| facts.registered.contains(&l.cookie)) {
-        return (Readiness::Ready, None);
+        return Judgement::ready();
     }
     if facts.carrier(state) == Datapath::SteerTc {
-        return (Readiness::Ready, None);
+        return Judgement::ready();
     }
     if let Some(listener) = plan::only_mptcp(&facts.listeners, target) {
-        let text = format!(
-            "{} is an MPTCP listener now, and the tc program on {} or the nftables table bridge_user is missing, which \
-             steering to it needs (`nft flush ruleset` removes the table): attach again, or start the service with \
-             MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
-            listener.addr, state.bridge
-        );
-        return (Readiness::Failed, Some(text));
+        return Judgement::because(Readiness::Failed, serving::mptcp_steering_missing(state, listener));
     }
     if let Some(listener) = serving.first() {
-        return (
-            Readiness::Failed,
-            Some(format!("the listener on {} is not registered: attach again", listener.addr)),
-        );
+        return Judgement::because(Readiness::Failed, serving::listener_not_registered(state, listener));
     }
     if let Some(listener) = facts.listeners.iter().find(|l| l.serves(target)) {
-        let text = format!(
-            "the listener on {} is bound to an interface (SO_BINDTODEVICE), so connections from a bridge cannot reach \
-             it: bind it to the address alone",
-            listener.addr
-        );
-        return (Readiness::Failed, Some(text));
+        return Judgement::because(Readiness::Failed, serving::listener_bound_to_interface(state, listener));
     }
     waiting_for_listener(state, &facts.listeners)
 }
@@ -109,27 +108,16 @@ pub fn judge_relay(state: &Attachment, bridge_there: bool, listeners: &[Listener
         Target::Tcp(target) => listeners.iter().any(|listener| listener.serves(*target)),
         Target::Unix(path) => is_bound(path),
     };
-    if there { (Readiness::Ready, None) } else { waiting_for_listener(state, listeners) }
-}
-
-fn bridge_gone(state: &Attachment, cure: &str) -> Judgement {
-    let text = format!(
-        "bridge {} (index {}) with address {} is gone: {cure} once the network is back",
-        state.bridge,
-        state.ifindex,
-        plan::list(&state.gateways)
-    );
-    (Readiness::WaitingForBridge, Some(text))
+    if there { Judgement::ready() } else { waiting_for_listener(state, listeners) }
 }
 
 /// Judges an attachment inside a container whose namespace is gone.
 pub fn container_gone(state: &Attachment) -> Judgement {
-    let name = state.container.as_deref().unwrap_or("?");
-    let text = format!(
-        "container {name} was stopped or restarted: attach again, or keep `attach --container {name} --foreground` running \
-         to follow restarts"
-    );
-    (Readiness::WaitingForBridge, Some(text))
+    Judgement::because(Readiness::WaitingForBridge, serving::container_gone(state))
+}
+
+fn bridge_gone(state: &Attachment, how_to_attach: &str) -> Judgement {
+    Judgement::because(Readiness::WaitingForBridge, serving::bridge_gone(state, how_to_attach))
 }
 
 fn waiting_for_listener(state: &Attachment, listeners: &[Listener]) -> Judgement {
@@ -137,16 +125,13 @@ fn waiting_for_listener(state: &Attachment, listeners: &[Listener]) -> Judgement
         state.target.tcp().is_some_and(|target| listener.addr.port() == target.port())
             && listener.addr.ip().to_canonical().is_loopback()
     };
-    let hint = listeners.iter().find(elsewhere).map(|listener| {
-        format!(
-            ", but there is a listener on {0}: attach {1}={2}:{0} to mean that",
-            listener.addr, state.service, state.port
-        )
-    });
-    let text = format!("nothing listens on {}{}", state.target, hint.unwrap_or_default());
-    (Readiness::WaitingForListener, Some(text))
+    let finding = match listeners.iter().find(elsewhere) {
+        Some(listener) => serving::listener_elsewhere(state, listener),
+        None => serving::no_listener(state),
+    };
+    Judgement::because(Readiness::WaitingForListener, finding)
 }
 
 #[cfg(test)]
 #[path = "readiness_tests.rs"]
-mod tests;
+pub(crate) mod tests;

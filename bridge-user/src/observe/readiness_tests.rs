@@ -7,11 +7,12 @@ use super::{
     *,
 };
 use crate::{
-    model::{JSON_VERSION, datapath::Reason, identity::Identity, target::Port},
+    model::{JSON_VERSION, datapath::Reason, finding::Severity, identity::Identity, target::Port},
     relay::RelayStats,
 };
 
-fn state() -> Attachment {
+/// Redis on docker0.
+pub(crate) fn state() -> Attachment {
     Attachment {
         service: "redis".into(),
         container: None,
@@ -36,26 +37,66 @@ fn facts(listeners: Vec<Listener>, registered: &[u64]) -> Snapshot {
     Snapshot { listeners, registered: registered.iter().copied().collect(), mptcp_bridges: BTreeSet::new() }
 }
 
-fn judged(bridge: bool, listeners: Vec<Listener>, registered: &[u64]) -> Readiness {
-    judge(&state(), bridge, &facts(listeners, registered)).0
+/// State and code; every finding is about the attachment and says what to do.
+fn short(judgement: Judgement) -> (Readiness, Option<String>) {
+    let Judgement { state, findings } = judgement;
+    assert_eq!(findings.len(), usize::from(state != Readiness::Ready), "{findings:?}");
+    let finding = findings.into_iter().next();
+    if let Some(finding) = &finding {
+        assert!(finding.severity > Severity::Info && !finding.cure.is_empty(), "{finding:?}");
+        assert!(finding.subject.ends_with("bridge-redis-6379"), "{finding:?}");
+    }
+    (state, finding.map(|finding| finding.code.into_owned()))
+}
+
+fn judged(bridge: bool, listeners: Vec<Listener>, registered: &[u64]) -> (Readiness, Option<String>) {
+    short(judge(&state(), bridge, &facts(listeners, registered)))
+}
+
+fn not_ready(state: Readiness, code: &str) -> (Readiness, Option<String>) {
+    (state, Some(code.to_owned()))
 }
 
 #[test]
 fn readiness_follows_the_facts() {
+    use Readiness::{Conflict, Failed, Ready, WaitingForBridge, WaitingForListener};
     let redis = || listener("127.0.0.1:6379", 5, false);
-    assert_eq!(judged(true, vec![redis()], &[5]), Readiness::Ready);
-    assert_eq!(judged(true, vec![], &[]), Readiness::WaitingForListener);
-    assert_eq!(judged(true, vec![redis()], &[]), Readiness::Failed);
-    assert_eq!(judged(true, vec![listener("127.0.0.1:6379", 5, true)], &[]), Readiness::Failed);
-    assert_eq!(judged(false, vec![redis()], &[5]), Readiness::WaitingForBridge);
+    assert_eq!(judged(true, vec![redis()], &[5]), (Ready, None));
+    assert_eq!(judged(true, vec![], &[]), not_ready(WaitingForListener, "no-listener"));
+    let other_loopback = listener("[::1]:6379", 5, false);
+    let elsewhere = not_ready(WaitingForListener, "listener-elsewhere");
+    assert_eq!(judged(true, vec![other_loopback], &[]), elsewhere);
+    assert_eq!(judged(true, vec![redis()], &[]), not_ready(Failed, "listener-not-registered"));
+    let mptcp = listener("127.0.0.1:6379", 5, true);
+    assert_eq!(judged(true, vec![mptcp], &[]), not_ready(Failed, "mptcp-steering-missing"));
+    let bound = Listener { device: 1, ..redis() };
+    assert_eq!(judged(true, vec![bound], &[]), not_ready(Failed, "listener-bound-to-interface"));
+    assert_eq!(judged(false, vec![redis()], &[5]), not_ready(WaitingForBridge, "bridge-gone"));
     let other = listener("172.17.0.1:6379", 6, false);
-    assert_eq!(judged(true, vec![redis(), other], &[5]), Readiness::Conflict);
+    assert_eq!(judged(true, vec![redis(), other], &[5]), not_ready(Conflict, "port-bound-on-gateway"));
+    let unix = Attachment { target: Target::Unix("/run/x.sock".into()), ..state() };
+    assert_eq!(short(judge(&unix, true, &facts(vec![], &[]))), not_ready(Failed, "not-steerable"));
+}
+
+#[test]
+fn a_relay_is_judged_by_bridge_and_listener() {
+    let relayed = |bridge, listeners: &[Listener]| short(judge_relay(&state(), bridge, listeners));
+    assert_eq!(relayed(true, &[listener("127.0.0.1:6379", 5, true)]), (Readiness::Ready, None));
+    assert_eq!(relayed(true, &[]), not_ready(Readiness::WaitingForListener, "no-listener"));
+    assert_eq!(relayed(false, &[]), not_ready(Readiness::WaitingForBridge, "bridge-gone"));
+    let gone = judge_relay(&state(), false, &[]).findings[0].to_string();
+    assert_eq!(
+        gone,
+        "bridge docker0 (index 3) with address 172.17.0.1 is gone: bridge-user detach bridge-redis-6379, then attach \
+         again once the network is back"
+    );
 }
 
 #[test]
 fn a_service_on_the_other_loopback_is_pointed_out() {
-    let text = |listeners| judge(&state(), true, &facts(listeners, &[])).1.unwrap();
-    assert_eq!(text(vec![listener("127.0.0.1:6380", 5, false)]), "nothing listens on 127.0.0.1:6379");
+    let text = |listeners| judge(&state(), true, &facts(listeners, &[])).findings[0].to_string();
+    let nothing = text(vec![listener("127.0.0.1:6380", 5, false)]);
+    assert_eq!(nothing, "nothing listens on 127.0.0.1:6379: start the service, or attach where it listens");
     let hint = text(vec![listener("[::1]:6379", 5, false)]);
     assert!(hint.ends_with("a listener on [::1]:6379: attach redis=6379:[::1]:6379 to mean that"), "{hint}");
 }
@@ -64,7 +105,7 @@ fn a_service_on_the_other_loopback_is_pointed_out() {
 fn an_mptcp_listener_is_ready_where_the_tc_program_is() {
     let mut facts = facts(vec![listener("127.0.0.1:6379", 5, true)], &[]);
     facts.mptcp_bridges.insert(3);
-    assert_eq!(judge(&state(), true, &facts), (Readiness::Ready, None));
+    assert_eq!(judge(&state(), true, &facts), Judgement::ready());
     assert_eq!(facts.carrier(&state()), Datapath::SteerTc);
     facts.listeners.push(listener("0.0.0.0:6379", 6, false));
     assert_eq!(facts.carrier(&state()), Datapath::Steer);
@@ -73,10 +114,11 @@ fn an_mptcp_listener_is_ready_where_the_tc_program_is() {
 #[test]
 fn json_has_the_contracts_shape() {
     let stats = Stats { accepted: 12, ..Stats::default() };
-    let entry = AttachmentReport::of_steered(&state(), &stats, &facts(vec![], &[]), (Readiness::Ready, None));
+    let entry = AttachmentReport::of_steered(&state(), &stats, &facts(vec![], &[]), Judgement::ready());
     let json = serde_json::to_string(&Report {
         version: JSON_VERSION,
         attachments: vec![entry],
+        findings: vec![],
         listener_tracking: None,
     })
     .unwrap();
@@ -84,7 +126,8 @@ fn json_has_the_contracts_shape() {
         r#"{"version":1,"attachments":[{"name":"bridge-redis-6379","service":"redis","port":6379,"#,
         r#""target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","gateways":["172.17.0.1"],"#,
         r#""datapath":"steer","reason":"probe passed","identity":"container","state":"ready","#,
-        r#""allow":["172.17.0.0/16"],"counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null}}]}"#
+        r#""allow":["172.17.0.0/16"],"findings":[],"#,
+        r#""counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null}}],"findings":[]}"#
     );
     assert_eq!(json, expected);
 }
@@ -92,12 +135,17 @@ fn json_has_the_contracts_shape() {
 #[test]
 fn a_stopped_containers_attachment_says_how_it_comes_back() {
     let state = Attachment { container: Some("web".into()), ..state() };
-    let (readiness, detail) = container_gone(&state);
-    assert_eq!(readiness, Readiness::WaitingForBridge);
-    let detail = detail.unwrap();
-    assert!(detail.contains("container web was stopped or restarted: attach again"), "{detail}");
+    let judgement = container_gone(&state);
+    assert_eq!(short(judgement.clone()), not_ready(Readiness::WaitingForBridge, "container-gone"));
     let facts = Snapshot::default();
-    let entry = AttachmentReport::of_steered(&state, &Stats::default(), &facts, (readiness, Some(detail)));
+    let entry = AttachmentReport::of_steered(&state, &Stats::default(), &facts, judgement);
+    assert_eq!(
+        entry.detail.as_deref(),
+        Some(
+            "container web was stopped or restarted: attach again, or keep `attach --container web --foreground` \
+             running to follow restarts"
+        )
+    );
     let json = serde_json::to_string(&entry).unwrap();
     assert!(json.contains(r#""container":"web","network":"bridge""#), "{json}");
     assert!(entry.is_meant_by("web") && entry.is_meant_by("web.bridge-redis-6379"));
@@ -111,6 +159,46 @@ fn a_relays_entry_survives_its_way_through_json() {
     let json = serde_json::to_string(&entry).unwrap();
     assert!(json.contains(r#""datapath":"splice""#) && json.contains(r#""bytes":12"#), "{json}");
     assert!(json.contains(r#""identity":"loopback","state":"waiting-for-listener""#), "{json}");
+    let codes: Vec<_> = entry.findings.iter().map(|finding| finding.code.as_ref()).collect();
+    assert_eq!(codes, ["relayed", "no-listener"]);
     let back: AttachmentReport = serde_json::from_str(&json).unwrap();
     assert_eq!(serde_json::to_string(&back).unwrap(), json);
+}
+
+#[test]
+fn detail_is_what_people_read_and_findings_are_the_same_as_data() {
+    let judgement = judge(&state(), true, &facts(vec![listener("[::1]:6379", 5, false)], &[]));
+    let local = Attachment { identity: Identity::Loopback, ..state() };
+    let entry = AttachmentReport::of_steered(&local, &Stats::default(), &Snapshot::default(), judgement);
+    let json = serde_json::to_string(&entry).unwrap();
+    let expected = concat!(
+        r#""detail":"nothing listens on 127.0.0.1:6379, but there is a listener on [::1]:6379: "#,
+        r#"attach redis=6379:[::1]:6379 to mean that","allow":["172.17.0.0/16"],"findings":["#,
+        r#"{"code":"local-clients","severity":"info","subject":"bridge-redis-6379","#,
+        r#""cause":"the service sees local clients (identity loopback)","cure":""},"#,
+        r#"{"code":"listener-elsewhere","severity":"warning","subject":"bridge-redis-6379","#,
+        r#""evidence":"[::1]:6379","cause":"nothing listens on 127.0.0.1:6379, but there is a listener on "#,
+        r#"[::1]:6379","cure":"attach redis=6379:[::1]:6379 to mean that"}],"counters""#
+    );
+    assert!(json.contains(expected), "{json}");
+}
+
+#[test]
+fn advice_goes_to_the_attachment_it_is_about() {
+    let ready = || Judgement::ready();
+    let of = |state: &Attachment| {
+        AttachmentReport::of_steered(state, &Stats::default(), &Snapshot::default(), ready())
+    };
+    let other = Attachment { network: "app".into(), ..state() };
+    let mut report = Report {
+        version: JSON_VERSION,
+        attachments: vec![of(&other), of(&state())],
+        findings: vec![],
+        listener_tracking: None,
+    };
+    let finding = serving::no_listener(&state());
+    report.add(vec![finding.clone()]);
+    let found: Vec<_> = report.attachments.iter().map(|entry| entry.findings.as_slice()).collect();
+    assert_eq!(found, [&[][..], &[finding]]);
+    assert!(report.findings.is_empty());
 }

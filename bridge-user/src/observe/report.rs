@@ -3,9 +3,15 @@
 use bridge_common::maps::{Stats, TrackStats};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::readiness::{Judgement, Readiness, Snapshot};
+use super::{
+    checks::serving,
+    readiness::{Judgement, Readiness, Snapshot},
+};
 use crate::{
-    model::{attachment::Attachment, datapath::Datapath, identity::Identity, naming, target::Port},
+    model::{
+        attachment::Attachment, datapath::Datapath, finding::Finding, identity::Identity, naming,
+        target::Port,
+    },
     relay::RelayStats,
 };
 
@@ -16,9 +22,24 @@ pub struct Report {
     pub version: u32,
     /// One entry per attachment, by name.
     pub attachments: Vec<AttachmentReport>,
+    /// What was found that is about no attachment that can be shown: relay processes that do not answer.
+    pub findings: Vec<Finding>,
     /// What became of listeners on wanted addresses, whole namespace; absent when nothing is attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_tracking: Option<ListenerTracking>,
+}
+
+impl Report {
+    /// Adds findings, each to the attachment that is its subject.
+    pub(crate) fn add(&mut self, findings: Vec<Finding>) {
+        for finding in findings {
+            let about = |entry: &&mut AttachmentReport| entry.name == finding.subject;
+            match self.attachments.iter_mut().find(about) {
+                Some(entry) => entry.findings.push(finding),
+                None => self.findings.push(finding),
+            }
+        }
+    }
 }
 
 /// What the kernel's listener tracking did since the first attach: in JSON, one member for each counter.
@@ -59,11 +80,13 @@ pub struct AttachmentReport {
     pub identity: Identity,
     /// Whether connections can be served now.
     pub state: Readiness,
-    /// Why not, where not ready.
+    /// Why not, where not ready: those of the findings that say it, as people read them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Allowed sources.
     pub allow: Vec<String>,
+    /// What is so on purpose, then what keeps it from being ready.
+    pub findings: Vec<Finding>,
     /// Connections so far.
     pub counters: AttachmentCounters,
 }
@@ -117,7 +140,10 @@ impl AttachmentReport {
         Self::new(state, judgement, counters)
     }
 
-    fn new(state: &Attachment, (readiness, detail): Judgement, counters: AttachmentCounters) -> Self {
+    fn new(state: &Attachment, judgement: Judgement, counters: AttachmentCounters) -> Self {
+        let reasons: Vec<String> = judgement.findings.iter().map(ToString::to_string).collect();
+        let mut findings: Vec<Finding> = serving::on_purpose(state).into_iter().collect();
+        findings.extend(judgement.findings);
         Self {
             name: state.name(),
             service: state.service.clone(),
@@ -130,9 +156,10 @@ impl AttachmentReport {
             datapath: state.datapath,
             reason: state.reason.to_string(),
             identity: state.identity,
-            state: readiness,
-            detail,
+            state: judgement.state,
+            detail: if reasons.is_empty() { None } else { Some(reasons.join("; ")) },
             allow: state.allow.iter().map(ToString::to_string).collect(),
+            findings,
             counters,
         }
     }

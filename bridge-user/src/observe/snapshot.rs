@@ -50,7 +50,12 @@ fn of_gone(container: &Owned) -> anyhow::Result<Vec<AttachmentReport>> {
 
 /// The attachments of a namespace, without those of its containers.
 fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
-    let mut report = Report { version: JSON_VERSION, attachments: Vec::new(), listener_tracking: None };
+    let mut report = Report {
+        version: JSON_VERSION,
+        attachments: Vec::new(),
+        findings: Vec::new(),
+        listener_tracking: None,
+    };
     let Some(instance) = Instance::open(scope)? else { return Ok(report) };
     let state = &instance.state;
     let snapshot = Snapshot {

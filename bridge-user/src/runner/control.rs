@@ -2,8 +2,8 @@
 //!
 //! Invariants: abstract names belong to a network namespace and vanish with their process, so a killed relay leaves
 //! nothing; one request and one answer per connection, each a line of JSON; both sides accept only root and their own
-//! user on the other side (SO_PEERCRED), because anybody in the namespace may bind or connect to an abstract name. For the
-//! same reason nothing is waited for without a limit, and every process is asked at the same time.
+//! user on the other side (SO_PEERCRED), because anybody in the namespace may bind or connect to an abstract name. For
+//! the same reason nothing is waited for without a limit, and every process is asked at the same time.
 
 use std::{
     fs,
@@ -17,12 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, ensure};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use serde::{Deserialize, Serialize};
 
-use crate::{net::namespace::Namespace, observe::report::AttachmentReport};
+use crate::{
+    model::{codes, finding::Finding},
+    net::namespace::Namespace,
+    observe::report::AttachmentReport,
+};
 
 /// Every relay process listens on this plus its pid.
 const PREFIX: &str = "bridge-user/relay/";
@@ -54,8 +58,20 @@ pub struct Answer {
 pub struct Answers {
     /// Those that answered, and what they run.
     pub relays: Vec<(Peer, Vec<AttachmentReport>)>,
-    /// Why others do not answer.
+    /// Why others do not answer; each is a [`SilentRelay`].
     pub silent: Vec<anyhow::Error>,
+}
+
+/// A relay process that does not answer, or not in a way this version understands.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SilentRelay(Box<Finding>);
+
+impl SilentRelay {
+    /// What an error says, if it is one of these.
+    pub fn finding(error: &anyhow::Error) -> Option<Finding> {
+        error.downcast_ref::<Self>().map(|Self(finding)| Finding::clone(finding))
+    }
 }
 
 /// A relay process of a network namespace.
@@ -117,7 +133,7 @@ pub fn ask_all(namespace: &Namespace) -> anyhow::Result<Answers> {
     for (peer, answer) in peers.into_iter().zip(answers) {
         match answer {
             Ok(answer) => all.relays.extend(answer.map(|answer| (peer, answer.entries))),
-            Err(error) => all.silent.push(error),
+            Err(error) => all.silent.push(error.into()),
         }
     }
     Ok(all)
@@ -149,7 +165,11 @@ impl Peer {
     ///
     /// # Errors
     /// When it does not answer in time, or not in a way this version understands.
-    fn ask(&self, question: &Ask) -> anyhow::Result<Option<Answer>> {
+    fn ask(&self, question: &Ask) -> Result<Option<Answer>, SilentRelay> {
+        self.exchange(question).map_err(|error| self.silent(&error))
+    }
+
+    fn exchange(&self, question: &Ask) -> anyhow::Result<Option<Answer>> {
         let Some(mut stream) = self.connect()? else { return Ok(None) };
         // Draining takes as long as the relay was told to wait.
         let patience = (*question == Ask::Status).then_some(ANSWER_TIME);
@@ -162,11 +182,9 @@ impl Peer {
             Ok(0) => Ok(None),
             Err(error) if is_gone(&error) => Ok(None),
             result => {
-                result.map_err(|error| self.silent(&error))?;
+                result?;
                 let answer = serde_json::from_str(&line);
-                Ok(Some(answer.with_context(|| {
-                    format!("failed to understand relay process {}: is it another version?", self.name())
-                })?))
+                answer.context("its answer is not understood, is it another version?").map(Some)
             }
         }
     }
@@ -196,16 +214,15 @@ impl Peer {
         match self.reach() {
             Ok(stream) => Ok(trusted(&stream)?.then_some(stream)),
             Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(self.silent(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn silent(&self, error: &io::Error) -> anyhow::Error {
-        anyhow!(
-            "failed to ask relay process {} (the number is its pid): {error}: let it go on if it was stopped (kill -CONT), or \
-             end it (kill -KILL), then try again",
-            self.name()
-        )
+    fn silent(&self, error: &anyhow::Error) -> SilentRelay {
+        let name = self.name();
+        let cause = format!("failed to ask relay process {name} (the number is its pid): {error:#}");
+        let cure = "let it go on if it was stopped (kill -CONT), or end it (kill -KILL), then try again";
+        SilentRelay(Box::new(codes::RELAY_SILENT.finding(name, cause, cure)))
     }
 
     fn reach(&self) -> io::Result<UnixStream> {

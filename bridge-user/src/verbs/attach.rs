@@ -9,11 +9,13 @@ use super::follow;
 use crate::{
     UsageError, apply,
     cli::output::{FormatArgs, Out},
-    model::{
-        attachment::Attachment, datapath::Requested, event_level::EventLevel, identity::Identity, presets,
-        spec::ServiceSpec,
+    model::{datapath::Requested, event_level::EventLevel, identity::Identity, presets, spec::ServiceSpec},
+    observe::{
+        checks::advice::{Advice, advice},
+        pinned, prepare,
+        report::Report,
+        snapshot,
     },
-    observe::{pinned, prepare, report::Report, snapshot},
     plan::{self, Intent, request::Request, show::DryRun},
     relay::{Limits, ProxyProtocol, RelayOptions},
     runner::{Runner, foreground},
@@ -169,10 +171,13 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     let runner = Runner::start(&prepared.scope.namespace, &prepared.intent.relayed, request.relay)?;
     apply::apply(&prepared)?;
     let announce = |runner: &Runner| {
-        let report = report(scope, &prepared.intent, runner)?;
-        let with_notes =
-            |report: &Report| format!("{}{}", report.to_text(), notes(&request, &prepared.intent));
-        out.print_as(args.output.output, &report, with_notes)
+        let mut report = report(scope, &prepared.intent, runner)?;
+        let mut text = report.to_text();
+        for Advice { line, findings } in notes(&request, &prepared.intent) {
+            text.push_str(&format!("{line}\n"));
+            report.add(findings);
+        }
+        out.print_as(args.output.output, &report, |_| text)
     };
     if let Some(container) = prepared.container.as_ref().filter(|_| args.foreground) {
         return follow::run(&request, scope, container, out, || announce(&runner));
@@ -211,23 +216,9 @@ fn report(scope: &Scope, intent: &Intent, runner: &Runner) -> anyhow::Result<Rep
     Ok(report)
 }
 
-/// What the attached services are known to do with clients that are not local, and a warning where they are.
-fn notes(request: &Request, intent: &Intent) -> String {
-    let of_preset = |spec: &ServiceSpec| {
-        let preset = presets::find(&spec.service)?;
-        let state = intent.wanted().find(|state| state.service == spec.service)?;
-        Some(format!("note: {}: {}\n", preset.name, preset.note.text(state.identity)?))
-    };
-    let local: Vec<_> =
-        intent.wanted().filter(|state| state.identity == Identity::Loopback).map(Attachment::name).collect();
-    let warning = match local.is_empty() {
-        true => String::new(),
-        false => format!(
-            "warning: {}: the service sees a local client, so rules that trust local clients now trust these containers\n",
-            local.join(", ")
-        ),
-    };
-    request.specs.iter().filter_map(of_preset).chain([warning]).collect()
+/// What to tell of the attached services.
+fn notes(request: &Request, intent: &Intent) -> Vec<Advice> {
+    advice(&request.specs, &intent.wanted().collect::<Vec<_>>())
 }
 
 fn parse_request(args: &Args) -> anyhow::Result<Request> {

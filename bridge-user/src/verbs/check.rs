@@ -10,9 +10,12 @@ use serde::Serialize;
 
 use crate::{
     cli::output::{FormatArgs, Out},
-    cli::table::table,
+    cli::table::{lines, table},
     kernel::features::Features,
-    model::JSON_VERSION,
+    model::{
+        JSON_VERSION, codes,
+        finding::{Code, Finding, Severity, exit_code},
+    },
     observe::preflight,
     probe::{self, require_loopback_identity, require_mptcp_steering},
     scope::{Roots, Scope},
@@ -27,6 +30,8 @@ pub struct CheckReport {
     pub kernel: String,
     /// One entry per capability.
     pub capabilities: Vec<HostCapability>,
+    /// One for each capability that is missing.
+    pub findings: Vec<Finding>,
 }
 
 /// One thing the host can or cannot do.
@@ -42,6 +47,15 @@ pub struct HostCapability {
     pub detail: String,
     /// What follows for the user.
     pub consequence: &'static str,
+    /// What is found where it does not work.
+    #[serde(skip)]
+    code: &'static Code,
+}
+
+impl HostCapability {
+    fn finding(&self) -> Finding {
+        self.code.finding(self.name, self.detail.as_str(), self.code.cure)
+    }
 }
 
 /// What can be asked of `check`.
@@ -51,14 +65,14 @@ pub struct Args {
     output: FormatArgs,
 }
 
-/// Prints what works here; fails where something is missing that attaching needs.
+/// Prints what works here; the exit code is 1 where something is missing that attaching needs.
 ///
 /// # Errors
 /// As [`try_all`].
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     let report = try_all(&scope.roots)?;
     out.print_as(args.output.output, &report, CheckReport::to_text)?;
-    Ok(ExitCode::from(u8::from(!report.passed())))
+    Ok(ExitCode::from(exit_code(&report.findings)))
 }
 
 /// Tries everything.
@@ -72,193 +86,267 @@ fn try_all(roots: &Roots) -> anyhow::Result<CheckReport> {
     let mut capabilities = Vec::from(host_capabilities(roots));
     capabilities.extend(kernel_capabilities(features));
     capabilities.extend(probed_capabilities(features, roots));
-    capabilities.push(mptcp_capability(features));
-    capabilities.push(identity_capability(features, roots));
+    let with_nat = "tried: it works, with NAT rules loaded";
+    capabilities.push(STEER_TC.tried(require_mptcp_steering(features), with_nat));
+    capabilities.push(LOOPBACK_IDENTITY.tried(require_loopback_identity(features, roots), WORKS));
     capabilities.extend(relay_capabilities());
-    Ok(CheckReport {
-        version: JSON_VERSION,
-        kernel: release.release().to_string_lossy().into_owned(),
-        capabilities,
-    })
+    Ok(CheckReport::new(release.release().to_string_lossy().into_owned(), capabilities))
 }
 
 impl CheckReport {
-    /// True when everything attaching needs works.
-    pub fn passed(&self) -> bool {
-        self.capabilities.iter().all(|c| c.ok || !c.required)
+    fn new(kernel: String, capabilities: Vec<HostCapability>) -> Self {
+        let missing = capabilities.iter().filter(|capability| !capability.ok);
+        let findings = missing.map(HostCapability::finding).collect();
+        Self { version: JSON_VERSION, kernel, capabilities, findings }
     }
 
-    /// As a table for people.
+    /// As a table for people, findings below.
     pub fn to_text(&self) -> String {
         let mut rows = vec![["CAPABILITY", "WORKS", "DETAIL", "WHAT FOLLOWS"].map(str::to_owned)];
         rows.extend(self.capabilities.iter().map(|c| {
             let works = if c.ok { "yes" } else { "no" };
             [c.name.to_owned(), works.to_owned(), c.detail.clone(), c.consequence.to_owned()]
         }));
-        format!("kernel {}\n{}", self.kernel, table(&rows))
+        format!("kernel {}\n{}{}", self.kernel, table(&rows), lines(&self.findings))
     }
 }
 
+/// What is asked of the host: a name, the finding where it does not work, and what follows where it does and where it
+/// does not.
+struct Asked {
+    name: &'static str,
+    code: &'static Code,
+    yes: &'static str,
+    no: &'static str,
+}
+
+impl Asked {
+    /// Attaching needs it if its absence is an error.
+    fn found(&self, ok: bool, detail: String) -> HostCapability {
+        HostCapability {
+            name: self.name,
+            ok,
+            required: self.code.severity == Severity::Error,
+            detail,
+            consequence: if ok { self.yes } else { self.no },
+            code: self.code,
+        }
+    }
+
+    fn tried(&self, result: anyhow::Result<()>, works: &str) -> HostCapability {
+        match result {
+            Ok(()) => self.found(true, works.to_owned()),
+            Err(error) => self.found(false, format!("{error:#}")),
+        }
+    }
+
+    fn verified(&self, accepted: bool) -> HostCapability {
+        self.found(accepted, format!("the verifier {} it", if accepted { "accepts" } else { "refuses" }))
+    }
+}
+
+const BPFFS: Asked = Asked {
+    name: "bpffs",
+    code: &codes::MISSING_BPFFS,
+    yes: "attachments stay without a process",
+    no: "attach mounts it",
+};
+const CGROUP2: Asked = Asked {
+    name: "cgroup2",
+    code: &codes::MISSING_CGROUP2,
+    yes: "listeners can be tracked",
+    no: "attach is not possible",
+};
+const SK_LOOKUP: Asked = Asked {
+    name: "sk_lookup",
+    code: &codes::MISSING_SK_LOOKUP,
+    yes: "connections can be steered",
+    no: "attach relays instead, with --foreground; steering needs Linux 5.9 or newer",
+};
+const INGRESS_IFINDEX: Asked = Asked {
+    name: "ingress_ifindex",
+    code: &codes::MISSING_INGRESS_IFINDEX,
+    yes: "connections are matched by the bridge they arrive on",
+    no: "weaker: matched by gateway address and the bridge's subnet; --allow must stay within it",
+};
+const NETNS_COOKIE: Asked = Asked {
+    name: "netns_cookie",
+    code: &codes::MISSING_NETNS_COOKIE,
+    yes: "a listener's namespace is known at listen(2)",
+    no: "it is noted at bind(2): a socket bound before the first attach and listening after it is missed until the \
+         next attach",
+};
+const MPTCP_GUARD: Asked = Asked {
+    name: "mptcp_guard",
+    code: &codes::MISSING_MPTCP_GUARD,
+    yes: "MPTCP listeners are recognised in the kernel",
+    no: "MPTCP listeners are recognised only at attach: keep MPTCP off for attached services",
+};
+const STEER: Asked = Asked {
+    name: "steer",
+    code: &codes::MISSING_STEER,
+    yes: "containers reach loopback listeners in the kernel",
+    no: "attach relays instead, with --foreground",
+};
+const LISTENER_TRACKING: Asked = Asked {
+    name: "listener_tracking",
+    code: &codes::MISSING_LISTENER_TRACKING,
+    yes: "a restarted service is served again by itself",
+    no: "attach again after each restart",
+};
+const NAMESPACE_GUARD: Asked = Asked {
+    name: "namespace_guard",
+    code: &codes::MISSING_NAMESPACE_GUARD,
+    yes: "a container's own listener cannot take a service's place",
+    no: "do not attach on this kernel",
+};
+const SOURCE_SCOPE: Asked = Asked {
+    name: "source_scope",
+    code: &codes::MISSING_SOURCE_SCOPE,
+    yes: "only allowed containers get in",
+    no: "do not attach on this kernel",
+};
+const EVENTS: Asked = Asked {
+    name: "events",
+    code: &codes::MISSING_EVENTS,
+    yes: "`bridge-user events` shows refusals",
+    no: "no events; counters still count",
+};
+const STEER_TC: Asked = Asked {
+    name: "steer_tc",
+    code: &codes::MISSING_STEER_TC,
+    yes: "MPTCP listeners (Go programs such as Ollama) are steered to",
+    no: "MPTCP listeners need a relay",
+};
+const LOOPBACK_IDENTITY: Asked = Asked {
+    name: "loopback_identity",
+    code: &codes::MISSING_LOOPBACK_IDENTITY,
+    yes: "--identity loopback is possible for steered connections",
+    no: "--identity loopback needs a relay",
+};
+const SPLICE_RELAY: Asked = Asked {
+    name: "splice_relay",
+    code: &codes::MISSING_SPLICE_RELAY,
+    yes: "services that steering cannot reach can be relayed",
+    no: "only steering is possible",
+};
+const SOCKMAP_RELAY: Asked = Asked {
+    name: "sockmap_relay",
+    code: &codes::MISSING_SOCKMAP_RELAY,
+    yes: "relays can let the kernel move the bytes of exchanges",
+    no: "relays move all bytes themselves (--datapath sockmap needs --force)",
+};
+
+/// What a probe that passed found.
+const WORKS: &str = "tried: it works";
+
 fn host_capabilities(roots: &Roots) -> [HostCapability; 2] {
     let bpffs = roots.bpffs_mounted();
-    let cgroup = roots.open_cgroup();
+    let mounted = if bpffs { "mounted" } else { "not mounted" };
     [
-        HostCapability {
-            name: "bpffs",
-            ok: bpffs,
-            required: false,
-            detail: format!(
-                "{} at {}",
-                if bpffs { "mounted" } else { "not mounted" },
-                roots.bpffs().display()
-            ),
-            consequence: if bpffs { "attachments stay without a process" } else { "attach mounts it" },
-        },
-        from_result(
-            "cgroup2",
-            true,
-            cgroup.map(drop),
-            "mounted",
-            ["listeners can be tracked", "attach is not possible"],
-        ),
+        BPFFS.found(bpffs, format!("{mounted} at {}", roots.bpffs().display())),
+        CGROUP2.tried(roots.open_cgroup().map(drop), "mounted"),
     ]
 }
 
 fn kernel_capabilities(features: Features) -> [HostCapability; 4] {
-    let feature = |name, ok, required, [yes, no]: [&'static str; 2]| HostCapability {
-        name,
-        ok,
-        required,
-        detail: format!("the verifier {} it", if ok { "accepts" } else { "refuses" }),
-        consequence: if ok { yes } else { no },
-    };
     [
-        feature(
-            "sk_lookup",
-            features.sk_lookup,
-            true,
-            [
-                "connections can be steered",
-                "attach relays instead, with --foreground; steering needs Linux 5.9 or newer",
-            ],
-        ),
-        feature(
-            "ingress_ifindex",
-            features.ingress_ifindex,
-            false,
-            [
-                "connections are matched by the bridge they arrive on",
-                "weaker: matched by gateway address and the bridge's subnet; --allow must stay within it",
-            ],
-        ),
-        feature(
-            "netns_cookie",
-            features.netns_cookie,
-            false,
-            [
-                "a listener's namespace is known at listen(2)",
-                "it is noted at bind(2): a socket bound before the first attach and listening after it is missed until \
-                 the next attach",
-            ],
-        ),
-        feature(
-            "mptcp_guard",
-            features.mptcp_helper,
-            false,
-            [
-                "MPTCP listeners are recognised in the kernel",
-                "MPTCP listeners are recognised only at attach: keep MPTCP off for attached services",
-            ],
-        ),
+        SK_LOOKUP.verified(features.sk_lookup),
+        INGRESS_IFINDEX.verified(features.ingress_ifindex),
+        NETNS_COOKIE.verified(features.netns_cookie),
+        MPTCP_GUARD.verified(features.mptcp_helper),
     ]
 }
 
-fn probed_capabilities(features: Features, roots: &Roots) -> Vec<HostCapability> {
-    let consequences = [
-        (
-            "steer",
-            ["containers reach loopback listeners in the kernel", "attach relays instead, with --foreground"],
-        ),
-        (
-            "listener_tracking",
-            ["a restarted service is served again by itself", "attach again after each restart"],
-        ),
-        (
-            "namespace_guard",
-            ["a container's own listener cannot take a service's place", "do not attach on this kernel"],
-        ),
-        ("source_scope", ["only allowed containers get in", "do not attach on this kernel"]),
-        ("events", ["`bridge-user events` shows refusals", "no events; counters still count"]),
-    ];
-    let all = |results: [anyhow::Result<()>; 5]| {
-        let required = [true, true, true, true, false];
-        let named = consequences.into_iter().zip(results).zip(required);
-        named
-            .map(|(((name, c), result), required)| from_result(name, required, result, "tried: it works", c))
-            .collect()
-    };
+fn probed_capabilities(features: Features, roots: &Roots) -> [HostCapability; 5] {
     match probe::steering::run(features, roots) {
-        Ok(found) => all([found.steer, found.tracking, found.guard, found.scope, found.events]),
-        Err(error) => all(std::array::from_fn(|_| Err(anyhow::anyhow!("not tried: {error:#}")))),
+        Ok(found) => [
+            STEER.tried(found.steer, WORKS),
+            LISTENER_TRACKING.tried(found.tracking, WORKS),
+            NAMESPACE_GUARD.tried(found.guard, WORKS),
+            SOURCE_SCOPE.tried(found.scope, WORKS),
+            EVENTS.tried(found.events, WORKS),
+        ],
+        Err(error) => [STEER, LISTENER_TRACKING, NAMESPACE_GUARD, SOURCE_SCOPE, EVENTS]
+            .map(|asked| asked.found(false, not_tried(&error))),
     }
 }
 
-fn mptcp_capability(features: Features) -> HostCapability {
-    from_result(
-        "steer_tc",
-        false,
-        require_mptcp_steering(features),
-        "tried: it works, with NAT rules loaded",
-        ["MPTCP listeners (Go programs such as Ollama) are steered to", "MPTCP listeners need a relay"],
-    )
-}
-
-fn identity_capability(features: Features, roots: &Roots) -> HostCapability {
-    from_result(
-        "loopback_identity",
-        false,
-        require_loopback_identity(features, roots),
-        "tried: it works",
-        ["--identity loopback is possible for steered connections", "--identity loopback needs a relay"],
-    )
-}
-
 fn relay_capabilities() -> [HostCapability; 2] {
-    let (splice, sockmap) = match probe::sockmap::run() {
-        Ok(found) => (found.splice, found.sockmap),
-        Err(error) => {
-            (Err(anyhow::anyhow!("not tried: {error:#}")), Err(anyhow::anyhow!("not tried: {error:#}")))
-        }
-    };
-    [
-        from_result(
-            "splice_relay",
-            false,
-            splice,
-            "tried: it works",
-            ["services that steering cannot reach can be relayed", "only steering is possible"],
-        ),
-        from_result(
-            "sockmap_relay",
-            false,
-            sockmap,
-            "tried: it works, and this kernel has no known bugs in it",
-            [
-                "relays can let the kernel move the bytes of exchanges",
-                "relays move all bytes themselves (--datapath sockmap needs --force)",
-            ],
-        ),
-    ]
+    const NO_BUGS: &str = "tried: it works, and this kernel has no known bugs in it";
+    match probe::sockmap::run() {
+        Ok(found) => [SPLICE_RELAY.tried(found.splice, WORKS), SOCKMAP_RELAY.tried(found.sockmap, NO_BUGS)],
+        Err(error) => [SPLICE_RELAY, SOCKMAP_RELAY].map(|asked| asked.found(false, not_tried(&error))),
+    }
 }
 
-fn from_result(
-    name: &'static str,
-    required: bool,
-    result: anyhow::Result<()>,
-    works: &str,
-    [yes, no]: [&'static str; 2],
-) -> HostCapability {
-    let ok = result.is_ok();
-    let detail = result.map_or_else(|error| format!("{error:#}"), |()| works.to_owned());
-    HostCapability { name, ok, required, detail, consequence: if ok { yes } else { no } }
+fn not_tried(error: &anyhow::Error) -> String {
+    format!("not tried: {error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Asked; 15] = [
+        BPFFS,
+        CGROUP2,
+        SK_LOOKUP,
+        INGRESS_IFINDEX,
+        NETNS_COOKIE,
+        MPTCP_GUARD,
+        STEER,
+        LISTENER_TRACKING,
+        NAMESPACE_GUARD,
+        SOURCE_SCOPE,
+        EVENTS,
+        STEER_TC,
+        LOOPBACK_IDENTITY,
+        SPLICE_RELAY,
+        SOCKMAP_RELAY,
+    ];
+
+    #[test]
+    fn a_code_is_named_like_its_capability() {
+        for asked in ALL {
+            assert_eq!(asked.code.name, format!("missing-{}", asked.name.replace('_', "-")));
+            assert_eq!(asked.code.verb, "check");
+        }
+        let known = codes::CODES.iter().filter(|code| code.verb == "check").count();
+        assert_eq!(known, ALL.len());
+    }
+
+    #[test]
+    fn only_what_attaching_needs_fails() {
+        for asked in ALL {
+            let report = CheckReport::new("6.18".into(), vec![asked.found(false, "it is not there".into())]);
+            let needed =
+                ["cgroup2", "sk_lookup", "steer", "listener_tracking", "namespace_guard", "source_scope"];
+            let required = needed.contains(&asked.name);
+            assert_eq!(report.capabilities[0].required, required, "{}", asked.name);
+            assert_eq!(exit_code(&report.findings), u8::from(required), "{}", asked.name);
+            assert!(
+                report.to_text().contains(&format!("\n{}: it is not there", asked.name)),
+                "{}",
+                asked.name
+            );
+        }
+        let works = CheckReport::new("6.18".into(), ALL.map(|asked| asked.found(true, WORKS.into())).into());
+        assert!(works.findings.is_empty(), "{:?}", works.findings);
+    }
+
+    #[test]
+    fn what_is_missing_is_a_finding_in_json_too() {
+        let missing = INGRESS_IFINDEX.verified(false);
+        let json = serde_json::to_string(&CheckReport::new("5.10.0".into(), vec![missing])).unwrap();
+        let expected = concat!(
+            r#"{"version":1,"kernel":"5.10.0","capabilities":[{"name":"ingress_ifindex","ok":false,"#,
+            r#""required":false,"detail":"the verifier refuses it","consequence":"weaker: matched by gateway "#,
+            r#"address and the bridge's subnet; --allow must stay within it"}],"findings":["#,
+            r#"{"code":"missing-ingress-ifindex","severity":"warning","subject":"ingress_ifindex","#,
+            r#""cause":"the verifier refuses it","#,
+            r#""cure":"keep --allow within the bridge's subnet, or use Linux 5.17 or newer"}]}"#
+        );
+        assert_eq!(json, expected);
+    }
 }

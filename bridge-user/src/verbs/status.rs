@@ -7,7 +7,7 @@ use crate::{
     model::JSON_VERSION,
     observe::{report::Report, snapshot},
     plan,
-    runner::control::{self, Answers},
+    runner::control::{self, Answers, SilentRelay},
     scope::Scope,
 };
 
@@ -28,7 +28,12 @@ pub struct Args {
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     let (report, silent) = find(scope, &args.names)?;
     out.print_as(args.output.output, &report, Report::to_text)?;
-    silent.into_iter().next().map_or(Ok(()), Err)
+    let mut silent = silent.into_iter();
+    let Some(first) = silent.next() else { return Ok(()) };
+    for other in silent {
+        out.say(&format!("{other:#}"));
+    }
+    Err(first)
 }
 
 /// Reports the attachments that `names` mean, or all, and which relay processes did not answer.
@@ -48,5 +53,6 @@ fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::
         }
     }
     all.retain(|entry| names.is_empty() || names.iter().any(|name| entry.is_meant_by(name)));
-    Ok((Report { version: JSON_VERSION, attachments: all, listener_tracking }, silent))
+    let findings = silent.iter().filter_map(SilentRelay::finding).collect();
+    Ok((Report { version: JSON_VERSION, attachments: all, findings, listener_tracking }, silent))
 }

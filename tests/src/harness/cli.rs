@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::counts::{Moved, Strays};
@@ -113,7 +113,7 @@ impl<'a> Cli<'a> {
 }
 
 /// A JSON document of the binary.
-fn document(stdout: &str) -> Result<Value> {
+pub(crate) fn document(stdout: &str) -> Result<Value> {
     let value: Value = serde_json::from_str(stdout).with_context(|| format!("not JSON: {stdout}"))?;
     ensure!(value["version"] == 1, "the document is not version 1: {stdout}");
     Ok(value)
@@ -172,6 +172,44 @@ fn has_next_step(line: &str) -> bool {
     STEPS.split('|').any(|step| line.contains(step))
 }
 
+/// What was found about an attachment.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Finding {
+    pub(crate) code: String,
+    pub(crate) severity: String,
+    pub(crate) cause: String,
+    pub(crate) cure: String,
+}
+
+impl Finding {
+    /// Every finding of an attachment or a document. Whatever is wrong has a cure.
+    pub(crate) fn list(holder: &Value) -> Result<Vec<Self>> {
+        let list = holder["findings"].as_array();
+        let list = list.with_context(|| format!("no list of findings: {holder}"))?;
+        list.iter().map(Self::parse).collect()
+    }
+
+    fn parse(value: &Value) -> Result<Self> {
+        let text = |key: &str| {
+            let found = value[key].as_str().map(str::to_owned);
+            found.with_context(|| format!("finding without the text {key}: {value}"))
+        };
+        let finding = Self {
+            code: text("code")?,
+            severity: text("severity")?,
+            cause: text("cause")?,
+            cure: text("cure")?,
+        };
+        ensure!(!text("subject")?.is_empty() && !finding.cause.is_empty(), "about what, and why: {value}");
+        match finding.severity.as_str() {
+            "info" => {}
+            "warning" | "error" => ensure!(!finding.cure.is_empty(), "a finding without a cure: {value}"),
+            _ => bail!("a finding of another severity: {value}"),
+        }
+        Ok(finding)
+    }
+}
+
 /// One attachment as `status --output json` describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attachment {
@@ -181,6 +219,7 @@ pub(crate) struct Attachment {
     pub(crate) allow: Vec<String>,
     pub(crate) gateways: Vec<String>,
     pub(crate) counters: Moved,
+    pub(crate) findings: Vec<Finding>,
     /// The whole object, for fields only one trial looks at.
     pub(crate) raw: Value,
 }
@@ -213,7 +252,20 @@ impl Attachment {
             allow: texts("allow")?,
             gateways: texts("gateways")?,
             counters,
+            findings: Finding::list(value)?,
             raw: value.clone(),
         })
+    }
+
+    /// Requires that something is wrong with it, and that it is this and nothing else.
+    pub(crate) fn expect_finding(&self, code: &str) -> Result<()> {
+        let wrong = self.findings.iter().filter(|finding| finding.severity != "info");
+        let codes: Vec<_> = wrong.map(|finding| finding.code.as_str()).collect();
+        ensure!(codes == [code], "{} has the findings {codes:?} instead of {code}: {}", self.name, self.raw);
+        let detail = self.raw["detail"].as_str().unwrap_or_default();
+        let found = self.findings.iter().find(|finding| finding.code == code);
+        let said = found.map(|finding| format!("{}: {}", finding.cause, finding.cure));
+        ensure!(said.as_deref() == Some(detail), "the detail is {detail:?} instead of {said:?}");
+        Ok(())
     }
 }

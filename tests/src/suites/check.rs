@@ -8,7 +8,7 @@ use bridge_common::names;
 use serde_json::Value;
 
 use super::Test;
-use crate::harness::cli::Cli;
+use crate::harness::cli::{Cli, Finding};
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::netns::Netns;
 use crate::harness::rig::Rig;
@@ -86,6 +86,7 @@ fn reports_this_kernel() -> Result<()> {
         document["kernel"]
     );
     let list = capabilities(&document)?;
+    expect_findings(&document, list)?;
     for (name, ok) in expected()? {
         let found = list.iter().find(|capability| capability["name"] == name.as_str());
         let found = found.with_context(|| format!("check does not report {name}: {document}"))?;
@@ -104,6 +105,20 @@ fn reports_this_kernel() -> Result<()> {
             "no consequence: {capability}"
         );
     }
+    Ok(())
+}
+
+/// One finding for each capability that is missing, an error if attaching needs it.
+fn expect_findings(document: &Value, list: &[Value]) -> Result<()> {
+    let mut expected = Vec::new();
+    for capability in list.iter().filter(|capability| capability["ok"] == false) {
+        let name = capability["name"].as_str().context("a capability without a name")?;
+        expected.push((format!("missing-{}", name.replace('_', "-")), capability["required"] == true));
+    }
+    let findings = Finding::list(document)?;
+    let found: Vec<_> =
+        findings.into_iter().map(|finding| (finding.code, finding.severity == "error")).collect();
+    ensure!(found == expected, "check has the findings {found:?} instead of {expected:?}");
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::harness::topology::{GATEWAY_A, at};
 pub(super) const TESTS: &[Test] = &[
     Test::new("host::port_attached_under_another_name", attached_under_another_name),
     Test::new("host::port_bound_on_the_gateway", bound_on_the_gateway),
+    Test::new("host::port_bound_on_the_gateway_after_attach", bound_later),
     Test::new("host::port_bound_on_every_address", bound_on_every_address),
     Test::new("host::dual_stack_service_on_every_address", bound_on_every_address_dual),
     Test::new("host::target_service_is_on_every_address_at_another_port", mapped_is_no_conflict),
@@ -48,6 +49,18 @@ fn bound_on_the_gateway() -> Result<()> {
     let _owner = Service::start(&host, at(GATEWAY_A, 7001))?;
     let [name, pid] = own_name_and_pid()?;
     refuse(&host, &["attach", "7001", "--bridge", "br-a"], 1, &["7001", "172.30.1.1", &name, &pid])
+}
+
+fn bound_later() -> Result<()> {
+    let host = lone_host()?;
+    let cli = Cli::new(&host);
+    cli.ok(&["attach", "7001", "--bridge", "br-a"])?;
+    let outcome =
+        Service::start(&host, at(GATEWAY_A, 7001)).and_then(|_owner| cli.attachment("br-a-tcp-7001"));
+    remove_pins(&host);
+    let attachment = outcome?;
+    ensure!(attachment.state == "conflict", "the state is {}", attachment.state);
+    attachment.expect_finding("port-bound-on-gateway")
 }
 
 /// The service is reachable from containers already, and from everywhere else: say so.

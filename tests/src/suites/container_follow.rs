@@ -37,7 +37,7 @@ fn waits(stage: &Stage) -> Result<()> {
     for needle in ["container web was stopped or restarted", "attach again", "--container web --foreground"] {
         ensure!(detail.contains(needle), "the detail does not say {needle}: {detail}");
     }
-    Ok(())
+    attachment.expect_finding("container-gone")
 }
 
 fn healed_by_hand(stage: &mut Stage) -> Result<()> {

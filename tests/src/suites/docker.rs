@@ -204,6 +204,7 @@ fn removed_network(engine: &Engine) -> Result<()> {
     ensure!(attachment.state == "waiting-for-bridge", "state is {}", attachment.state);
     let detail = attachment.raw["detail"].as_str().unwrap_or_default();
     ensure!(!detail.is_empty(), "waiting-for-bridge has no detail: {}", attachment.raw);
+    attachment.expect_finding("bridge-gone")?;
     cli.ok(&["detach", name])?;
     ensure!(cli.status()?.is_empty(), "detach left the attachment of a removed network");
     Ok(())

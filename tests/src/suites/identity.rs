@@ -7,11 +7,12 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sendto, socket};
 
 use super::Test;
+use crate::harness::cli::Finding;
 use crate::harness::client::{answers, connect, ended_by_service, hold, round, with_deadlines};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::{Redis, Session};
@@ -250,8 +251,17 @@ fn warning() -> Result<()> {
                    trust these containers\n";
     ensure!(said.contains(warning), "attach said {said}");
     ensure!(!said.contains("note:"), "what remote clients have to know is of no use: {said}");
-    let shown = rig.cli().attachment("br-a-redis-6379")?.raw["identity"].clone();
+    let document = rig.cli().json(&[&attach[..], LOOPBACK].concat())?;
+    let found = Finding::list(&document["attachments"][0])?;
+    let trust = found.iter().find(|finding| finding.code == "loopback-trust");
+    let trust = trust.with_context(|| format!("attach does not warn in JSON: {document}"))?;
+    ensure!(trust.severity == "warning" && warning.contains(&trust.cause), "the warning is {trust:?}");
+    let attachment = rig.cli().attachment("br-a-redis-6379")?;
+    let shown = attachment.raw["identity"].clone();
     ensure!(shown == "loopback", "status shows {shown}");
+    attachment.expect_finding("no-listener")?;
+    let local = attachment.findings.iter().any(|finding| finding.code == "local-clients");
+    ensure!(local, "status has not the finding local-clients: {}", attachment.raw);
     let text = rig.cli().ok(&["status"])?;
     ensure!(text.contains("br-a-redis-6379: the service sees local clients"), "status says {text}");
     Ok(())

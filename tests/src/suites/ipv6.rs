@@ -81,7 +81,8 @@ fn expect_waiting(rig: &Rig, name: &str, target: &str) -> Result<()> {
     let attachment = rig.expect_state(name, "waiting-for-listener")?;
     let detail = attachment.raw["detail"].as_str().unwrap_or_default();
     ensure!(detail.contains(target), "the detail of {name} does not name {target}: {detail:?}");
-    Ok(())
+    let elsewhere = detail.contains("there is a listener on");
+    attachment.expect_finding(if elsewhere { "listener-elsewhere" } else { "no-listener" })
 }
 
 /// A service on `[::1]` alone is not 127.0.0.1's, and the other way round; also where the other one is a wildcard.

@@ -274,6 +274,7 @@ fn taken_away() -> Result<()> {
         let attachment = rig.cli().attachment(NAME)?;
         let detail = attachment.raw["detail"].as_str().unwrap_or_default();
         ensure!(attachment.state == "failed" && detail.contains("attach again"), "{}", attachment.raw);
+        attachment.expect_finding("mptcp-steering-missing")?;
         let plan = rig.cli().ok(&["attach", "7001", "--bridge", "br-a", "--dry-run"])?;
         ensure!(plan.contains(what), "a dry run does not say {what}: {plan}");
         rig.attach("7001")?;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::Test;
+use crate::harness::cli::{Finding, document};
 use crate::harness::client::refused;
 use crate::harness::endings::{expect_bytes, expect_fin, expect_reset};
 use crate::harness::kernel_ids::KernelIds;
@@ -118,9 +119,12 @@ fn stopped(datapath: Datapath) -> Result<()> {
     let cli = stage.rig.cli();
     stage.rig.attach("7002")?;
     stage.relay.signal(Signal::SIGSTOP);
-    let status = cli.run(&["status"])?;
+    let status = cli.run(&["status", "--output", "json"])?;
     ensure!(status.stdout.contains(STEERED), "status does not show {STEERED}: {}", status.stdout);
     ensure!(status.code == Some(1) && status.stderr.contains("kill -CONT"), "status says {status:?}");
+    let found = Finding::list(&document(&status.stdout)?)?;
+    let silent = found.first().is_some_and(|finding| finding.code == "relay-silent");
+    ensure!(silent && status.stderr.contains(&found[0].cause), "status has the findings {found:?}");
     cli.refused(&["detach", "--all"], 1, &["failed to ask relay process"])?;
     stage.relay.signal(Signal::SIGCONT);
     let left: Vec<_> = cli.status()?.into_iter().map(|attachment| attachment.name).collect();

@@ -33,7 +33,9 @@ fn many_restarts() -> Result<()> {
         ensure!(service.peers().len() == 1, "restart {round}: the service saw {:?}", service.peers());
         service.stop();
     }
-    let counters = rig.expect_state("br-a-tcp-7001", "waiting-for-listener")?.counters;
+    let waiting = rig.expect_state("br-a-tcp-7001", "waiting-for-listener")?;
+    waiting.expect_finding("no-listener")?;
+    let counters = waiting.counters;
     let expected = Moved { no_listener: rounds as u64, ..Moved::accepted(rounds + 1) };
     rig.expect_counts(strays, counters, expected).with_context(|| format!("after {rounds} restarts"))
 }

@@ -1,0 +1,227 @@
+//! The registry of findings: every code there is, and the text of docs/troubleshooting.md about it.
+//!
+//! Invariants: a code is declared here once and made into a finding in one place, which a test checks; its name is
+//! what scripts compare, and never changes. Text ends without a full stop, which the document adds.
+
+use super::finding::{Code, Severity};
+
+/// A constant for each code, and [`CODES`]: `NAME: "name", severity, "verb", "since" { … }`.
+macro_rules! codes {
+    ($(
+        $name:ident: $code:literal, $severity:ident, $verb:literal, $since:literal {
+            symptom: $symptom:literal,
+            cause: $cause:literal,
+            see: $see:literal,
+            cure: $cure:literal,
+        }
+    )+) => {
+        $(
+            #[doc = $symptom]
+            pub const $name: Code = Code {
+                name: $code,
+                severity: Severity::$severity,
+                verb: $verb,
+                symptom: $symptom,
+                cause: $cause,
+                see: $see,
+                cure: $cure,
+                since: $since,
+            };
+        )+
+
+        /// Every code, in the order of the document.
+        #[cfg(test)]
+        pub const CODES: &[Code] = &[$($name),+];
+
+        /// The identifiers of [`CODES`], in the same order.
+        #[cfg(test)]
+        pub(super) const IDENTIFIERS: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+codes! {
+    NO_LISTENER: "no-listener", Warning, "status", "0.1.0" {
+        symptom: "`waiting-for-listener`: nothing listens on the target",
+        cause: "the service is down, or listens at another port or inside a container",
+        see: "`ss -ltn` next to the TARGET column; NO-LISTENER counts the clients it costs",
+        cure: "start the service, or attach the address and port it listens on; nothing needs to be attached again \
+               when it is back",
+    }
+    LISTENER_ELSEWHERE: "listener-elsewhere", Warning, "status", "0.1.0" {
+        symptom: "`waiting-for-listener`, but there is a listener on another loopback address",
+        cause: "the service has the port on another address than the target, often on `[::1]` instead of 127.0.0.1",
+        see: "`ss -ltn`; the message names the address",
+        cure: "attach the SPEC in the message, or let the service listen on the target",
+    }
+    BRIDGE_GONE: "bridge-gone", Error, "status", "0.1.0" {
+        symptom: "`waiting-for-bridge`: the bridge or its address is gone",
+        cause: "the network was removed or made again, by `docker compose down` and `up` for example, or the interface \
+                was renamed or lost the gateway's address",
+        see: "`ip addr`; the message has the interface, its index and the address",
+        cure: "attach again once the network is back; detach a relay first. Fix the subnet, and the gateway stays",
+    }
+    CONTAINER_GONE: "container-gone", Error, "status", "0.1.0" {
+        symptom: "`waiting-for-bridge`: the container was stopped or restarted",
+        cause: "a container that starts again has a new network namespace; what was attached was in the old one",
+        see: "`docker ps`",
+        cure: "attach again, or keep `attach --container NAME --foreground` running, which follows restarts",
+    }
+    PORT_BOUND_ON_GATEWAY: "port-bound-on-gateway", Warning, "status", "0.1.0" {
+        symptom: "`conflict`: the gateway's port is bound by another listener",
+        cause: "a program took the port after it was attached. Containers still reach the service while it listens; \
+                everybody else reaches the other program",
+        see: "`ss -ltnp` names its owner",
+        cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
+    }
+    MPTCP_STEERING_MISSING: "mptcp-steering-missing", Error, "status", "0.1.0" {
+        symptom: "`failed`: an MPTCP listener, and what steers to it is missing",
+        cause: "the tc program or the nftables table `bridge_user` was removed; `nft flush ruleset` removes the table",
+        see: "`nft list tables`; `tc filter show dev BRIDGE ingress`, or `bpftool net` from Linux 6.6 on",
+        cure: "attach again, or start the service with MPTCP off (Go programs: `GODEBUG=multipathtcp=0`)",
+    }
+    LISTENER_NOT_REGISTERED: "listener-not-registered", Error, "status", "0.1.0" {
+        symptom: "`failed`: the listener is not registered",
+        cause: "the service began to listen unseen: below Linux 5.15, on a socket bound before the first attach, or \
+                while the tracking program was missing",
+        see: "`listener_tracking` in `status --output json`",
+        cure: "attach again",
+    }
+    LISTENER_BOUND_TO_INTERFACE: "listener-bound-to-interface", Error, "status", "0.1.0" {
+        symptom: "`failed`: the listener is bound to an interface",
+        cause: "the service set SO_BINDTODEVICE, and connections from a bridge arrive on another interface",
+        see: "`ss -ltn` shows `127.0.0.1%lo`",
+        cure: "bind it to the address alone, or relay it with `--datapath splice --foreground`",
+    }
+    NOT_STEERABLE: "not-steerable", Error, "status", "0.1.0" {
+        symptom: "`failed`: the target cannot be steered to",
+        cause: "only TCP listeners can be steered to, and something else was attached so, by another version",
+        see: "the TARGET column",
+        cure: "detach it, and attach it with `--datapath auto --foreground`",
+    }
+    RELAY_SILENT: "relay-silent", Error, "status", "0.1.0" {
+        symptom: "`failed to ask relay process …`",
+        cause: "the process is stopped, is another version, or another program took its name. What it relays is \
+                unknown",
+        see: "`ps -o stat,cmd PID`; the number in the name is the pid",
+        cure: "let it go on (`kill -CONT`), or end it (`kill -KILL`), then try again",
+    }
+    RELAYED: "relayed", Info, "status", "0.1.0" {
+        symptom: "relayed with splice or sockmap, and why",
+        cause: "a process of bridge-user carries the connections, because steering was not asked for or cannot serve \
+                this target; the message says which",
+        see: "the DATAPATH column",
+        cure: "",
+    }
+    LOCAL_CLIENTS: "local-clients", Info, "status", "0.1.0" {
+        symptom: "the service sees local clients",
+        cause: "it was attached with `--identity loopback`",
+        see: "`identity` in `status --output json`",
+        cure: "",
+    }
+    SERVICE_NOTE: "service-note", Info, "attach", "0.1.0" {
+        symptom: "`note: SERVICE: …`",
+        cause: "the service of this preset treats containers otherwise than local clients, or asks nobody for a \
+                password",
+        see: "[whom the service sees](guide.md#whom-the-service-sees)",
+        cure: "as the note says",
+    }
+    LOOPBACK_TRUST: "loopback-trust", Warning, "attach", "0.1.0" {
+        symptom: "`warning: …: the service sees a local client`",
+        cause: "`--identity loopback` makes a rule that trusts 127.0.0.1 trust every container that is allowed",
+        see: "the ALLOW column: these are trusted now",
+        cure: "narrow it with `--allow`, make the service ask for a password, or attach with `--identity container`",
+    }
+    MISSING_BPFFS: "missing-bpffs", Info, "check", "0.1.0" {
+        symptom: "`bpffs`: not mounted",
+        cause: "what is attached is pinned there; attach mounts it",
+        see: "`findmnt /sys/fs/bpf`",
+        cure: "",
+    }
+    MISSING_CGROUP2: "missing-cgroup2", Error, "check", "0.1.0" {
+        symptom: "`cgroup2`: not mounted",
+        cause: "listeners are tracked through cgroup v2; without it nothing can be attached",
+        see: "`findmnt -t cgroup2`",
+        cure: "mount it: `mount -t cgroup2 none /sys/fs/cgroup/unified`",
+    }
+    MISSING_SK_LOOKUP: "missing-sk-lookup", Error, "check", "0.1.0" {
+        symptom: "`sk_lookup`: the verifier refuses it",
+        cause: "the kernel is older than Linux 5.9, or does not let root load eBPF programs",
+        see: "`uname -r`; `sysctl kernel.unprivileged_bpf_disabled`; the kernel's lockdown mode",
+        cure: "use a newer kernel, or relays (`attach --foreground`)",
+    }
+    MISSING_INGRESS_IFINDEX: "missing-ingress-ifindex", Warning, "check", "0.1.0" {
+        symptom: "`ingress_ifindex`: the verifier refuses it",
+        cause: "below Linux 5.17 the kernel does not tell the interface; the gateway's address and the bridge's subnet \
+                stand in for it ([what that weakens](../SECURITY.md#what-it-does-not-promise))",
+        see: "`uname -r`",
+        cure: "keep --allow within the bridge's subnet, or use Linux 5.17 or newer",
+    }
+    MISSING_NETNS_COOKIE: "missing-netns-cookie", Warning, "check", "0.1.0" {
+        symptom: "`netns_cookie`: the verifier refuses it",
+        cause: "below Linux 5.15 a listener's namespace is noted at bind(2), so that a socket bound before the first \
+                attach is missed when it listens",
+        see: "`uname -r`",
+        cure: "attach again after such a service started, or use Linux 5.15 or newer",
+    }
+    MISSING_MPTCP_GUARD: "missing-mptcp-guard", Warning, "check", "0.1.0" {
+        symptom: "`mptcp_guard`: the verifier refuses it",
+        cause: "below Linux 5.19, or without MPTCP, the kernel cannot tell MPTCP listeners",
+        see: "`sysctl net.mptcp.enabled`",
+        cure: "keep MPTCP off for attached services (Go programs: GODEBUG=multipathtcp=0), or use Linux 5.19 or newer",
+    }
+    MISSING_STEER: "missing-steer", Error, "check", "0.1.0" {
+        symptom: "`steer`: a probe connection was not steered",
+        cause: "this kernel, or another eBPF program, keeps steering from working",
+        see: "DETAIL says how far the connection came; `bpftool prog` lists other programs",
+        cure: "use relays (`attach --foreground`), or another kernel",
+    }
+    MISSING_LISTENER_TRACKING: "missing-listener-tracking", Error, "check", "0.1.0" {
+        symptom: "`listener_tracking`: a service that restarted was not served",
+        cause: "the program that follows listen(2) does not run, or another one takes its place in the cgroup",
+        see: "`bpftool cgroup tree`",
+        cure: "attach again after each restart of a service, or use relays (`attach --foreground`)",
+    }
+    MISSING_NAMESPACE_GUARD: "missing-namespace-guard", Error, "check", "0.1.0" {
+        symptom: "`namespace_guard`: a listener of another namespace was given a connection",
+        cause: "a container's own listener could take a service's place",
+        see: "DETAIL says who answered",
+        cure: "do not attach on this kernel; relays are not concerned",
+    }
+    MISSING_SOURCE_SCOPE: "missing-source-scope", Error, "check", "0.1.0" {
+        symptom: "`source_scope`: a source that is not allowed got in",
+        cause: "the allow-list does not hold on this kernel",
+        see: "DETAIL says who got in",
+        cure: "do not attach on this kernel; relays are not concerned",
+    }
+    MISSING_EVENTS: "missing-events", Warning, "check", "0.1.0" {
+        symptom: "`events`: no event came",
+        cause: "the event channel does not work here; everything else does",
+        see: "`bridge-user events`",
+        cure: "read the counters of `bridge-user status` instead",
+    }
+    MISSING_STEER_TC: "missing-steer-tc", Warning, "check", "0.1.0" {
+        symptom: "`steer_tc`: MPTCP listeners are not steered to",
+        cause: "the kernel is older than Linux 5.19 or has no MPTCP, or there is no `nft`",
+        see: "`nft --version`; `sysctl net.mptcp.enabled`",
+        cure: "install nftables, or relay such services (`attach --foreground`)",
+    }
+    MISSING_LOOPBACK_IDENTITY: "missing-loopback-identity", Warning, "check", "0.1.0" {
+        symptom: "`loopback_identity`: a steered connection does not look local",
+        cause: "a hook that tells the service its client's address is missing or does not run",
+        see: "DETAIL says what the service saw",
+        cure: "relay services that need --identity loopback (`attach --foreground`)",
+    }
+    MISSING_SPLICE_RELAY: "missing-splice-relay", Warning, "check", "0.1.0" {
+        symptom: "`splice_relay`: a relayed connection failed",
+        cause: "what steering cannot reach cannot be relayed either",
+        see: "DETAIL says how far the connection came",
+        cure: "attach only what can be steered to, or make room (open files, pipes, memory) and check again",
+    }
+    MISSING_SOCKMAP_RELAY: "missing-sockmap-relay", Info, "check", "0.1.0" {
+        symptom: "`sockmap_relay`: a kernel with known bugs",
+        cause: "the kernel loses or repeats bytes in a socket map, or cannot relay through one \
+                ([which ones](kernels.md#sockmap)); `auto` relays with splice anyway",
+        see: "`uname -r`",
+        cure: "",
+    }
+}

@@ -1,0 +1,116 @@
+//! Findings that attach tells of once: what the attached services are known to do with such clients, and whom they
+//! trust now.
+//!
+//! Invariant: the subject of a finding is an attachment's name, whatever the line for people says.
+
+use crate::model::{
+    attachment::Attachment,
+    codes,
+    finding::Finding,
+    identity::Identity,
+    presets::{self, Preset},
+    spec::ServiceSpec,
+};
+
+/// One thing to tell of, about one attachment or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What people read.
+    pub line: String,
+    /// A finding for each attachment.
+    pub findings: Vec<Finding>,
+}
+
+/// What there is to tell of these SPECs, which are wanted as these attachments.
+pub fn advice(specs: &[ServiceSpec], wanted: &[&Attachment]) -> Vec<Advice> {
+    let mut all: Vec<Advice> = specs.iter().filter_map(|spec| service_note(spec, wanted)).collect();
+    all.extend(loopback_trust(wanted));
+    all
+}
+
+/// A trap of a service that is known by name.
+fn service_note(spec: &ServiceSpec, wanted: &[&Attachment]) -> Option<Advice> {
+    let Preset { name, note, .. } = presets::find(&spec.service)?;
+    let is_its = |state: &&&Attachment| state.service == spec.service && state.port == spec.port;
+    let its: Vec<_> = wanted.iter().filter(is_its).collect();
+    let (cause, cure) = note.words(its.first()?.identity)?;
+    let finding = |subject: String| codes::SERVICE_NOTE.finding(subject, cause, cure.as_str());
+    let findings: Vec<Finding> = its.iter().map(|state| finding(state.name())).collect();
+    let text = findings.first()?;
+    Some(Advice { line: format!("note: {name}: {text}"), findings })
+}
+
+/// The line is the cause alone: the cure takes back what was asked for on this command line.
+fn loopback_trust(wanted: &[&Attachment]) -> Option<Advice> {
+    const CAUSE: &str =
+        "the service sees a local client, so rules that trust local clients now trust these containers";
+    const CURE: &str = "if that is too much, narrow --allow, make the service ask for a password, or attach with \
+                        --identity container";
+    let trusting = wanted.iter().filter(|state| state.identity == Identity::Loopback);
+    let names: Vec<String> = trusting.map(|state| state.name()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let line = format!("warning: {}: {CAUSE}", names.join(", "));
+    let finding = |name: String| codes::LOOPBACK_TRUST.finding(name, CAUSE, CURE);
+    Some(Advice { line, findings: names.into_iter().map(finding).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::readiness::tests::state;
+
+    fn advised(specs: &[&str], identity: Identity) -> Vec<Advice> {
+        let specs: Vec<ServiceSpec> = specs.iter().map(|spec| spec.parse().unwrap()).collect();
+        let attachment = |network: &str, spec: &ServiceSpec| Attachment {
+            service: spec.service.clone(),
+            network: network.to_owned(),
+            port: spec.port,
+            identity,
+            ..state()
+        };
+        let wanted: Vec<Attachment> = ["app", "bridge"]
+            .iter()
+            .flat_map(|network| specs.iter().map(|spec| attachment(network, spec)))
+            .collect();
+        advice(&specs, &wanted.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_note_is_one_line_and_a_finding_for_each_attachment() {
+        let found = advised(&["redis", "web=8080"], Identity::Container);
+        let lines: Vec<_> = found.iter().map(|one| one.line.as_str()).collect();
+        let note = "note: redis: without a password, protected mode answers only 127.0.0.1: set a password, or attach \
+                    with --identity loopback";
+        assert_eq!(lines, [note]);
+        let subjects: Vec<_> = found[0].findings.iter().map(|finding| finding.subject.as_str()).collect();
+        assert_eq!(subjects, ["app-redis-6379", "bridge-redis-6379"]);
+        assert!(found[0].findings.iter().all(|finding| finding.code == "service-note"));
+    }
+
+    #[test]
+    fn each_of_two_ports_of_a_service_has_its_own_note() {
+        let found = advised(&["redis", "redis=7000"], Identity::Container);
+        let subjects: Vec<Vec<&str>> = found
+            .iter()
+            .map(|one| one.findings.iter().map(|finding| finding.subject.as_str()).collect())
+            .collect();
+        let expected =
+            [["app-redis-6379", "bridge-redis-6379"], ["app-redis-7000", "bridge-redis-7000"]].map(Vec::from);
+        assert_eq!(subjects, expected);
+    }
+
+    #[test]
+    fn whoever_is_trusted_now_is_said_in_one_line() {
+        let found = advised(&["redis"], Identity::Loopback);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            found[0].line,
+            "warning: app-redis-6379, bridge-redis-6379: the service sees a local client, so rules that trust local \
+             clients now trust these containers"
+        );
+        let codes: Vec<_> = found[0].findings.iter().map(|finding| finding.code.as_ref()).collect();
+        assert_eq!(codes, ["loopback-trust", "loopback-trust"]);
+    }
+}

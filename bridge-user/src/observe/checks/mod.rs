@@ -1,0 +1,6 @@
+//! What findings say: one file for each family of them, one function for each code.
+//!
+//! Invariants: pure; whether something is a finding is decided by who calls, `readiness` for example.
+
+pub mod advice;
+pub mod serving;
