@@ -1,5 +1,5 @@
-//! Embeds the eBPF objects that `cargo xtask build` made: the steering object with its hash, and the relay's, which lies
-//! beside it; and what built them and the rest.
+//! Embeds the eBPF objects that `cargo xtask build` made: the steering object with its hash, and the relay's, which
+//! lies beside it; and what built them and the rest.
 
 use std::{
     env, fs,

@@ -2,8 +2,8 @@
 //!
 //! Everything else is probed, but what is meant here cannot be: older kernels have bugs in this path that free a socket
 //! still in use, or lose bytes, once in a million connections (among them 5173b4fd6a9d "skmsg: Fix sk_psock use after
-//! free", and the reworks of `sk_psock_backlog`). Each series got the last of the fixes in the release named below; series
-//! that ended before got none.
+//! free", and the reworks of `sk_psock_backlog`). Each series got the last of the fixes in the release named below;
+//! series that ended before got none.
 //!
 //! Invariants: pure; a version that cannot be read is `None`, and never taken for a good one.
 
@@ -41,8 +41,8 @@ impl Version {
         Some(Self { series, stable })
     }
 
-    /// The upstream version of the running kernel, of what `uname -r` and `uname -v` say. Debian's releases carry a number
-    /// of their own (6.1.0-56-cloud-amd64 is 6.1.192), and the build names the upstream one.
+    /// The upstream version of the running kernel, of what `uname -r` and `uname -v` say. Debian's releases carry a
+    /// number of their own (6.1.0-56-cloud-amd64 is 6.1.192), and the build names the upstream one.
     pub fn of_uname(release: &str, build: &str) -> Option<Self> {
         let debian = build.split_once("Debian ").and_then(|(_, version)| Self::parse(version));
         debian.or_else(|| Self::parse(release))

@@ -55,6 +55,14 @@ impl Scope {
         self.namespace.run(body)?
     }
 
+    /// Requires that this process may enter the namespace, so that nothing there is begun that it cannot finish.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub(crate) fn require_enterable(&self) -> anyhow::Result<()> {
+        self.run(|| Ok(()))
+    }
+
     /// The same roots for another namespace.
     pub(crate) fn inside(&self, namespace: Namespace) -> Self {
         Self { namespace, roots: self.roots.clone() }
@@ -94,8 +102,8 @@ impl Roots {
     /// When cgroup v2 is not mounted.
     pub(crate) fn open_cgroup(&self) -> anyhow::Result<File> {
         let path = self.cgroup.as_ref().context(
-            "failed to find cgroup v2: no cgroup2 file system is mounted, and listeners are tracked through it: mount it \
-             with `mount -t cgroup2 none /sys/fs/cgroup/unified`",
+            "failed to find cgroup v2: no cgroup2 file system is mounted, and listeners are tracked through it: mount \
+             it with `mount -t cgroup2 none /sys/fs/cgroup/unified`",
         )?;
         File::open(path).with_context(|| format!("failed to open cgroup v2 at {}", path.display()))
     }

@@ -1,86 +1,171 @@
-//! Carries out what was prepared: all of it, or nothing.
+//! Brings about what is wanted: compares it with what is there, and has the changes carried out.
+//!
+//! Invariant: what is carried out is what `plan::diff` says under the lock, in that order; nothing else is written.
+
+mod executor;
+
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
+use self::executor::Executor;
 use crate::{
-    kernel::{
-        features::Features,
-        instance::{Session, Writer},
-        state::State,
+    kernel::instance::{
+        owned::{Owned, owned},
+        writer::Writer,
     },
-    model::{attachment::Attachment, datapath::Reason, identity::Identity},
-    net::namespace::Namespace,
-    observe::{container::ContainerRun, prepare::Prepared},
-    plan::{self, Intent},
+    model::attachment::Attachment,
+    observe::{container::ContainerRun, pinned, prepare::Prepared},
+    plan::{self, Change, Pinned, Snapshot, Steered, Wanted},
+    relay::RelayOptions,
+    runner::Runner,
     scope::Scope,
 };
 
-/// Makes the prepared attachments that are steered; a failure undoes those made before it.
+/// What came of an attach.
+pub struct Attached {
+    /// What this process relays.
+    pub runner: Runner,
+    /// What went wrong and does not matter now, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Makes the prepared attachments.
 ///
 /// # Errors
 /// When the kernel refuses; nothing of this call is left then.
-pub fn apply(prepared: &Prepared) -> anyhow::Result<()> {
-    let intent = &prepared.intent;
-    let Some(features) = intent.features.filter(|_| !intent.steered.is_empty()) else { return Ok(()) };
+pub fn attach(prepared: &Prepared, relays: RelayOptions) -> anyhow::Result<Attached> {
     let owner = prepared.container.as_ref().map(ContainerRun::owner);
-    let scope = &prepared.scope;
-    prepared.inside(scope.run(|| steer(intent, scope, features, owner)))?;
-    prepared.container.as_ref().map_or(Ok(()), |container| container.forget_earlier(&intent.steered))
+    let there = pinned::before(prepared)?;
+    let all = plan::diff(&there, &prepared.intent.over(&there, owner));
+    let (locked, unlocked): (Vec<_>, Vec<_>) = all.into_iter().partition(Change::needs_lock);
+    let (after, before) =
+        unlocked.into_iter().partition(|change| matches!(change, Change::ForgetEarlier { .. }));
+    let mut executor = Executor::new(&prepared.scope, relays);
+    prepared.inside(prepared.scope.require_enterable())?;
+    let attached = executor.all_or_nothing(before).and_then(|()| match locked.is_empty() {
+        true => Ok(()),
+        false => under_lock(&mut executor, prepared, owner),
+    });
+    prepared.inside(attached)?;
+    executor.unlock();
+    // What is attached by now stays, and serves.
+    let from = prepared.container.as_ref().map_or(&prepared.scope, ContainerRun::owner_scope);
+    Executor::new(from, relays).as_much_as_possible(after)?;
+    let (runner, warnings) = executor.finish();
+    Ok(Attached { runner, warnings })
 }
 
-fn steer(intent: &Intent, scope: &Scope, features: Features, owner: Option<u64>) -> anyhow::Result<()> {
-    let writer = Writer::begin(scope)?;
-    let probed = intent.steered.iter().any(|state| state.reason == Reason::ProbePassed);
-    let mut session = writer.open_or_create(features, intent.event_level, probed, owner)?;
-    let before: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
-    match put_all(&mut session, intent, &scope.namespace) {
-        Ok(()) => session.commit(),
-        Err(error) => {
-            undo(&mut session.state, &before, &intent.steered, &scope.namespace)
-                .and_then(|()| session.sweep_mptcp())
-                .with_context(|| format!("failed to undo after: {error:#}"))?;
-            Err(error)
+/// Compares again, since another attach may have come in between, and carries out what has to be done now.
+fn under_lock(executor: &mut Executor<'_>, prepared: &Prepared, owner: Option<u64>) -> anyhow::Result<()> {
+    let Prepared { intent, scope, .. } = prepared;
+    let planned = || {
+        let writer = Writer::begin(scope, intent.features)?;
+        let there = pinned::snapshot(scope, intent.features, &intent.steered)?;
+        let present: Vec<_> = there.attachments().cloned().collect();
+        plan::refuse_taken(&intent.steered, &present).map_err(|text| anyhow!(text))?;
+        let mut changes = plan::diff(&there, &intent.over(&there, owner));
+        changes.retain(Change::needs_lock);
+        anyhow::Ok((writer, changes))
+    };
+    match planned() {
+        Ok((writer, changes)) => {
+            executor.lock(writer);
+            executor.all_or_nothing(changes)
         }
+        Err(error) => Err(executor.undo(error)),
     }
 }
 
-fn put_all(session: &mut Session, intent: &Intent, namespace: &Namespace) -> anyhow::Result<()> {
-    let now = intent.steered.iter().find(|state| intent.is_mptcp(state));
-    match (session.steer_mptcp(&intent.steered), now) {
-        (Err(error), Some(state)) => {
-            return Err(error)
-                .with_context(|| plan::failed_to_attach(&state.service, state.port, &state.bridge));
-        }
-        // Only a service that will listen with MPTCP one day needs it; `status` says so then.
-        (Err(_), None) | (Ok(()), _) => {}
+/// Detaches what `chosen` picks in the namespace, and with the last one everything. Returns the names.
+///
+/// # Errors
+/// When a map cannot be written or a pin not be removed; the rest is removed nevertheless.
+pub fn detach(scope: &Scope, chosen: impl Fn(&Attachment) -> bool) -> anyhow::Result<Vec<String>> {
+    if !scope.roots.bpffs_mounted() {
+        return Ok(Vec::new());
     }
-    if let Some(state) = intent.steered.iter().find(|state| state.identity == Identity::Loopback) {
-        session
-            .attach_identity()
-            .with_context(|| plan::failed_to_attach(&state.service, state.port, &state.bridge))?;
-    }
-    for state in &intent.steered {
-        let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
-        // Checked again under the lock: another attach may have come in between.
-        let present: Vec<_> = session.state.list()?.into_iter().map(|(_, state)| state).collect();
-        plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
-        session.state.put(state, namespace).with_context(failed)?;
-    }
-    Ok(())
+    scope.require_enterable()?;
+    let writer = Writer::begin(scope, None)?;
+    let there = pinned::snapshot(scope, None, &[])?;
+    remove(scope, writer, &there, chosen)
 }
 
-fn undo(
-    state: &mut State,
-    before: &[Attachment],
-    wanted: &[Attachment],
-    namespace: &Namespace,
-) -> anyhow::Result<()> {
-    for added in wanted {
-        if let Some(old) = before.iter().find(|old| old.is_same(added)) {
-            state.put(old, namespace)?;
-        } else if let Some((id, _)) = state.list()?.iter().find(|(_, s)| s.is_same(added)) {
-            state.remove(*id)?;
+/// Detaches everything of the namespace, whatever version pinned it. Returns the names that could be read.
+///
+/// # Errors
+/// When a pin cannot be removed; the rest is removed nevertheless.
+pub fn detach_all(scope: &Scope) -> anyhow::Result<Vec<String>> {
+    if !scope.roots.bpffs_mounted() {
+        return Ok(Vec::new());
+    }
+    scope.require_enterable()?;
+    let writer = Writer::begin(scope, None)?;
+    // Pins of another version cannot be read, but still removed.
+    let there = pinned::snapshot(scope, None, &[]).unwrap_or_else(|_| pinned::unreadable(scope));
+    remove(scope, writer, &there, |_| true)
+}
+
+/// The same as [`detach`], in a container.
+///
+/// # Errors
+/// As [`detach`].
+pub fn detach_owned(owned: &Owned, chosen: impl Fn(&Attachment) -> bool) -> anyhow::Result<Vec<String>> {
+    if let Some(scope) = owned.scope() {
+        return detach(&scope, chosen);
+    }
+    let writer = owned.write_from_outside()?;
+    let there = pinned::of_gone(owned)?;
+    remove(owned.owner(), writer, &there, chosen)
+}
+
+/// The same as [`detach_all`], in a container.
+///
+/// # Errors
+/// As [`detach_all`].
+pub fn detach_all_owned(owned: &Owned) -> anyhow::Result<Vec<String>> {
+    let names = owned.attachments().unwrap_or_default().iter().map(Attachment::name).collect();
+    match owned.namespace() {
+        Some(namespace) => drop(detach_all(&owned.owner().inside(namespace.clone()))?),
+        None => {
+            let writer = owned.write_from_outside()?;
+            let instance = Some(Pinned { is_gone: true, ..Pinned::default() });
+            let there = Snapshot { dir: owned.path(), instance, ..Snapshot::default() };
+            remove(owned.owner(), writer, &there, |_| true)?;
         }
     }
+    Ok(names)
+}
+
+/// Stops relays of other processes, which `stop` names, and waits until they are drained.
+///
+/// # Errors
+/// When one goes on; the others have ended then.
+pub fn stop_relays(scope: &Scope, stop: Vec<Change>) -> anyhow::Result<()> {
+    Executor::new(scope, RelayOptions::default()).as_much_as_possible(stop)
+}
+
+fn remove(
+    scope: &Scope,
+    writer: Writer,
+    there: &Snapshot,
+    chosen: impl Fn(&Attachment) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    let (gone, kept): (Vec<_>, Vec<_>) = there.attachments().cloned().partition(|state| chosen(state));
+    let steered = Some(Steered { asked: Vec::new(), kept });
+    let changes = plan::diff(there, &Wanted { steered, ..Wanted::default() });
+    let mut executor = Executor::new(scope, RelayOptions::default());
+    executor.lock(writer);
+    executor.as_much_as_possible(changes)?;
+    Ok(gone.iter().map(Attachment::name).collect())
+}
+
+/// Removes what an earlier run of a container left in `dir` of these attachments. `scope`: where it is attached in
+/// from.
+fn forget_earlier(scope: &Scope, dir: &Path, names: &[String]) -> anyhow::Result<()> {
+    let failed = || format!("failed to remove what an earlier run left in {}", dir.display());
+    let all = owned(scope).with_context(failed)?;
+    let Some(earlier) = all.iter().find(|other| other.path() == dir) else { return Ok(()) };
+    detach_owned(earlier, |state| names.contains(&state.name())).with_context(failed)?;
     Ok(())
 }

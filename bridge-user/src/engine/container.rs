@@ -41,9 +41,9 @@ impl Docker {
     /// The container with this name or id, as it runs now.
     ///
     /// # Errors
-    /// [`DockerError::UnknownContainer`] lists the running containers; [`DockerError::NotToEnter`] says why this one has
-    /// no namespace to attach in, and what to do; [`DockerError::Unreachable`] and [`DockerError::Api`] if the engine
-    /// gives no answer.
+    /// [`DockerError::UnknownContainer`] lists the running containers; [`DockerError::NotToEnter`] says why this one
+    /// has no namespace to attach in, and what to do; [`DockerError::Unreachable`] and [`DockerError::Api`] if the
+    /// engine gives no answer.
     pub async fn running(&self, container: &str) -> Result<ContainerInfo, DockerError> {
         let all = self.list_containers(true).await?;
         let found = pick_container(&all, container)?;

@@ -1,8 +1,8 @@
 //! What Docker knows: which bridge a network is, which ports are published, which addresses a container has.
 //!
 //! Invariants: read-only, by two list requests of the Engine API (`/networks`, `/containers/json`), and what they
-//! name: so a name typed by a person never becomes part of a URL; every request has a deadline; each error names the object
-//! and the next step. Which address the host really has on a bridge is the kernel's to say
+//! name: so a name typed by a person never becomes part of a URL; every request has a deadline; each error names the
+//! object and the next step. Which address the host really has on a bridge is the kernel's to say
 //! ([`crate::net::links`]): IPAM lists no gateway for some networks, and a bridge may have lost its address.
 
 use std::collections::HashMap;

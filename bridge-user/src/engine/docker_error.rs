@@ -22,7 +22,8 @@ pub enum DockerError {
     },
     /// The engine answered a request with an error, or too late.
     #[error(
-        "failed to {action}: {cause}: look at the engine's log (journalctl -u docker), or use --bridge IFACE which needs no Docker"
+        "failed to {action}: {cause}: look at the engine's log (journalctl -u docker), or use --bridge IFACE which \
+         needs no Docker"
     )]
     Api {
         /// What was asked, as a verb and its object.
@@ -31,7 +32,11 @@ pub enum DockerError {
         cause: String,
     },
     /// No network has this name or id.
-    #[error("failed to find Docker network {name}: no network has that name or id: {}, or use --bridge if it is an interface", one_of("network", .known))]
+    #[error(
+        "failed to find Docker network {name}: no network has that name or id: {}, or use --bridge if it is an \
+         interface",
+        one_of("network", .known)
+    )]
     UnknownNetwork {
         /// The name asked for.
         name: String,
@@ -39,7 +44,10 @@ pub enum DockerError {
         known: Vec<String>,
     },
     /// Several networks fit the name or the id prefix.
-    #[error("failed to find Docker network {name}: it fits {} networks: name one by id ({})", .matches.len(), .matches.join(", "))]
+    #[error(
+        "failed to find Docker network {name}: it fits {} networks: name one by id ({})",
+        .matches.len(), .matches.join(", ")
+    )]
     AmbiguousNetwork {
         /// The name asked for.
         name: String,
@@ -55,7 +63,11 @@ pub enum DockerError {
         driver: String,
     },
     /// No container has this name or id, or an id prefix fits several.
-    #[error("failed to find container {name}: {} has that name or id: {}", match .matches { 0 => "none".to_owned(), n => format!("more than one ({n})") }, one_of("running container", .known))]
+    #[error(
+        "failed to find container {name}: {} has that name or id: {}",
+        match .matches { 0 => "none".to_owned(), n => format!("more than one ({n})") },
+        one_of("running container", .known)
+    )]
     UnknownContainer {
         /// The name asked for.
         name: String,
@@ -65,7 +77,10 @@ pub enum DockerError {
         matches: usize,
     },
     /// The container is not on that network.
-    #[error("failed to find container {container} on network {network}: {}", where_it_is(.container, .network, .networks, .mode.as_deref()))]
+    #[error(
+        "failed to find container {container} on network {network}: {}",
+        where_it_is(.container, .network, .networks, .mode.as_deref())
+    )]
     NotOnNetwork {
         /// The container.
         container: String,
@@ -86,7 +101,8 @@ pub enum DockerError {
     },
     /// The container has no address there, so it is not running.
     #[error(
-        "failed to find an address of container {container} on network {network}: it has none, containers have addresses while they run: start it (docker start {container}) or give its address instead"
+        "failed to find an address of container {container} on network {network}: it has none, containers have \
+         addresses while they run: start it (docker start {container}) or give its address instead"
     )]
     NoAddress {
         /// The container.
@@ -101,7 +117,8 @@ impl DockerError {
     pub(super) fn unreachable(host: &str, error: &ApiError) -> DockerError {
         let next = match (error, io_kind(error)) {
             (ApiError::UnsupportedURISchemeError { .. }, _) => {
-                "set DOCKER_HOST to unix:///PATH or tcp://HOST:PORT or unset it, or use --bridge IFACE which needs no Docker"
+                "set DOCKER_HOST to unix:///PATH or tcp://HOST:PORT or unset it, or use --bridge IFACE which needs no \
+                 Docker"
             }
             (_, Some(std::io::ErrorKind::PermissionDenied)) => {
                 "run as root or as a member of the group docker, or use --bridge IFACE which needs no Docker"
@@ -163,7 +180,8 @@ fn instead_of(driver: &str) -> &'static str {
         }
         "overlay" => "its containers reach the host through docker_gwbridge, use --network docker_gwbridge",
         _ => {
-            "if it makes a Linux bridge, name that interface with --bridge IFACE, else connect the containers to a bridge network"
+            "if it makes a Linux bridge, name that interface with --bridge IFACE, else connect the containers to a \
+             bridge network"
         }
     }
 }
@@ -196,7 +214,8 @@ mod tests {
         let missing = ApiError::SocketNotFoundError("/run/x.sock".into());
         assert_eq!(
             DockerError::unreachable("unix:///run/x.sock", &missing).to_string(),
-            "failed to reach Docker at unix:///run/x.sock: the socket does not exist: start Docker, or use --bridge IFACE which needs no Docker"
+            "failed to reach Docker at unix:///run/x.sock: the socket does not exist: start Docker, or use --bridge \
+             IFACE which needs no Docker"
         );
         let denied = ApiError::IOError { err: std::io::ErrorKind::PermissionDenied.into() };
         assert!(DockerError::unreachable("unix:///x", &denied).to_string().contains("group docker"));

@@ -71,7 +71,8 @@ fn containers() -> Vec<ContainerSummary> {
           "NetworkSettings":{{"Networks":{{"app_default":{{"NetworkID":"{ID}","IPAddress":"172.18.0.7",
             "GlobalIPv6Address":"fd00:18::7"}},"other":{{"NetworkID":"ee77","IPAddress":"172.19.0.2"}}}}}}}},
         {{"Id":"c0ffee02","Names":["/old"],"State":"exited","HostConfig":{{"NetworkMode":"app_default"}},"Ports":[],
-          "NetworkSettings":{{"Networks":{{"app_default":{{"NetworkID":"{ID}","IPAddress":"","GlobalIPv6Address":""}}}}}}}},
+          "NetworkSettings":{{"Networks":{{
+            "app_default":{{"NetworkID":"{ID}","IPAddress":"","GlobalIPv6Address":""}}}}}}}},
         {{"Id":"decaf003","Names":["/side"],"State":"running","HostConfig":{{"NetworkMode":"container:c0ffee01"}},
           "Ports":[],"NetworkSettings":{{"Networks":{{}}}}}}]"#
     ))

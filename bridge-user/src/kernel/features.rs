@@ -6,20 +6,7 @@ use aya::{
 };
 
 use super::sys;
-
-/// The optional kernel features the programs adapt to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// sk_lookup programs exist (Linux 5.9).
-    pub sk_lookup: bool,
-    /// sk_lookup tells the interface a packet arrived on (Linux 5.17). Without it, a connection is matched by
-    /// gateway address and source subnet.
-    pub ingress_ifindex: bool,
-    /// sock_ops can tell a listener's network namespace (Linux 5.15). Without it, a bind(2) hook notes it.
-    pub netns_cookie: bool,
-    /// sock_ops can recognise an MPTCP listener (Linux 5.19).
-    pub mptcp_helper: bool,
-}
+pub use crate::model::features::Features;
 
 impl Features {
     /// Asks the running kernel. Needs CAP_BPF and CAP_NET_ADMIN.
@@ -30,11 +17,13 @@ impl Features {
     pub fn detect() -> anyhow::Result<Self> {
         let helper = |helper| is_helper_supported(ProgramType::SockOps, helper);
         let sk_lookup = is_program_supported(ProgramType::SkLookup)?;
+        let mptcp_helper = helper(BpfHelper::BPF_FUNC_skc_to_mptcp_sock)? && kernel_has_mptcp();
         Ok(Self {
             sk_lookup,
             ingress_ifindex: sk_lookup && sys::sk_lookup_has_ingress_ifindex()?,
             netns_cookie: helper(BpfHelper::BPF_FUNC_get_netns_cookie)?,
-            mptcp_helper: helper(BpfHelper::BPF_FUNC_skc_to_mptcp_sock)? && kernel_has_mptcp(),
+            mptcp_helper,
+            tcx: mptcp_helper && sys::has_tcx()?,
         })
     }
 }

@@ -31,9 +31,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/br
 /// worker never has to wait for room.
 const SEND_BUFFER: libc::c_int = 1024 * 1024;
 
-/// Receive buffer of an enrolled socket, in bytes (the kernel doubles it), and most that its peer may send ahead. What is
-/// passed waits for userspace segment by segment, and is charged with each segment's overhead, which the window does not
-/// know of. A buffer that overflows drops segments, and their repetitions may overlap what is there already, see
+/// Receive buffer of an enrolled socket, in bytes (the kernel doubles it), and most that its peer may send ahead. What
+/// is passed waits for userspace segment by segment, and is charged with each segment's overhead, which the window does
+/// not know of. A buffer that overflows drops segments, and their repetitions may overlap what is there already, see
 /// [`Redirect::seen_once`].
 const RECEIVE_BUFFER: libc::c_int = 4 * 1024 * 1024;
 const WINDOW: libc::c_int = 256 * 1024;
@@ -168,12 +168,12 @@ impl Redirect {
     /// Whether the program has seen every byte that came to the source exactly once; `None` while it cannot be told,
     /// because more came just now. With the state of the flow at that moment.
     ///
-    /// It may see a byte twice. TCP accepts a segment of which the beginning came before, and counts only what is new; the
-    /// receive path of a socket map takes every segment whole (`tcp_read_skb`, which has no offset). A peer's needless
-    /// repetition becomes such a segment when it is packed with bytes that follow, by the peer or in the socket's
-    /// backlog. So what was passed must be checked before it is passed on, and what was redirected before the end of the
-    /// stream is. Measured on loopback, 6.18.44, two busy cores: a block of 64 KiB twice once in 2 to 5 GB of bulk, never
-    /// in exchanges.
+    /// It may see a byte twice. TCP accepts a segment of which the beginning came before, and counts only what is new;
+    /// the receive path of a socket map takes every segment whole (`tcp_read_skb`, which has no offset). A peer's
+    /// needless repetition becomes such a segment when it is packed with bytes that follow, by the peer or in the
+    /// socket's backlog. So what was passed must be checked before it is passed on, and what was redirected before the
+    /// end of the stream is. Measured on loopback, 6.18.44, two busy cores: a block of 64 KiB twice once in 2 to 5 GB
+    /// of bulk, never in exchanges.
     ///
     /// # Errors
     /// When the flow is not known, or the socket is no TCP socket.

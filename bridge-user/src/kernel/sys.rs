@@ -53,8 +53,8 @@ pub(crate) fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Attaches a program to a cgroup by a link (Linux 5.7), whatever the kernel calls its version: aya does it another way where
-/// it cannot parse that, and release candidates of Debian's are such.
+/// Attaches a program to a cgroup by a link (Linux 5.7), whatever the kernel calls its version: aya does it another way
+/// where it cannot parse that, and release candidates of Debian's are such.
 pub(crate) fn link_to_cgroup(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
@@ -75,8 +75,8 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Detaches the program of a pinned link at once (Linux 5.9); the pin stays. Removing the pin alone lets the kernel do it
-/// later: after a grace period, and from a work queue. No pin is no error.
+/// Detaches the program of a pinned link at once (Linux 5.9); the pin stays. Removing the pin alone lets the kernel do
+/// it later: after a grace period, and from a work queue. No pin is no error.
 pub(crate) fn detach_pinned(path: &Path) -> io::Result<()> {
     let link = match obj_get(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -261,28 +261,53 @@ pub(crate) fn tcp_unacknowledged(socket: impl AsFd) -> io::Result<u64> {
 /// Whether the verifier lets an sk_lookup program read `ingress_ifindex`.
 pub(crate) fn sk_lookup_has_ingress_ifindex() -> io::Result<bool> {
     const LDX_MEM_W: u8 = 0x61;
-    const MOV_IMM: u8 = 0xb7;
-    const EXIT: u8 = 0x95;
     let mut load = insn(LDX_MEM_W, 0, INGRESS_IFINDEX_OFFSET, 0);
     load.set_src_reg(1);
     let program = [load, insn(MOV_IMM, 0, 0, 1), insn(EXIT, 0, 0, 0)];
+    match load_program(bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, &program) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether tc programs can be attached by a link: a kernel that knows the kind of link looks for the interface next,
+/// and there is none with this index.
+pub(crate) fn has_tcx() -> io::Result<bool> {
+    /// `BPF_TCX_INGRESS`.
+    const TCX_INGRESS: u32 = 46;
+    const NO_INTERFACE: u32 = i32::MAX as u32;
+    let program = load_program(
+        bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS,
+        0,
+        &[insn(MOV_IMM, 0, 0, 0), insn(EXIT, 0, 0, 0)],
+    )?;
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_ifindex = NO_INTERFACE;
+    attr.link_create.attach_type = TCX_INGRESS;
+    match bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(owned_fd) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+const MOV_IMM: u8 = 0xb7;
+const EXIT: u8 = 0x95;
+
+fn load_program(kind: bpf_prog_type, attach: u32, program: &[bpf_insn]) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attr = zeroed();
     // SAFETY: writing union fields of `Copy` integers.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP as u32;
-    load.expected_attach_type = BPF_SK_LOOKUP;
+    load.prog_type = kind as u32;
+    load.expected_attach_type = attach;
     load.insns = program.as_ptr() as u64;
     load.insn_cnt = program.len() as u32;
     load.license = license.as_ptr() as u64;
-    match bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) {
-        Ok(fd) => {
-            drop(owned_fd(fd));
-            Ok(true)
-        }
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Ok(false),
-        Err(error) => Err(error),
-    }
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned_fd)
 }
 
 fn insn(code: u8, dst: u8, off: i16, imm: i32) -> bpf_insn {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
+use serde::Serialize;
 
 use super::{
     datapath::{Datapath, Reason},
@@ -12,7 +13,7 @@ use super::{
 };
 
 /// One attachment, wanted or present.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attachment {
     /// Service name.
     pub service: String,

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{identity::Identity, target::Target};
 
@@ -101,6 +101,12 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What is known about the host, and what was asked for on all attachments of a call.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
@@ -180,8 +186,8 @@ fn steer(facts: &Capabilities, target: &Target, mptcp: bool) -> Result<(Datapath
     }
     if let (Identity::Loopback, Err(why)) = (facts.identity, &facts.loopback) {
         return Err(format!(
-            "a steered connection cannot have the loopback identity here ({why}): use --datapath auto with --foreground, \
-             or --identity container"
+            "a steered connection cannot have the loopback identity here ({why}): use --datapath auto with \
+             --foreground, or --identity container"
         ));
     }
     facts.steer.clone().map(|()| (Datapath::Steer, Reason::Requested(Datapath::Steer)))

@@ -1,7 +1,12 @@
 //! How detailed the event channel is.
 
+use std::fmt;
+
+use serde::Serialize;
+
 /// The most detailed event written to the event channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EventLevel {
     /// No events.
     Off,
@@ -34,5 +39,15 @@ impl EventLevel {
             1..=3 => Self::Warn,
             _ => Self::Debug,
         }
+    }
+}
+
+impl fmt::Display for EventLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Warn => "warn",
+            Self::Debug => "debug",
+        })
     }
 }

@@ -1,18 +1,24 @@
 //! What is typed, what it means, and how it is named: pure data and decisions.
 //!
-//! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `backoff` and `finding` know
-//! nothing of the others, `codes` only `finding`, `naming` and `presets` only the first two, then come `spec` and
-//! `datapath`, and `attachment` is made of all of them.
+//! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `features`, `listener`,
+//! `bridge`, `backoff` and `finding` know nothing of the others, `codes` only `finding`, `instance` only the level,
+//! `programs` only the features, `naming` and `presets` only the first two, then come `spec` and `datapath`, and
+//! `attachment` is made of all of them.
 
 pub mod attachment;
 pub mod backoff;
+pub mod bridge;
 pub mod codes;
 pub mod datapath;
 pub mod event_level;
+pub mod features;
 pub mod finding;
 pub mod identity;
+pub mod instance;
+pub mod listener;
 pub mod naming;
 pub mod presets;
+pub mod programs;
 pub mod spec;
 pub mod target;
 

@@ -50,7 +50,10 @@ pub enum SpecError {
     #[error("invalid SPEC ``: it is empty, expected a preset (for example redis) or [NAME=]PORT")]
     Empty,
     /// A word that is no preset.
-    #[error("invalid SPEC `{spec}`: no preset is called `{spec}`{hint}, expected [NAME=]PORT or one of {presets}", presets = presets::names())]
+    #[error(
+        "invalid SPEC `{spec}`: no preset is called `{spec}`{hint}, expected [NAME=]PORT or one of {presets}",
+        presets = presets::names()
+    )]
     UnknownPreset {
         /// The SPEC as typed.
         spec: String,
@@ -59,7 +62,8 @@ pub enum SpecError {
     },
     /// The part before `=` cannot be a service name.
     #[error(
-        "invalid SPEC `{spec}`: the name `{name}` {problem}, expected 1-32 characters of a-z 0-9 . _ - that start with a letter or digit{hint}"
+        "invalid SPEC `{spec}`: the name `{name}` {problem}, expected 1-32 characters of a-z 0-9 . _ - that start \
+         with a letter or digit{hint}"
     )]
     Name {
         /// The SPEC as typed.
@@ -129,7 +133,8 @@ pub enum SpecError {
     },
     /// 0.0.0.0 or `::`, which is an address to bind, not one to reach.
     #[error(
-        "invalid SPEC `{spec}`: `{address}` means every interface and is no target, expected an address in 127.0.0.0/8 or ::1: keep the service on loopback and write 127.0.0.1"
+        "invalid SPEC `{spec}`: `{address}` means every interface and is no target, expected an address in \
+         127.0.0.0/8 or ::1: keep the service on loopback and write 127.0.0.1"
     )]
     Unspecified {
         /// The SPEC as typed.
@@ -139,7 +144,8 @@ pub enum SpecError {
     },
     /// An address that is not the host's loopback.
     #[error(
-        "invalid SPEC `{spec}`: `{address}` is not a loopback address, expected one in 127.0.0.0/8 or ::1: only services on the host's loopback are attached, {hint}"
+        "invalid SPEC `{spec}`: `{address}` is not a loopback address, expected one in 127.0.0.0/8 or ::1: only \
+         services on the host's loopback are attached, {hint}"
     )]
     NotLoopback {
         /// The SPEC as typed.

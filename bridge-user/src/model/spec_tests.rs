@@ -53,7 +53,8 @@ fn every_refusal_says_what_is_wrong_and_what_to_write() {
         ("mcp", "write mcp=PORT"),
         (
             "Web=80",
-            "has upper-case letters, expected 1-32 characters of a-z 0-9 . _ - that start with a letter or digit: write `web`",
+            "has upper-case letters, expected 1-32 characters of a-z 0-9 . _ - that start with a letter or digit: \
+             write `web`",
         ),
         ("-web=80", "starts with punctuation"),
         ("=80", "the name `` is empty"),

@@ -7,6 +7,8 @@ use std::{
     path::PathBuf,
 };
 
+use serde::{Serialize, Serializer};
+
 /// A TCP port, 1–65535.
 pub type Port = NonZeroU16;
 
@@ -40,5 +42,11 @@ impl fmt::Display for Target {
             Target::Tcp(address) => write!(f, "{address}"),
             Target::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }

@@ -15,6 +15,7 @@ use super::{
     namespace::Namespace,
     netlink::{attribute, dump, get, push_attribute, u32_at},
 };
+pub use crate::model::bridge::Bridge;
 
 /// Length of `struct ifinfomsg` and of `struct ifaddrmsg`, in bytes.
 const IFINFO_LEN: usize = 16;
@@ -23,17 +24,6 @@ const IFADDR_LEN: usize = 8;
 const MAX_NAME_LEN: usize = 15;
 /// `RTEXT_FILTER_SKIP_STATS`: leave the counters out, they are most of a link's message.
 const SKIP_STATS: u32 = 1 << 3;
-
-/// A Linux bridge: the host side of a container network. Inside a container: the interface that takes its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bridge {
-    /// Interface index, as BPF programs see it in `ingress_ifindex`. A recreated bridge gets a new one.
-    pub index: u32,
-    /// Interface name.
-    pub name: String,
-    /// The host's own addresses on it with their prefix length; IPv6 link-local ones are left out.
-    pub addrs: Vec<IpNet>,
-}
 
 /// Any network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,61 +25,12 @@ use super::{
     namespace::Namespace,
     netlink::{attribute, dump},
 };
+pub use crate::model::listener::Listener;
 
 /// `INET_DIAG_ULP_INFO` of linux/inet_diag.h, which netlink-packet-sock-diag does not decode.
 const INET_DIAG_ULP_INFO: u16 = 19;
 /// `INET_ULP_INFO_NAME`, the first attribute nested in it: the name of the upper-layer protocol.
 const INET_ULP_INFO_NAME: u16 = 1;
-
-/// One listening TCP socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// Where it is bound. An IPv6 socket bound to an IPv4-mapped address (`::ffff:127.0.0.1`, as Java does)
-    /// keeps that form here: see [`Listener::serves`].
-    pub addr: SocketAddr,
-    /// Inode number of the socket file, as in /proc/PID/fd; for MPTCP that of the application's socket.
-    pub inode: u64,
-    /// The kernel's socket cookie (SO_COOKIE); for MPTCP that of the subflow, not of the application's socket.
-    pub cookie: u64,
-    /// IPV6_V6ONLY for IPv6 sockets, `None` for IPv4: `Some(false)` on `::` serves IPv4 as well.
-    pub v6only: Option<bool>,
-    /// An MPTCP listener, which a SOCKMAP refuses. Known for certain with CAP_NET_ADMIN; without it kernels
-    /// before 6.15 do not tell, and this is false.
-    pub mptcp: bool,
-    /// Index of the interface the listener is bound to (SO_BINDTODEVICE); 0 for none.
-    pub device: u32,
-    /// User id of the socket's owner, in the caller's user namespace.
-    pub uid: u32,
-}
-
-impl Listener {
-    /// Whether a connection to `target` on the host would reach this listener: same port, and bound to that
-    /// address or to one that includes it (0.0.0.0, `::`, the IPv4-mapped forms). The kernel prefers the most
-    /// specific of several such listeners.
-    pub fn serves(&self, target: SocketAddr) -> bool {
-        if self.addr.port() != target.port() {
-            return false;
-        }
-        let (bound, wanted) = (self.addr.ip(), target.ip());
-        let dual_stack = self.v6only == Some(false);
-        let same_family = bound.is_ipv4() == wanted.is_ipv4();
-        if same_family {
-            return bound == wanted || bound.is_unspecified();
-        }
-        dual_stack && wanted.is_ipv4() && (self.is_on_every_address() || bound.to_canonical() == wanted)
-    }
-
-    /// Whether it is bound to 0.0.0.0, also in its IPv4-mapped form (as .NET does), or to `::`.
-    pub fn is_on_every_address(&self) -> bool {
-        self.addr.ip().to_canonical().is_unspecified()
-    }
-
-    /// Whether connections to `target` that arrive on a bridge can be steered to this listener. One bound to an
-    /// interface (`lo`, say) would take the SYN and then lose the rest: its connections match that interface only.
-    pub fn can_serve(&self, target: SocketAddr) -> bool {
-        self.device == 0 && self.serves(target)
-    }
-}
 
 /// Whether a stream socket is bound to `path`: the file alone stays when its service is killed. Nobody is connected to.
 pub fn is_bound(path: &Path) -> bool {

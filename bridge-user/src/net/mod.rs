@@ -28,7 +28,8 @@ pub enum NetError {
     },
     /// The interface exists and is not a Linux bridge.
     #[error(
-        "failed to use {name} as a bridge: it is {}, expected a Linux bridge, the device containers' interfaces are ports of: {}",
+        "failed to use {name} as a bridge: it is {}, expected a Linux bridge, the device containers' interfaces are \
+         ports of: {}",
         kind_in_words(.kind), known_bridges(.bridges)
     )]
     NotABridge {
@@ -41,7 +42,8 @@ pub enum NetError {
     },
     /// No interface has this address, which the container's engine says it has.
     #[error(
-        "failed to find the container's interface: none has address {address}, which Docker says it has (perhaps it was just connected or disconnected): try again"
+        "failed to find the container's interface: none has address {address}, which Docker says it has (perhaps it \
+         was just connected or disconnected): try again"
     )]
     NoInterface {
         /// The address.
@@ -49,7 +51,9 @@ pub enum NetError {
     },
     /// The bridge has no address that containers could connect to.
     #[error(
-        "failed to use bridge {name}: it has no IP address except IPv6 link-local, expected the gateway address of its containers: give it one (ip address add ADDR/PREFIX dev {name}) or choose a network whose host side has an address"
+        "failed to use bridge {name}: it has no IP address except IPv6 link-local, expected the gateway address of \
+         its containers: give it one (ip address add ADDR/PREFIX dev {name}) or choose a network whose host side has \
+         an address"
     )]
     NoAddress {
         /// The bridge.
@@ -98,7 +102,8 @@ mod tests {
         let unknown = NetError::UnknownInterface { name: "br-x".into(), bridges: bridges.clone() };
         assert_eq!(
             unknown.to_string(),
-            "failed to find bridge br-x: no such interface in this network namespace: choose one of the bridges here (br-1, docker0)"
+            "failed to find bridge br-x: no such interface in this network namespace: choose one of the bridges here \
+             (br-1, docker0)"
         );
         let physical = NetError::NotABridge { name: "eth0".into(), kind: String::new(), bridges };
         assert!(physical.to_string().contains("a physical or loopback device, expected a Linux bridge"));

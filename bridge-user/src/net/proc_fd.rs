@@ -5,6 +5,7 @@
 //! process that ends or changes during the scan is skipped, never an error.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -24,6 +25,12 @@ pub struct Owner {
     pub fd: i32,
     /// The process's name from /proc/PID/comm, at most 15 bytes; empty if it could not be read.
     pub comm: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.comm, self.pid)
+    }
 }
 
 /// The first process, in order of /proc, that holds each of these socket inodes open.
@@ -101,7 +108,8 @@ pub fn duplicate(owner: &Owner, expected_inode: u64) -> io::Result<OwnedFd> {
     Err(io::Error::new(
         io::ErrorKind::NotFound,
         format!(
-            "failed to duplicate socket {expected_inode} of {} (pid {}): its descriptor {} is now inode {}: the service was restarted, look it up again",
+            "failed to duplicate socket {expected_inode} of {} (pid {}): its descriptor {} is now inode {}: the \
+             service was restarted, look it up again",
             owner.comm, owner.pid, owner.fd, stat.st_ino
         ),
     ))
@@ -135,8 +143,8 @@ fn explain(owner: &Owner, error: io::Error) -> io::Error {
         }
         Some(libc::EPERM | libc::EACCES) => (
             io::ErrorKind::PermissionDenied,
-            "run as root or with CAP_SYS_PTRACE; where kernel.yama.ptrace_scope is 3 or a security module forbids it to \
-                 root too, stop the service, attach, and start it",
+            "run as root or with CAP_SYS_PTRACE; where kernel.yama.ptrace_scope is 3 or a security module forbids it \
+                 to root too, stop the service, attach, and start it",
         ),
         Some(libc::ENOSYS) => (io::ErrorKind::Unsupported, "Linux 5.6 or newer has pidfd_getfd"),
         _ => (error.kind(), "try again"),

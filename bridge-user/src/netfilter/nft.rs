@@ -2,9 +2,9 @@
 //! tracking.
 //!
 //! nf_nat's INPUT hook takes the listener away again from a tracked packet: it compares the packet's port with the peer
-//! port of the socket, and a listener has none (`nf_nat_inet_port_was_mangled`; on every host with NAT rules, so on every
-//! Docker host). Only packets with the program's mark are touched, which are the first of a connection, and the mark is
-//! taken off before routing looks at it; all others are tracked as ever.
+//! port of the socket, and a listener has none (`nf_nat_inet_port_was_mangled`; on every host with NAT rules, so on
+//! every Docker host). Only packets with the program's mark are touched, which are the first of a connection, and the
+//! mark is taken off before routing looks at it; all others are tracked as ever.
 //!
 //! Invariants: the table is put there as a whole in one transaction, and removed as a whole; nothing else is changed.
 
@@ -22,8 +22,8 @@ use crate::net::{
 };
 
 /// The table, as nft(8) reads it.
-pub const RULES: &str = "table inet bridge_user { chain steer_tc { type filter hook prerouting priority raw; policy accept; \
-                         meta mark 0xb7d9e5c1 notrack meta mark set 0x0; }; }";
+pub const RULES: &str = "table inet bridge_user { chain steer_tc { type filter hook prerouting priority raw; policy \
+                         accept; meta mark 0xb7d9e5c1 notrack meta mark set 0x0; }; }";
 
 /// Works whether the table is there or not.
 const REMOVE: &str = "add table inet bridge_user\ndelete table inet bridge_user\n";

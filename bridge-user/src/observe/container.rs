@@ -4,7 +4,7 @@
 //! the namespace is open: a process id may have been given to another process in between. Nothing is opened, bound or
 //! attached in the caller's own namespace.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use anyhow::{Context as _, ensure};
 use ipnet::IpNet;
@@ -15,7 +15,7 @@ use crate::{
     kernel::instance::owned::owned,
     model::attachment::Attachment,
     net::{links::interface_with, namespace::Namespace},
-    plan::{Network, request::Request},
+    plan::{Earlier, Network, request::Request},
     scope::Scope,
 };
 
@@ -88,8 +88,8 @@ impl ContainerRun {
         self.networks.iter().map(network).collect()
     }
 
-    /// Docker's proxy connects from the host's address on the network for whomever it serves, so an allow-list of the whole
-    /// network would admit the world.
+    /// Docker's proxy connects from the host's address on the network for whomever it serves, so an allow-list of the
+    /// whole network would admit the world.
     pub(crate) fn refuse_published(&self, request: &Request, state: &Attachment) -> anyhow::Result<()> {
         ensure!(
             !request.allow.is_empty() || !self.running.published.contains(&state.port.get()),
@@ -100,28 +100,26 @@ impl ContainerRun {
         Ok(())
     }
 
-    /// What is pinned of these attachments for earlier runs of the container: where, and which.
-    pub(crate) fn earlier(&self, wanted: &[Attachment]) -> anyhow::Result<Vec<(PathBuf, Vec<String>)>> {
+    /// What is pinned of these attachments for earlier runs of the container.
+    ///
+    /// # Errors
+    /// When the pins cannot be read.
+    pub(crate) fn earlier(&self, wanted: &[Attachment]) -> anyhow::Result<Vec<Earlier>> {
         let mut found = Vec::new();
         for other in owned(&self.owner)?.iter().filter(|other| !other.is_in(&self.scope.namespace)) {
             let there = other.attachments()?;
-            let names: Vec<_> =
-                there.iter().filter(|state| is_any_of(state, wanted)).map(Attachment::name).collect();
+            let again = there.iter().filter(|state| wanted.iter().any(|one| one.is_same(state)));
+            let names: Vec<_> = again.map(Attachment::name).collect();
             if !names.is_empty() {
-                found.push((other.path(), names));
+                found.push(Earlier { dir: other.path(), names });
             }
         }
         Ok(found)
     }
 
-    /// Removes what is pinned of these attachments for earlier runs of the container.
-    pub(crate) fn forget_earlier(&self, attached: &[Attachment]) -> anyhow::Result<()> {
-        for other in owned(&self.owner)?.iter().filter(|other| !other.is_in(&self.scope.namespace)) {
-            other
-                .detach(|state| is_any_of(state, attached))
-                .with_context(|| format!("failed to remove what an earlier run of container {self} left"))?;
-        }
-        Ok(())
+    /// Where the container is attached in from.
+    pub(crate) fn owner_scope(&self) -> &Scope {
+        &self.owner
     }
 }
 
@@ -129,8 +127,4 @@ impl fmt::Display for ContainerRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.running.name, self.running.pid)
     }
-}
-
-fn is_any_of(state: &Attachment, wanted: &[Attachment]) -> bool {
-    wanted.iter().any(|one| one.is_same(state))
 }

@@ -97,9 +97,9 @@ fn decide(
         Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
         None => Vec::new(),
     };
+    plan::refuse_taken(&wanted, &present).map_err(|text| anyhow!(text))?;
     for state in &wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
-        plan::taken_by_attachment(state, &present).map_err(|text| anyhow!("{}: {text}", failed()))?;
         refuse_published(state).with_context(failed)?;
         refuse_bound(state, &listeners).with_context(failed)?;
     }
@@ -194,7 +194,7 @@ fn refuse_bound(state: &Attachment, listeners: &[Listener]) -> anyhow::Result<()
 /// `redis-server (pid 812)`, or what is known instead.
 pub fn owner_name(listener: &Listener) -> String {
     match proc_fd::owners_of(&HashSet::from([listener.inode])).remove(&listener.inode) {
-        Some(owner) => format!("{} (pid {})", owner.comm, owner.pid),
+        Some(owner) => owner.to_string(),
         None => format!("a process of user {}", listener.uid),
     }
 }

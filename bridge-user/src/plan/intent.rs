@@ -2,11 +2,13 @@
 
 use anyhow::bail;
 
-use super::wanted::{failed_to_attach, is_mptcp};
-use crate::{
-    kernel::features::Features,
-    model::{attachment::Attachment, event_level::EventLevel},
-    net::listeners::Listener,
+use super::{
+    diff::{Steered, Wanted},
+    snapshot::Snapshot,
+    wanted::{failed_to_attach, is_mptcp},
+};
+use crate::model::{
+    attachment::Attachment, datapath::Reason, event_level::EventLevel, features::Features, listener::Listener,
 };
 
 /// An attach that passed every check.
@@ -27,6 +29,19 @@ impl Intent {
     /// Everything that is wanted.
     pub fn wanted(&self) -> impl Iterator<Item = &Attachment> {
         self.steered.iter().chain(&self.relayed)
+    }
+
+    /// What should be where `there` is, which `owner` attaches from outside. What is there and not asked for stays.
+    pub fn over(&self, there: &Snapshot, owner: Option<u64>) -> Wanted {
+        let kept = there.attachments().filter(|present| !self.steered.iter().any(|new| new.is_same(present)));
+        let steered = Steered { asked: self.steered.clone(), kept: kept.cloned().collect() };
+        Wanted {
+            relayed: self.relayed.clone(),
+            steered: (!self.steered.is_empty()).then_some(steered),
+            event_level: self.event_level,
+            probed: self.steered.iter().any(|state| state.reason == Reason::ProbePassed),
+            owner,
+        }
     }
 
     /// Whether only an MPTCP listener serves it now.
@@ -56,8 +71,8 @@ impl Intent {
     pub fn require_steered(&self) -> anyhow::Result<()> {
         let Some(first) = self.relayed.first() else { return Ok(()) };
         bail!(
-            "{}: it needs a relay ({}: {}), and there are none inside containers: use --datapath auto and a TCP listener on \
-             the container's 127.0.0.1, or let the service listen on the container's own address",
+            "{}: it needs a relay ({}: {}), and there are none inside containers: use --datapath auto and a TCP \
+             listener on the container's 127.0.0.1, or let the service listen on the container's own address",
             failed_to_attach(&first.service, first.port, &first.bridge),
             first.datapath,
             first.reason

@@ -1,11 +1,17 @@
-//! What should be, decided from what was asked for and what is there.
+//! What should be, decided from what was asked for and what is there, and the changes that lead there.
 //!
 //! Invariant: no I/O; what is there is passed in.
 
+mod change;
+mod diff;
 mod intent;
 pub mod request;
 pub mod show;
+mod snapshot;
 mod wanted;
 
+pub use change::{Change, ProgramPin};
+pub use diff::{Steered, Wanted, diff};
 pub use intent::Intent;
+pub use snapshot::{Earlier, HeldListener, Pinned, Snapshot, TableState, TcState};
 pub use wanted::*;

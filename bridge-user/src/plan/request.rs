@@ -22,7 +22,8 @@ pub struct Request {
     pub specs: Vec<ServiceSpec>,
     /// The container to attach inside of, by name or id.
     pub container: Option<String>,
-    /// Docker networks; with no bridges either, the network `bridge`. Inside a container: those it is on, or all of them.
+    /// Docker networks; with no bridges either, the network `bridge`. Inside a container: those it is on, or all of
+    /// them.
     pub networks: Vec<String>,
     /// Bridges by interface name.
     pub bridges: Vec<String>,

@@ -7,15 +7,14 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{
-    model::{
-        attachment::Attachment,
-        datapath::{self, Capabilities, Datapath, Reason},
-        identity::Identity,
-        spec::ServiceSpec,
-        target::{Port, Target},
-    },
-    net::{links::Bridge, listeners::Listener},
+use crate::model::{
+    attachment::Attachment,
+    bridge::Bridge,
+    datapath::{self, Capabilities, Datapath, Reason},
+    identity::Identity,
+    listener::Listener,
+    spec::ServiceSpec,
+    target::{Port, Target},
 };
 
 /// One network to attach to.
@@ -136,7 +135,8 @@ fn allowed_to_relay(network: &Network) -> Result<BTreeSet<IpNet>, String> {
     Ok(network.allow.iter().map(IpNet::trunc).collect())
 }
 
-/// Where containers are, by the addresses of their bridge: one with a full prefix, as of a virtual IP, says nothing of that.
+/// Where containers are, by the addresses of their bridge: one with a full prefix, as of a virtual IP, says nothing of
+/// that.
 fn subnets(own: &[IpNet]) -> BTreeSet<IpNet> {
     own.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::trunc).collect()
 }
@@ -227,6 +227,21 @@ pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
                 spec.port, first.service, spec.service
             ));
         }
+    }
+    Ok(())
+}
+
+/// Wanted attachments that would take the (bridge, port) of others, or of each other.
+///
+/// # Errors
+/// Names the first, and the attachment that is in its way.
+pub fn refuse_taken(wanted: &[Attachment], present: &[Attachment]) -> Result<(), String> {
+    let mut taken = present.to_vec();
+    for state in wanted {
+        taken_by_attachment(state, &taken).map_err(|cause| {
+            format!("{}: {cause}", failed_to_attach(&state.service, state.port, &state.bridge))
+        })?;
+        taken.push(state.clone());
     }
     Ok(())
 }

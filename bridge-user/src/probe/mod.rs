@@ -20,7 +20,8 @@ pub fn require_steering(features: Features) -> anyhow::Result<()> {
     )
 }
 
-/// Requires that steering to MPTCP listeners works, by steering a connection to one in a scratch topology with NAT rules.
+/// Requires that steering to MPTCP listeners works, by steering a connection to one in a scratch topology with NAT
+/// rules.
 ///
 /// # Errors
 /// When it does not; says what was tried.
@@ -46,7 +47,7 @@ pub fn require_loopback_identity(features: Features, roots: &Roots) -> anyhow::R
 /// When it does not; says what was tried and where to look.
 pub fn require_sockmap() -> anyhow::Result<()> {
     sockmap::run_sockmap().context(
-        "failed to relay through the kernel's socket map in a scratch namespace: this kernel cannot: use the splice relay \
-         (see `bridge-user check`)",
+        "failed to relay through the kernel's socket map in a scratch namespace: this kernel cannot: use the splice \
+         relay (see `bridge-user check`)",
     )
 }

@@ -29,7 +29,8 @@ const MESSAGE: usize = 100;
 /// Exchanges before a connection counts as one the kernel moves, of which it is offered the first few.
 const EXCHANGES: usize = 64;
 /// After so many exchanges both sides are quiet for a moment: the kernel is given a direction only when the relay finds
-/// nothing more to read in it, and where whoever it wakes runs before it goes on, it would always find the next question.
+/// nothing more to read in it, and where whoever it wakes runs before it goes on, it would always find the next
+/// question.
 const QUIET_EVERY: usize = 8;
 const QUIET: Duration = Duration::from_millis(2);
 /// More than the relay and the sockets on the way may take from a sender whose reader has stopped.

@@ -29,6 +29,7 @@ use crate::{
         datapath::{Datapath, Reason},
         event_level::EventLevel,
         identity::Identity,
+        instance::InstanceMeta,
         target::{Port, Target},
     },
     netfilter::nft,
@@ -69,12 +70,13 @@ impl Probe<'_> {
         for (id, other) in self.state.list()? {
             if other.port == attachment.port {
                 self.state.remove(id)?;
+                self.state.untrack(loopback(port))?;
             }
         }
-        self.state.put(&attachment, &self.scratch.host)?;
-        let all = self.state.list()?;
-        let found = all.iter().find(|(_, state)| state.is_same(&attachment));
-        Ok(found.context("the probe attachment is not in the map")?.0)
+        let id = self.state.list()?.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
+        self.state.track(loopback(port), true, &self.scratch.host)?;
+        self.state.put(id, &attachment, None)?;
+        Ok(id)
     }
 
     /// A probe service on 127.0.0.1 of the scratch host; port 0: any.
@@ -168,7 +170,7 @@ pub(crate) fn run(features: Features, roots: &Roots) -> anyhow::Result<SteeringF
         let mut maps = Maps::take(&mut ebpf)?;
         let mut channel = Events::of_object(&mut ebpf)?;
         let _links = object::attach(&mut ebpf, features, &scratch.host, &roots.open_cgroup()?)?;
-        meta::write(&mut maps, &scratch.host, EventLevel::Warn, false, None)?;
+        meta::write(&mut maps, &scratch.host, InstanceMeta::default())?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let steer = existing_listener(&mut probe);
@@ -205,7 +207,8 @@ pub(crate) fn run_identity(features: Features, roots: &Roots) -> anyhow::Result<
         let cgroup = roots.open_cgroup()?;
         let _links = object::attach(&mut ebpf, features, &scratch.host, &cgroup)?;
         let _hooks = identity::attach_for_now(&mut ebpf, &cgroup)?;
-        meta::write(&mut maps, &scratch.host, EventLevel::Off, false, None)?;
+        let says = InstanceMeta { event_level: EventLevel::Off, ..InstanceMeta::default() };
+        meta::write(&mut maps, &scratch.host, says)?;
         let mut state = State { maps, match_ifindex: features.ingress_ifindex };
         existing_listener(&mut Probe { scratch, state: &mut state, identity: Identity::Loopback })
     })

@@ -35,7 +35,8 @@ pub struct RelayConfig {
     pub target: Target,
     /// Sources that may connect. Empty allows nobody.
     pub allow: Vec<IpNet>,
-    /// Addresses of the host itself, which may not: it reaches the target as whoever it is, and not as the relay's user.
+    /// Addresses of the host itself, which may not: it reaches the target as whoever it is, and not as the relay's
+    /// user.
     pub own: Vec<IpAddr>,
     /// Tells the target who the client is, before the client's first byte.
     pub proxy_protocol: Option<ProxyProtocol>,

@@ -45,7 +45,10 @@ pub(super) struct ListenOptions {
 
 /// Why a relay cannot accept.
 #[derive(Debug, Error)]
-#[error("failed to listen on {address} on {bridge}: {cause}: {next}", cause = describe(*.cause), next = hint(.namespace, *.address, .bridge, *.cause))]
+#[error(
+    "failed to listen on {address} on {bridge}: {cause}: {next}",
+    cause = describe(*.cause), next = hint(.namespace, *.address, .bridge, *.cause)
+)]
 pub(super) struct ListenError {
     namespace: Namespace,
     address: SocketAddr,

@@ -100,8 +100,8 @@ impl Pump {
         Self { client, target, up, down, idle, gone: [false; 2], offer, enrolled: None }
     }
 
-    /// Runs to the end. The sockets are closed when this is dropped: both are reset unless the end was complete. So what is
-    /// counted before is known to whoever learns of a reset.
+    /// Runs to the end. The sockets are closed when this is dropped: both are reset unless the end was complete. So
+    /// what is counted before is known to whoever learns of a reset.
     pub(super) async fn run(&mut self, tools: &Tools, counters: &Counters) -> End {
         let end = poll_fn(|cx| self.poll(cx, tools, counters)).await;
         if end == End::Complete {
@@ -185,7 +185,8 @@ impl Pump {
 }
 
 impl Idle {
-    /// `redirected` is asked only when it is time to end the connection: such bytes count as if they had moved just now.
+    /// `redirected` is asked only when it is time to end the connection: such bytes count as if they had moved just
+    /// now.
     fn poll(&mut self, cx: &mut Context<'_>, moves: u64, redirected: impl Fn() -> u64) -> Poll<End> {
         if moves != self.moves {
             self.moves = moves;

@@ -1,12 +1,12 @@
 //! One direction of a connection whose bytes the kernel redirects: userspace's part of the protocol of
 //! `bridge_common::relay`.
 //!
-//! It is for exchanges: connections that move little at a time, for long. Bulk is left to userspace, which has to copy it
-//! out of the socket map's queue and cannot splice; and the kernel's repetitions, which cost the connection, come with
-//! bulk. So a connection in which bulk was seen is not enrolled while it lasts.
+//! It is for exchanges: connections that move little at a time, for long. Bulk is left to userspace, which has to copy
+//! it out of the socket map's queue and cannot splice; and the kernel's repetitions, which cost the connection, come
+//! with bulk. So a connection in which bulk was seen is not enrolled while it lasts.
 //!
-//! The kernel leaves segments to userspace when the flow's gate is closed or its budget is used up. They are moved here,
-//! by recv(2) and send(2), and when all of them are in the sink's send queue the program may redirect again.
+//! The kernel leaves segments to userspace when the flow's gate is closed or its budget is used up. They are moved
+//! here, by recv(2) and send(2), and when all of them are in the sink's send queue the program may redirect again.
 //!
 //! Invariants
 //! - Order. While userspace is behind what the program passed, the program redirects nothing, so the redirected bytes
@@ -14,10 +14,10 @@
 //!   kernel. Nothing is written to the sink before TCP has all of them: [`Half::is_clear`].
 //! - End. recv(2) says 0 also while bytes wait in front of the end: with the worker, or on their way to the receive
 //!   queue. FIN is passed on only after everything the program counted has come and TCP has all of it.
-//! - Once. The kernel may show a byte twice (`kernel::redirect::Redirect::seen_once`). What it passed is checked before it
-//!   is written, and all there was before FIN is passed on; a flow that saw a byte twice ends with a reset
-//!   ([`REPEATED`]). So a stream that ends with FIN is what was sent. What was redirected is looked at only then, or when
-//!   the next bytes are passed: a repetition in it has reached the peer by then, and the reset comes after it.
+//! - Once. The kernel may show a byte twice (`kernel::redirect::Redirect::seen_once`). What it passed is checked before
+//!   it is written, and all there was before FIN is passed on; a flow that saw a byte twice ends with a reset
+//!   ([`REPEATED`]). So a stream that ends with FIN is what was sent. What was redirected is looked at only then, or
+//!   when the next bytes are passed: a repetition in it has reached the peer by then, and the reset comes after it.
 //! - Bound. The queue a socket's redirected bytes wait in is also the one its own passed segments go through, and the
 //!   kernel charges nothing in it to anybody. So nothing may stay in it: the flow is opened only while the sink's send
 //!   buffer has room for the whole budget, and credit is given for what the peer has acknowledged, not for what was
@@ -113,8 +113,8 @@ pub(super) struct Step<'a> {
 }
 
 impl Half {
-    /// The flow is enrolled and closed; for ever if the connection is not `whole`, and the program does not see the source
-    /// if it is not `watched`.
+    /// The flow is enrolled and closed; for ever if the connection is not `whole`, and the program does not see the
+    /// source if it is not `watched`.
     pub(super) fn new(redirect: Arc<Redirect>, flow: EnrolledFlow, Seen { whole, watched }: Seen) -> Self {
         Self {
             redirect,
@@ -268,8 +268,8 @@ impl Half {
     }
 
     /// Bytes were read that the program never saw. The kernels this was read for do not do that (recv(2) runs the
-    /// program first). Before anything was redirected it does no harm: the flow just stays closed. Later nobody can tell
-    /// what came first, and the connection has to end with a reset rather than with its bytes in the wrong order.
+    /// program first). Before anything was redirected it does no harm: the flow just stays closed. Later nobody can
+    /// tell what came first, and the connection has to end with a reset rather than with its bytes in the wrong order.
     fn close(&mut self, progress: Progress) -> Result<(), Errno> {
         self.closed = true;
         if self.credit.open == 0 && progress.redirected == 0 { Ok(()) } else { Err(Errno::IO) }

@@ -160,7 +160,26 @@ fn listening_names(table: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Stops these attachments of a relay process, and waits until they are drained.
+///
+/// # Errors
+/// When it does not say that it did, and goes on.
+pub fn stop(namespace: &Namespace, process: u32, names: &[String]) -> anyhow::Result<()> {
+    let address = SocketAddr::from_abstract_name(format!("{PREFIX}{process}"))?;
+    Peer { namespace: namespace.clone(), address }.stop(names)
+}
+
 impl Peer {
+    /// The process's id, which its name ends with.
+    ///
+    /// # Errors
+    /// When it ends with something else: no relay process made that name.
+    pub fn process(&self) -> anyhow::Result<u32> {
+        let name = self.name();
+        let number = name.rsplit('/').next().and_then(|number| number.parse().ok());
+        number.with_context(|| format!("failed to read the process id of {name}: end who has that name"))
+    }
+
     /// Asks, and waits for the answer; `None` if the process ended meanwhile or is not to be trusted.
     ///
     /// # Errors
@@ -189,11 +208,7 @@ impl Peer {
         }
     }
 
-    /// Stops these of its attachments, and waits until they are drained.
-    ///
-    /// # Errors
-    /// When it does not say that it did, and goes on.
-    pub fn stop(&self, names: &[String]) -> anyhow::Result<()> {
+    fn stop(&self, names: &[String]) -> anyhow::Result<()> {
         if self.ask(&Ask::Stop(names.to_vec()))?.is_some() {
             return Ok(());
         }

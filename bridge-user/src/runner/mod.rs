@@ -1,4 +1,4 @@
-//! The relays of one process: started all or none, reported, stopped one by one or together.
+//! The relays of one process: started and stopped one by one or together, and reported.
 //!
 //! Invariants: an attachment has one relay per gateway address; dropping a [`Runner`] resets what its relays have
 //! open. Used by `attach --foreground`; a daemon keeps its relays the same way.
@@ -32,26 +32,21 @@ pub struct RunningRelay {
 }
 
 impl Runner {
-    /// Starts the relays of every attachment in `wanted`, in their namespace; connections are accepted when this
-    /// returns.
+    /// No relays yet, of this namespace.
+    pub fn new(namespace: &Namespace) -> Self {
+        Self { namespace: namespace.clone(), running: Vec::new() }
+    }
+
+    /// Starts the relays of an attachment; connections are accepted when this returns.
     ///
     /// # Errors
-    /// When a gateway's port cannot be bound or a resource is short; no relay runs then.
-    pub fn start(
-        namespace: &Namespace,
-        wanted: &[Attachment],
-        options: RelayOptions,
-    ) -> anyhow::Result<Self> {
-        let namespace = namespace.clone();
-        if wanted.is_empty() {
-            return Ok(Self { namespace, running: Vec::new() });
+    /// When a gateway's port cannot be bound or a resource is short; no relay of this attachment runs then.
+    pub fn start(&mut self, wanted: &Attachment, options: RelayOptions) -> anyhow::Result<()> {
+        if self.running.is_empty() {
+            raise_descriptor_limit().context("failed to raise the limit on open files")?;
         }
-        raise_descriptor_limit().context("failed to raise the limit on open files")?;
-        let running = wanted
-            .iter()
-            .map(|state| RunningRelay::start(&namespace, state, options))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { namespace, running })
+        self.running.push(RunningRelay::start(&self.namespace, wanted, options)?);
+        Ok(())
     }
 
     /// Whether there is nothing to run.

@@ -7,7 +7,8 @@ use clap::ValueEnum;
 
 use super::follow;
 use crate::{
-    UsageError, apply,
+    UsageError,
+    apply::{self, Attached},
     cli::output::{FormatArgs, Out},
     model::{datapath::Requested, event_level::EventLevel, identity::Identity, presets, spec::ServiceSpec},
     observe::{
@@ -167,9 +168,10 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     if !args.foreground {
         prepared.intent.require_no_relay()?;
     }
-    // Relays first: they stop by themselves when steering fails after them.
-    let runner = Runner::start(&prepared.scope.namespace, &prepared.intent.relayed, request.relay)?;
-    apply::apply(&prepared)?;
+    let Attached { runner, warnings } = apply::attach(&prepared, request.relay)?;
+    for warning in warnings {
+        out.say(&format!("warning: {warning}"));
+    }
     let announce = |runner: &Runner| {
         let mut report = report(scope, &prepared.intent, runner)?;
         let mut text = report.to_text();

@@ -1,16 +1,14 @@
 //! The `detach` verb: removes attachments, and with the last one of a namespace its whole instance; stops relays.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use crate::{
+    apply,
     cli::output::Out,
-    kernel::{
-        Instance,
-        instance::owned::{self, Owned, owned},
-    },
+    kernel::{Instance, instance::owned::owned},
     model::attachment::Attachment,
     observe::{preflight, report::AttachmentReport},
-    plan,
+    plan::{self, Change},
     runner::control::{self, Answers, Peer},
     scope::Scope,
 };
@@ -61,11 +59,11 @@ fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
     let before: Vec<_> = steered.iter().map(Attachment::name).chain(relayed).collect();
     let meant = |state: &Attachment| names.iter().any(|name| state.is_meant_by(name));
     // What is steered is closed at once; a relay may take as long as it drains.
-    let mut detached = owned::detach(scope, meant)?;
-    for container in containers {
-        detached.extend(container.detach(meant)?);
+    let mut detached = apply::detach(scope, meant)?;
+    for container in &containers {
+        detached.extend(apply::detach_owned(container, meant)?);
     }
-    detached.extend(relays.stop(|entry| names.iter().any(|name| entry.is_meant_by(name)))?);
+    detached.extend(relays.stop(scope, |entry| names.iter().any(|name| entry.is_meant_by(name)))?);
     detached.sort();
     // What is not known may be what a relay did not tell of, and it may have more that a name means.
     let problem = match silent.first() {
@@ -91,10 +89,10 @@ fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) ->
 /// When a pin cannot be removed, or a relay process does not answer; the rest is done nevertheless.
 fn all(scope: &Scope) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
-    let here = owned::detach_all(scope);
-    let in_containers = owned(scope).map(|all| all.iter().map(Owned::detach_all).collect::<Vec<_>>());
+    let here = apply::detach_all(scope);
+    let in_containers = owned(scope).map(|all| all.iter().map(apply::detach_all_owned).collect::<Vec<_>>());
     let relayed = RelayPeers::find(scope).and_then(|(relays, silent)| {
-        let stopped = relays.stop(|_| true)?;
+        let stopped = relays.stop(scope, |_| true)?;
         silent.into_iter().next().map_or(Ok(stopped), Err)
     });
     let mut detached = here?;
@@ -119,20 +117,20 @@ impl RelayPeers {
         self.0.iter().flat_map(|(_, entries)| entries)
     }
 
-    /// Stops those that `chosen` picks and waits until they are drained. Returns their names, or an error of one that goes
-    /// on when the others have ended.
-    fn stop(&self, chosen: impl Fn(&AttachmentReport) -> bool) -> anyhow::Result<Vec<String>> {
-        let (mut stopped, mut failed) = (Vec::new(), None);
+    /// Stops those that `chosen` picks and waits until they are drained. Returns their names, or an error of those that
+    /// go on when the others have ended.
+    fn stop(&self, scope: &Scope, chosen: impl Fn(&AttachmentReport) -> bool) -> anyhow::Result<Vec<String>> {
+        let mut changes = Vec::new();
+        let mut stopped = Vec::new();
         for (peer, entries) in &self.0 {
             let names: Vec<_> =
                 entries.iter().filter(|e| chosen(e)).map(|entry| entry.name.clone()).collect();
             if !names.is_empty() {
-                match peer.stop(&names).with_context(|| format!("failed to stop {}", plan::list(&names))) {
-                    Ok(()) => stopped.extend(names),
-                    Err(error) => failed = Some(error),
-                }
+                stopped.extend(names.clone());
+                changes.push(Change::StopRelays { process: Some(peer.process()?), names });
             }
         }
-        failed.map_or(Ok(stopped), Err)
+        apply::stop_relays(scope, changes)?;
+        Ok(stopped)
     }
 }

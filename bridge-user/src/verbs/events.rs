@@ -47,7 +47,8 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
         }
     }
     bail!(
-        "failed to read events: nothing is attached inside container {container} as it runs now: see `bridge-user status`, and attach a service first"
+        "failed to read events: nothing is attached inside container {container} as it runs now: see `bridge-user \
+         status`, and attach a service first"
     );
 }
 

@@ -1,15 +1,15 @@
 //! `attach --container NAME --foreground`: attaches again whenever the container runs anew, or its networks are others.
 //!
-//! Invariants: whether to attach is decided by comparing the run that was attached with the one Docker tells of, never by
-//! an event alone; nothing ends the process but a signal, and what is attached then stays attached. Attaching itself is
-//! synchronous, between two waits.
+//! Invariants: whether to attach is decided by comparing the run that was attached with the one Docker tells of, never
+//! by an event alone; nothing ends the process but a signal, and what is attached then stays attached. Attaching itself
+//! is synchronous, between two waits.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::{
-    apply::apply,
+    apply,
     cli::output::Out,
     engine::{container::ContainerInfo, docker::DockerError, watch::Watch},
     kernel::programs::object,
@@ -85,8 +85,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Attaches if the container runs and this run is not the attached one. What was attached before a failure may be on an
-    /// interface that is gone: a container that leaves a network and comes back looks the same to Docker.
+    /// Attaches if the container runs and this run is not the attached one. What was attached before a failure may be
+    /// on an interface that is gone: a container that leaves a network and comes back looks the same to Docker.
     fn look(&mut self, found: Result<ContainerInfo, DockerError>) {
         match found {
             Ok(running) if self.attached.as_ref() == Some(&running) => self.retry = None,
@@ -115,7 +115,9 @@ impl<'a> Follower<'a> {
 
     fn attach(&self) -> anyhow::Result<(ContainerInfo, String)> {
         let prepared = prepare(self.request, self.scope)?;
-        apply(&prepared)?;
+        for warning in apply::attach(&prepared, self.request.relay)?.warnings {
+            self.out.say(&format!("warning: {warning}"));
+        }
         let names = plan::list(prepared.intent.steered.iter().map(Attachment::name));
         let container = prepared.container.context("the request names no container")?;
         Ok((container.running, names))

@@ -1,7 +1,7 @@
 //! What the running kernel lacks of what trials need: declared by the runner of the VMs, and held against the kernel.
 //!
-//! Invariant: a trial is left out only where the declaration says so (`BRIDGE_LACKS=mptcp,sockmap`), and a declaration that
-//! is not true of the kernel fails the whole run, so no trial can be left out by mistake.
+//! Invariant: a trial is left out only where the declaration says so (`BRIDGE_LACKS=mptcp,sockmap`), and a declaration
+//! that is not true of the kernel fails the whole run, so no trial can be left out by mistake.
 
 use std::path::Path;
 

@@ -53,7 +53,7 @@ fn healed_by_hand(stage: &mut Stage) -> Result<()> {
         cli.ok(&["detach", "redis"])?;
         waits(stage)?;
         let planned = cli.ok(&[&ATTACH[..], &["--dry-run"]].concat())?;
-        ensure!(planned.contains(&format!("removes {NAME} of an earlier run")), "the plan is {planned}");
+        ensure!(planned.contains(&format!("remove {NAME} of an earlier run")), "the plan is {planned}");
         cli.ok(&ATTACH)?;
         stage.only("ready")?;
         stage.served()?;

@@ -235,9 +235,9 @@ fn dry_run(stage: &mut Stage) -> Result<()> {
     let cli = stage.engine.cli();
     let said = cli.ok(&[&ATTACH[..], &["--dry-run"]].concat())?;
     let first = said.lines().next().unwrap_or_default();
-    ensure!(first.starts_with("# in the network namespace of container web (pid "), "it says {first}");
+    ensure!(first.starts_with("in the network namespace of container web (pid "), "it says {first}");
     let address = stage.engine.address("web", "app")?;
-    ensure!(said.contains(&format!("tcp dev eth0 to {address} port 7001 -> {NAME}")), "no rule: {said}");
+    ensure!(said.contains(&format!("{address}:7001 on eth0 to 127.0.0.1:7001")), "no rule: {said}");
     stage.nothing_left()?;
     stage.refuses("peer")
 }

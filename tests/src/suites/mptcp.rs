@@ -282,11 +282,11 @@ fn taken_away() -> Result<()> {
     };
     rig.net.host.nft("flush ruleset")?;
     rig.net.host.nft(DOCKER_LIKE_RULES)?;
-    mended("nft 'table inet bridge_user")?;
+    mended("add nftables table inet bridge_user")?;
     if !kernel_at_least(6, 6)? {
         run_in(&rig.net.host, Command::new("tc").args(["qdisc", "del", "dev", "br-a", "clsact"]))?
             .success()?;
-        mended("bpftool net attach")?;
+        mended("attach program steer_tc to br-a")?;
     }
     rig.cli().ok(&["detach", "--all"])?;
     rig.net.host.nothing_pinned()

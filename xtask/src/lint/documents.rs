@@ -1,6 +1,6 @@
 //! What is asked of the documents, and of the width of every text: how long README and ARCHITECTURE may be, that links
-//! lead somewhere, that lines fit, and that a console transcript is one that a trial recorded. The rules for code are in
-//! `house`.
+//! lead somewhere, that lines fit, and that a console transcript is one that a trial recorded. The rules for code are
+//! in `house`.
 //!
 //! Pure, except [`check`], which reads the files.
 

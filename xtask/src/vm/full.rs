@@ -1,8 +1,8 @@
 //! `tests/kernels-full.toml`: in which kernels every trial passed, when, and of which commit. Written by
 //! `cargo xtask vm --full`, a kernel at a time, so that a run that was cut short goes on where it ended.
 //!
-//! Invariants: an entry is a run without a failure, of a commit without local changes; `build` names the very programs that
-//! ran, so an entry of other programs, or of another version of the kernel, counts for nothing.
+//! Invariants: an entry is a run without a failure, of a commit without local changes; `build` names the very programs
+//! that ran, so an entry of other programs, or of another version of the kernel, counts for nothing.
 
 use std::{
     fs::{self, File},

@@ -51,8 +51,8 @@ impl Kernel {
         pairs.collect::<Vec<_>>().join(",")
     }
 
-    /// What trials need and do not find there, as the suite reads it from `BRIDGE_LACKS`: `mptcp,sockmap`. The suite holds
-    /// it against the kernel.
+    /// What trials need and do not find there, as the suite reads it from `BRIDGE_LACKS`: `mptcp,sockmap`. The suite
+    /// holds it against the kernel.
     pub(super) fn lacks(&self) -> Vec<&str> {
         let sockmap = Version::parse(&self.version).is_some_and(|version| version.sockmap().is_err());
         let by_version = sockmap.then_some("sockmap");

@@ -10,9 +10,9 @@ use rustix::net::sockopt::socket_cookie;
 use crate::{
     kernel::{
         programs::object::BUILD_ID,
-        state::{State, maps::Maps},
+        state::maps::{Maps, owner_of},
     },
-    model::event_level::EventLevel,
+    model::{event_level::EventLevel, instance::InstanceMeta},
     net::{namespace::Namespace, proc_fd},
 };
 
@@ -20,35 +20,49 @@ use crate::{
 ///
 /// # Errors
 /// When the namespace's cookie cannot be learnt or the map not written.
-pub fn write(
-    maps: &mut Maps,
-    namespace: &Namespace,
-    level: EventLevel,
-    probed: bool,
-    owner: Option<u64>,
-) -> anyhow::Result<()> {
+pub fn write(maps: &mut Maps, namespace: &Namespace, says: InstanceMeta) -> anyhow::Result<()> {
     let netns_cookie =
         netns_cookie(maps, namespace).context("failed to learn this network namespace's cookie")?;
-    let meta = Meta {
-        abi: ABI_VERSION,
-        event_level: u16::from(level.as_u8()),
-        probed: u16::from(probed),
-        netns_cookie,
-        owner: owner.unwrap_or_default(),
-        build: BUILD_ID,
-    };
-    maps.meta.set(0, meta, 0).context("failed to write map META")
+    let blank = Meta { abi: ABI_VERSION, event_level: 0, probed: 0, netns_cookie, owner: 0, build: BUILD_ID };
+    set(maps, says, blank)
 }
 
-/// Whoever attached from outside last is the owner, also of what was attached there before.
-pub(super) fn remember(state: &mut State, probed: bool, owner: Option<u64>) -> anyhow::Result<()> {
-    let meta = state.meta()?;
-    let owner = owner.unwrap_or(meta.owner);
-    let probed = meta.probed.max(u16::from(probed));
-    if (meta.probed, meta.owner) == (probed, owner) {
-        return Ok(());
+/// Writes what an instance says from now on; layout, build and namespace stay.
+///
+/// # Errors
+/// When the map cannot be read or written.
+pub(super) fn rewrite(maps: &mut Maps, says: InstanceMeta) -> anyhow::Result<()> {
+    let meta = maps.meta.get(&0, 0).context("failed to read map META")?;
+    set(maps, says, meta)
+}
+
+/// Writes which build and event level the attached programs are of.
+///
+/// # Errors
+/// When the map cannot be read or written.
+pub(super) fn replaced(maps: &mut Maps, event_level: EventLevel) -> anyhow::Result<()> {
+    let meta = maps.meta.get(&0, 0).context("failed to read map META")?;
+    let says = InstanceMeta { event_level, ..read(&meta) };
+    set(maps, says, Meta { build: BUILD_ID, ..meta })
+}
+
+/// What `META` says, as a value.
+pub(crate) fn read(meta: &Meta) -> InstanceMeta {
+    InstanceMeta {
+        event_level: EventLevel::from_u16(meta.event_level),
+        probed: meta.probed != 0,
+        owner: owner_of(meta.owner),
     }
-    state.maps.meta.set(0, Meta { probed, owner, ..meta }, 0).context("failed to write map META")
+}
+
+fn set(maps: &mut Maps, says: InstanceMeta, rest: Meta) -> anyhow::Result<()> {
+    let meta = Meta {
+        event_level: u16::from(says.event_level.as_u8()),
+        probed: u16::from(says.probed),
+        owner: says.owner.unwrap_or_default(),
+        ..rest
+    };
+    maps.meta.set(0, meta, 0).context("failed to write map META")
 }
 
 /// The cookie of the namespace. Where the kernel does not tell (below Linux 5.14), a socket is bound there and the

@@ -1,19 +1,15 @@
-//! Instances of other network namespaces that one attached from outside: those of containers. And detaching, in
-//! whatever namespace.
+//! Instances of other network namespaces that one attached from outside: those of containers.
 //!
 //! Invariants: they are told by `Meta::owner`, the inode of the owner's namespace. What changes one happens inside its
 //! namespace, by the same code as there. A namespace without a process is gone: nothing is steered there any more, and
-//! nothing but pins remains of it, which stay until its attachments are made again elsewhere or detached. The lock is one
-//! for all namespaces, so nothing here may be called with it held.
+//! nothing but pins remains of it, which stay until its attachments are made again elsewhere or detached. The lock is
+//! one for all namespaces, so nothing here may be called with it held.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::{
-    Writer,
-    pins::{Lock, PinDir},
-};
+use super::{pins::PinDir, writer::Writer};
 use crate::{kernel::state::State, model::attachment::Attachment, net::namespace::Namespace, scope::Scope};
 
 /// An instance in another namespace.
@@ -50,6 +46,16 @@ impl Owned {
         self.alive && self.dir.inode() == namespace.inode()
     }
 
+    /// Its owner's namespace and roots.
+    pub fn owner(&self) -> &Scope {
+        &self.owner
+    }
+
+    /// Its namespace, unless that is gone; with an instance or not.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
+    }
+
     /// Where it is pinned.
     pub fn path(&self) -> PathBuf {
         self.dir.path()
@@ -72,6 +78,14 @@ impl Owned {
         State::open(&self.dir.path()).map(Some)
     }
 
+    /// Takes the lock to remove it, or parts of it, when its namespace is gone: nothing can be made there.
+    ///
+    /// # Errors
+    /// When the lock cannot be taken.
+    pub(crate) fn write_from_outside(&self) -> anyhow::Result<Writer> {
+        Writer::begin_in(&self.owner, self.dir.clone())
+    }
+
     /// Its attachments.
     ///
     /// # Errors
@@ -80,77 +94,4 @@ impl Owned {
         let Some(state) = self.state()? else { return Ok(Vec::new()) };
         Ok(state.list()?.into_iter().map(|(_, attachment)| attachment).collect())
     }
-
-    /// Detaches what `chosen` picks, and with the last one everything. Returns the names.
-    ///
-    /// # Errors
-    /// When a map cannot be written or a pin not be removed.
-    pub fn detach(&self, chosen: impl Fn(&Attachment) -> bool + Sync) -> anyhow::Result<Vec<String>> {
-        if let Some(scope) = self.scope() {
-            return scope.run(|| detach(&scope, &chosen));
-        }
-        let lock = Lock::take(&self.owner)?;
-        let Some(mut state) = self.state()? else { return Ok(Vec::new()) };
-        let all = state.list()?;
-        let chosen: Vec<_> = all.iter().filter(|(_, attachment)| chosen(attachment)).collect();
-        if chosen.len() == all.len() {
-            drop(lock);
-            return self.detach_all();
-        }
-        for (id, _) in &chosen {
-            state.remove(*id)?;
-        }
-        Ok(chosen.into_iter().map(|(_, attachment)| attachment.name()).collect())
-    }
-
-    /// Detaches everything, whatever version pinned it. Returns the names that could be read.
-    ///
-    /// # Errors
-    /// When a pin cannot be removed.
-    pub fn detach_all(&self) -> anyhow::Result<Vec<String>> {
-        let attachments = self.attachments().unwrap_or_default();
-        match &self.namespace {
-            Some(namespace) => {
-                let scope = self.owner.inside(namespace.clone());
-                scope.run(|| detach_all(&scope))?;
-            }
-            None => self.dir.forget(&Lock::take(&self.owner)?)?,
-        }
-        Ok(attachments.iter().map(Attachment::name).collect())
-    }
-}
-
-/// Detaches what `chosen` picks in the namespace, and with the last one everything. Returns the names.
-///
-/// # Errors
-/// When a map cannot be written or a pin not be removed.
-pub fn detach(scope: &Scope, chosen: impl Fn(&Attachment) -> bool) -> anyhow::Result<Vec<String>> {
-    let Some(writer) = Writer::begin_if_mounted(scope)? else { return Ok(Vec::new()) };
-    let Some(mut instance) = writer.open_existing()? else { return Ok(Vec::new()) };
-    let all = instance.state.list()?;
-    let chosen: Vec<_> = all.iter().filter(|(_, attachment)| chosen(attachment)).collect();
-    if chosen.len() == all.len() {
-        writer.remove_all()?;
-    } else {
-        for (id, _) in &chosen {
-            instance.remove(*id)?;
-        }
-    }
-    Ok(chosen.into_iter().map(|(_, attachment)| attachment.name()).collect())
-}
-
-/// Detaches everything of the namespace, whatever version pinned it. Returns the names that could be
-/// read.
-///
-/// # Errors
-/// When a pin cannot be removed.
-pub fn detach_all(scope: &Scope) -> anyhow::Result<Vec<String>> {
-    let Some(writer) = Writer::begin_if_mounted(scope)? else { return Ok(Vec::new()) };
-    // Pins of another version cannot be listed, but still removed.
-    let names = match writer.open_existing() {
-        Ok(Some(instance)) => instance.state.list()?.into_iter().map(|(_, state)| state.name()).collect(),
-        Ok(None) | Err(_) => Vec::new(),
-    };
-    writer.remove_all()?;
-    Ok(names)
 }

@@ -5,9 +5,9 @@
 //! steering link is pinned and all of the instance is there, or nothing is steered and what lies in the directory is
 //! garbage, which the next verb that takes the lock removes. Pins are made and removed under the lock only.
 //!
-//! An instance that was attached from another namespace (`Meta::owner`; see [`super::owned`]) is kept when its namespace
-//! is gone, for the owner to see. Inodes are given out again, to the next container as a rule: a directory in the way of a
-//! new namespace's is then renamed to `<netns inode>-<netns cookie>`.
+//! An instance that was attached from another namespace (`Meta::owner`; see [`super::owned`]) is kept when its
+//! namespace is gone, for the owner to see. Inodes are given out again, to the next container as a rule: a directory in
+//! the way of a new namespace's is then renamed to `<netns inode>-<netns cookie>`.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,6 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use aya::programs::links::FdLink;
 use bridge_common::names;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -175,83 +174,53 @@ impl PinDir {
         }
     }
 
-    /// Whether the namespace is gone for certain: the kernel took the steering program off (`netns_bpf_pernet_pre_exit`,
-    /// kernel/bpf/net_namespace.c), and the link tells of no namespace any more.
+    /// Whether the namespace is gone for certain: the kernel took the steering program off
+    /// (`netns_bpf_pernet_pre_exit`, kernel/bpf/net_namespace.c), and the link tells of no namespace any more.
     fn has_ended(&self) -> bool {
         link_inode(&self.commit_pin()).is_ok_and(|inode| inode == 0)
     }
 
-    /// Removes everything that is pinned for a namespace that is gone. Needs the lock.
+    /// Makes the directory, empty. Needs the lock.
     ///
     /// # Errors
-    /// When a pin cannot be removed; the others still are.
-    pub(crate) fn forget(&self, _lock: &Lock) -> anyhow::Result<()> {
-        if self.path().try_exists()? { remove_pins(&self.path()) } else { Ok(()) }
-    }
-
-    /// Makes the directory, empty; it is removed again on drop unless published. Needs the lock.
-    ///
-    /// # Errors
-    /// When bpffs refuses.
-    pub fn build(&self, namespace: &Namespace, _lock: &Lock) -> anyhow::Result<Building> {
+    /// When bpffs refuses, or something has the name.
+    pub(super) fn create(&self, _lock: &Lock) -> anyhow::Result<()> {
         let path = self.path();
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
-            .with_context(|| format!("failed to create {}", path.display()))?;
-        Ok(Building { path, namespace: namespace.clone(), published: false })
+            .with_context(|| format!("failed to create {}", path.display()))
     }
 
-    /// Removes everything that is published for `namespace`, whose directory this is. Nothing published is not an
-    /// error. Needs the lock.
+    /// Detaches the program that steers and removes its pin: from then on nothing is steered, and readers take the
+    /// instance for that of a namespace that is gone. That it is not there is no error. Needs the lock.
     ///
     /// # Errors
-    /// When an object cannot be removed; the rest still is.
-    pub fn remove(&self, namespace: &Namespace, _lock: &Lock) -> anyhow::Result<()> {
-        let commit = self.commit_pin();
-        // From here on nothing is steered, and readers take the instance for that of a namespace that is gone.
-        sys::detach_pinned(&commit).with_context(|| format!("failed to detach {}", commit.display()))?;
-        match fs::remove_file(&commit) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("failed to remove {}", commit.display()));
-            }
-            _ => {}
-        }
-        if self.path().try_exists()? { remove_tree(&self.path(), namespace) } else { Ok(()) }
-    }
-}
-
-/// A directory under construction.
-pub struct Building {
-    path: PathBuf,
-    namespace: Namespace,
-    published: bool,
-}
-
-impl Building {
-    /// Where to pin.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// When the kernel refuses.
+    pub(super) fn withdraw(&self, _lock: &Lock) -> anyhow::Result<()> {
+        detach_and_remove(&self.commit_pin())
     }
 
-    /// Makes the instance public by pinning the steering link, in one step.
+    /// Removes the directory and the pins in it. That it is not there is no error. Needs the lock.
     ///
     /// # Errors
-    /// When the pin fails.
-    pub fn publish(mut self, steering: FdLink) -> anyhow::Result<()> {
-        let path = self.path.join(link_name(names::PROG_STEER));
-        steering.pin(&path).with_context(|| format!("failed to pin {}", path.display()))?;
-        self.published = true;
-        Ok(())
+    /// When a pin cannot be removed; the others still are.
+    pub(super) fn remove(&self, _lock: &Lock) -> anyhow::Result<()> {
+        if self.path().try_exists()? { remove_pins(&self.path()) } else { Ok(()) }
     }
 }
 
-impl Drop for Building {
-    fn drop(&mut self) {
-        if !self.published {
-            // A leftover is removed by the next verb; there is nobody to tell from here.
-            let _ = remove_tree(&self.path, &self.namespace);
+/// Detaches the program of a pinned link and removes the pin. No pin is no error.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn detach_and_remove(pin: &Path) -> anyhow::Result<()> {
+    sys::detach_pinned(pin).with_context(|| format!("failed to detach {}", pin.display()))?;
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", pin.display()))
         }
+        _ => Ok(()),
     }
 }
 
@@ -315,8 +284,8 @@ fn require_private(root: &fs::Metadata) -> anyhow::Result<()> {
     let ours = nix::unistd::geteuid().as_raw();
     ensure!(
         root.uid() == ours && root.mode() & 0o022 == 0,
-        "it belongs to user {} with mode {:o}, expected user {ours} and nobody else to write: remove it, and mount bpffs \
-         with mode=0700",
+        "it belongs to user {} with mode {:o}, expected user {ours} and nobody else to write: remove it, and mount \
+         bpffs with mode=0700",
         root.uid(),
         root.mode() & 0o7777
     );

@@ -5,7 +5,4 @@ pub mod object;
 pub mod qdisc;
 pub mod tc;
 
-/// The pin name of an attached program's link.
-pub fn link_name(program: &str) -> String {
-    format!("link_{program}")
-}
+pub use crate::model::programs::link_name;

@@ -17,7 +17,7 @@ use bridge_common::{maps::MAX_PENDING_LRU, names};
 
 use crate::{
     kernel::{features::Features, sys},
-    model::event_level::EventLevel,
+    model::{event_level::EventLevel, programs},
     net::namespace::Namespace,
 };
 
@@ -70,8 +70,8 @@ const fn flag(on: bool) -> &'static u8 {
     if on { &1 } else { &0 }
 }
 
-/// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when that
-/// is all of them, it takes entries away that are new.
+/// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when
+/// that is all of them, it takes entries away that are new.
 fn pending_lru_entries(cpus: usize) -> u32 {
     u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_PENDING_LRU)
 }
@@ -122,20 +122,12 @@ where
 }
 
 /// The attached programs of one instance; dropping one detaches it unless it was pinned.
+#[expect(dead_code, reason = "held for their Drop, which detaches the programs")]
 pub struct Links {
     /// (program, link) of those that track listeners.
     pub tracking: Vec<(&'static str, OwnedFd)>,
     /// The steering program's.
     pub steering: FdLink,
-}
-
-/// The programs that track listeners, in attach order; they are attached before the one that steers.
-pub fn tracking_programs(features: Features) -> &'static [&'static str] {
-    if features.netns_cookie {
-        &[names::PROG_SOCK_OPS]
-    } else {
-        &[names::PROG_POST_BIND4, names::PROG_POST_BIND6, names::PROG_SOCK_OPS]
-    }
 }
 
 /// Attaches the programs to the namespace and the root cgroup.
@@ -149,7 +141,7 @@ pub fn attach(
     cgroup: &File,
 ) -> anyhow::Result<Links> {
     let mut tracking = Vec::new();
-    for &name in tracking_programs(features) {
+    for &name in programs::tracking(features) {
         tracking.push((name, attach_to_cgroup(ebpf, name, cgroup)?));
     }
     let steering = attach_steer(ebpf, namespace)
@@ -176,8 +168,8 @@ pub(crate) fn attach_to_cgroup(ebpf: &Ebpf, name: &str, cgroup: &File) -> anyhow
     // BPF_CGROUP_MAX_PROGS, kernel/bpf/cgroup.c.
     if link.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::E2BIG)) {
         bail!(
-            "failed to attach program {name}: the kernel takes at most 64 of a kind on one cgroup, and every network namespace \
-             with attachments has one there: detach what another one does not need (bridge-user detach --all)"
+            "failed to attach program {name}: the kernel takes at most 64 of a kind on one cgroup, and every network \
+             namespace with attachments has one there: detach what another one does not need (bridge-user detach --all)"
         );
     }
     link.with_context(|| format!("failed to attach program {name}"))

@@ -31,6 +31,7 @@ use bridge_common::names;
 use super::{object, qdisc};
 use crate::{
     kernel::sys,
+    model::programs::{self, TABLE_MARK, TcHook, qdisc_mark},
     net::{
         NetError,
         links::{self, Link},
@@ -44,30 +45,15 @@ const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0xb7d9, 1);
 const INGRESS: TcAttachType = TcAttachType::Ingress;
 
-/// The pin of the TCX link on an interface.
-pub fn link_pin(dir: &Path, ifindex: u32) -> PathBuf {
-    dir.join(format!("{}_{ifindex}", super::link_name(names::PROG_STEER_TC)))
+fn pin(dir: &Path, hook: TcHook, ifindex: u32) -> PathBuf {
+    dir.join(programs::tc_pin(hook, ifindex))
 }
 
-fn filter_mark(dir: &Path, ifindex: u32) -> PathBuf {
-    dir.join(format!("filter_{}_{ifindex}", names::PROG_STEER_TC))
-}
-
-fn qdisc_mark(dir: &Path, ifindex: u32) -> PathBuf {
-    dir.join(format!("qdisc_{ifindex}"))
-}
-
-/// Stands for the nftables table.
-const TABLE_MARK: &str = "table_bridge_user";
-
-/// Puts the nftables table there that the program needs, unless it is there.
+/// Puts the nftables table there that the program needs, and before it the mark.
 ///
 /// # Errors
-/// When nft(8) is missing or refuses.
-pub fn ensure_table(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    if has_table(namespace, dir) {
-        return Ok(());
-    }
+/// When nft(8) is missing or refuses; nothing is left then.
+pub fn add_table(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
     let mark = dir.join(TABLE_MARK);
     let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
     set_mark(program, &mark)?;
@@ -76,7 +62,7 @@ pub fn ensure_table(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyho
 
 /// Whether the nftables table is there. Who may not ask the kernel believes the mark.
 pub fn has_table(namespace: &Namespace, dir: &Path) -> bool {
-    dir.join(TABLE_MARK).exists() && nft::is_installed(namespace).unwrap_or(true)
+    has_table_mark(dir) && nft::is_installed(namespace).unwrap_or(true)
 }
 
 /// A process that was killed may have left the mark without what it stands for.
@@ -101,7 +87,11 @@ pub fn sweep(namespace: &Namespace, dir: &Path, keep: &BTreeSet<u32>) -> anyhow:
     outcomes.into_iter().collect()
 }
 
-fn remove_table(namespace: &Namespace, dir: &Path) -> anyhow::Result<()> {
+/// Takes the table away, and then the mark. No mark is no error.
+///
+/// # Errors
+/// When nft(8) is missing or refuses; the mark stays then.
+pub fn remove_table(namespace: &Namespace, dir: &Path) -> anyhow::Result<()> {
     let mark = dir.join(TABLE_MARK);
     if !mark.exists() {
         return Ok(());
@@ -110,28 +100,32 @@ fn remove_table(namespace: &Namespace, dir: &Path) -> anyhow::Result<()> {
     fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))
 }
 
-/// Attaches the loaded program to the bridge `link`, unless it is there.
+/// Attaches the loaded program to an interface.
 ///
 /// # Errors
 /// When the kernel refuses; nothing is left attached then.
-pub fn ensure(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf, link: &Link) -> anyhow::Result<()> {
+pub fn attach(
+    namespace: &Namespace,
+    dir: &Path,
+    ebpf: &mut Ebpf,
+    ifindex: u32,
+    hook: TcHook,
+) -> anyhow::Result<()> {
+    let link = links::link_by_index(namespace, ifindex)?.with_context(|| {
+        format!("failed to attach program steer_tc to interface {ifindex}: it is gone: attach again")
+    })?;
     let failed = || format!("failed to attach program {} to {}", names::PROG_STEER_TC, link.name);
-    if is_attached(namespace, dir, link.index)? {
-        return Ok(());
-    }
     let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
-    match namespace.run(|| attach_tcx(program, &link.name))? {
-        Ok(id) => {
+    match hook {
+        TcHook::Tcx => {
+            let id = namespace.run(|| attach_tcx(program, &link.name))?.with_context(failed)?;
             let fd: FdLink = program.take_link(id)?.try_into()?;
-            fd.pin(link_pin(dir, link.index)).with_context(failed)?;
+            fd.pin(pin(dir, hook, ifindex)).with_context(failed)?;
             Ok(())
         }
-        Err(ProgramError::SyscallError(error)) if has_no_tcx(&error.io_error) => {
-            attach_filter(namespace, dir, program, link)
-                .inspect_err(|_| drop(remove(namespace, dir, link.index)))
-                .with_context(failed)
-        }
-        Err(error) => Err(error).with_context(failed),
+        TcHook::Clsact => attach_filter(namespace, dir, program, &link)
+            .inspect_err(|_| drop(remove(namespace, dir, ifindex)))
+            .with_context(failed),
     }
 }
 
@@ -176,10 +170,10 @@ fn attach_filter(
     link: &Link,
 ) -> anyhow::Result<()> {
     if !qdisc::has_clsact(namespace, link.index)? {
-        set_mark(program, &qdisc_mark(dir, link.index))?;
+        set_mark(program, &dir.join(qdisc_mark(link.index)))?;
         namespace.run(|| tc::qdisc_add_clsact(&link.name))??;
     }
-    set_mark(program, &filter_mark(dir, link.index))?;
+    set_mark(program, &pin(dir, TcHook::Clsact, link.index))?;
     let id = namespace.run(|| attach_clsact(program, &link.name))??;
     keep_filter(program, id)
 }
@@ -190,26 +184,22 @@ fn keep_filter(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> anyh
     Ok(())
 }
 
-/// Replaces the attached programs by the loaded one.
+/// Replaces the program on an interface by the loaded one. An interface that is gone is no error.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn upgrade(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    for ifindex in attached(dir)? {
-        let Some(link) = links::link_by_index(namespace, ifindex)? else { continue };
-        let failed = || format!("failed to replace program {} on {}", names::PROG_STEER_TC, link.name);
-        let pin = link_pin(dir, ifindex);
-        if pin.exists() {
-            let old = sys::obj_get(&pin).with_context(failed)?;
-            sys::link_update(old.as_fd(), object::program_fd(ebpf, names::PROG_STEER_TC)?.as_fd())
-                .with_context(failed)?;
-        } else if is_attached(namespace, dir, ifindex)? {
-            let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
-            let id = namespace.run(|| replace_filter(program, &link.name))?.with_context(failed)?;
-            keep_filter(program, id)?;
-        }
+pub fn replace(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf, ifindex: u32) -> anyhow::Result<()> {
+    let Some(link) = links::link_by_index(namespace, ifindex)? else { return Ok(()) };
+    let failed = || format!("failed to replace program {} on {}", names::PROG_STEER_TC, link.name);
+    let pin = pin(dir, TcHook::Tcx, ifindex);
+    if pin.exists() {
+        let old = sys::obj_get(&pin).with_context(failed)?;
+        return sys::link_update(old.as_fd(), object::program_fd(ebpf, names::PROG_STEER_TC)?.as_fd())
+            .with_context(failed);
     }
-    Ok(())
+    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
+    let id = namespace.run(|| replace_filter(program, &link.name))?.with_context(failed)?;
+    keep_filter(program, id)
 }
 
 fn replace_filter(
@@ -228,12 +218,13 @@ pub fn remove(namespace: &Namespace, dir: &Path, ifindex: u32) -> anyhow::Result
     let link = links::link_by_index(namespace, ifindex)?;
     let failed = || format!("failed to take program {} off interface {ifindex}", names::PROG_STEER_TC);
     if let Some(link) = &link {
-        sys::detach_pinned(&link_pin(dir, ifindex)).with_context(failed)?;
+        sys::detach_pinned(&pin(dir, TcHook::Tcx, ifindex)).with_context(failed)?;
         remove_filter(namespace, dir, link).with_context(failed)?;
         remove_qdisc(namespace, dir, link).with_context(failed)?;
     }
-    for pin in [link_pin(dir, ifindex), filter_mark(dir, ifindex), qdisc_mark(dir, ifindex)] {
-        match fs::remove_file(&pin) {
+    let pins = TcHook::ALL.map(|hook| pin(dir, hook, ifindex));
+    for pin in pins.iter().chain([&dir.join(qdisc_mark(ifindex))]) {
+        match fs::remove_file(pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(failed),
             _ => {}
         }
@@ -242,7 +233,7 @@ pub fn remove(namespace: &Namespace, dir: &Path, ifindex: u32) -> anyhow::Result
 }
 
 fn remove_filter(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Result<()> {
-    if !filter_mark(dir, link.index).exists() {
+    if !pin(dir, TcHook::Clsact, link.index).exists() {
         return Ok(());
     }
     match namespace.run(|| tc::qdisc_detach_program(&link.name, INGRESS, names::PROG_STEER_TC))? {
@@ -253,7 +244,7 @@ fn remove_filter(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Resu
 }
 
 fn remove_qdisc(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Result<()> {
-    if qdisc_mark(dir, link.index).exists()
+    if dir.join(qdisc_mark(link.index)).exists()
         && qdisc::has_clsact(namespace, link.index)?
         && !qdisc::has_filters(namespace, link.index)?
     {
@@ -267,16 +258,26 @@ fn remove_qdisc(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Resul
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn is_attached(namespace: &Namespace, dir: &Path, ifindex: u32) -> Result<bool, NetError> {
-    if link_pin(dir, ifindex).exists() {
+    if pin(dir, TcHook::Tcx, ifindex).exists() {
         return Ok(true);
     }
-    Ok(filter_mark(dir, ifindex).exists()
+    Ok(pin(dir, TcHook::Clsact, ifindex).exists()
         && qdisc::has_ingress_filter(namespace, ifindex, PRIORITY, HANDLE.into())?)
 }
 
 /// Whether something outside the directory has to be undone with it.
 pub fn has_marks(dir: &Path) -> bool {
-    dir.join(TABLE_MARK).exists() || attached(dir).is_ok_and(|all| !all.is_empty())
+    has_table_mark(dir) || attached(dir).is_ok_and(|all| !all.is_empty())
+}
+
+/// How the program is attached to an interface, or was about to be.
+pub fn hook(dir: &Path, ifindex: u32) -> TcHook {
+    if pin(dir, TcHook::Tcx, ifindex).exists() { TcHook::Tcx } else { TcHook::Clsact }
+}
+
+/// Whether a pin says that the nftables table was made.
+pub fn has_table_mark(dir: &Path) -> bool {
+    dir.join(TABLE_MARK).exists()
 }
 
 /// The interfaces the program is attached to, or was about to be.

@@ -28,73 +28,78 @@ const BPF_ANY: u64 = 0;
 /// `BPF_NOEXIST`.
 const BPF_NOEXIST: u64 = 1;
 
-/// Registers every listener of the namespace that some attachment wants and that is not registered
-/// yet. Of MPTCP listeners, which a SOCKMAP refuses, only the address is noted, and no address that has none any more; those
+/// Registers every listener of the namespace that is bound to one of these addresses and is not registered yet. Of
+/// MPTCP listeners, which a SOCKMAP refuses, only the address is noted, and no address that has none any more; those
 /// bound to an interface are left out.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
-pub(super) fn register_existing(maps: &mut Maps, namespace: &Namespace) -> anyhow::Result<()> {
-    let wanted: HashSet<TargetKey> =
-        maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")?;
+pub(super) fn register(maps: &mut Maps, wanted: &[TargetKey], namespace: &Namespace) -> anyhow::Result<()> {
     let known: HashSet<u64> = maps.registered()?.into_iter().map(|(_, cookie)| cookie).collect();
-    let mut listeners = wanted_listeners(&wanted, namespace)?;
-    if remove_mptcp_except(maps, &mptcp_keys(&listeners))? {
+    let mut listeners = wanted_listeners(wanted, namespace)?;
+    let mut noted = noted(maps, wanted)?;
+    let stale: Vec<_> = noted.difference(&mptcp_keys(&listeners)).copied().collect();
+    if !stale.is_empty() {
+        forget_mptcp(maps, &stale)?;
         // One that began to listen meanwhile may have been noted in the kernel, and forgotten here.
-        listeners = wanted_listeners(&wanted, namespace)?;
+        listeners = wanted_listeners(wanted, namespace)?;
+        noted.retain(|key| !stale.contains(key));
     }
-    for key in mptcp_keys(&listeners) {
+    for key in mptcp_keys(&listeners).difference(&noted) {
         maps.mptcp_targets.insert(key, 1, 0).context("failed to write map MPTCP_TARGETS")?;
     }
-    let mut missing: Vec<(TargetKey, Listener)> = listeners
+    let mut missing: Vec<Listener> = listeners
         .into_iter()
-        .filter(|(_, listener)| !listener.mptcp && !known.contains(&listener.cookie))
+        .filter(|listener| !listener.mptcp && !known.contains(&listener.cookie))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
     // Oldest first, as the kernel's own tracking would have seen them.
-    missing.sort_by_key(|(_, listener)| listener.cookie);
-    let owners = proc_fd::owners_of(&missing.iter().map(|(_, listener)| listener.inode).collect());
+    missing.sort_by_key(|listener| listener.cookie);
+    let owners = proc_fd::owners_of(&missing.iter().map(|listener| listener.inode).collect());
     let map = maps.listeners.fd().as_fd();
-    for (key, listener) in missing {
+    for listener in missing {
         // A listener nobody holds any more is closing; its successor registers itself.
         let Some(owner) = owners.get(&listener.inode) else { continue };
-        register_one(map, &key, &listener, owner)?;
+        register_one(map, &listener.key(), &listener, owner)?;
     }
     Ok(())
 }
 
-fn wanted_listeners(
-    wanted: &HashSet<TargetKey>,
-    namespace: &Namespace,
-) -> anyhow::Result<Vec<(TargetKey, Listener)>> {
-    let all = tcp_listeners(namespace)?
-        .into_iter()
-        .filter(|listener| listener.device == 0)
-        .map(|listener| (TargetKey::new(listener.addr.ip().into(), listener.addr.port()), listener));
-    Ok(all.filter(|(key, _)| wanted.contains(key)).collect())
+fn wanted_listeners(wanted: &[TargetKey], namespace: &Namespace) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = tcp_listeners(namespace)?;
+    listeners.retain(|listener| listener.device == 0 && wanted.contains(&listener.key()));
+    Ok(listeners)
 }
 
-fn mptcp_keys(listeners: &[(TargetKey, Listener)]) -> HashSet<TargetKey> {
-    listeners.iter().filter(|(_, listener)| listener.mptcp).map(|(key, _)| *key).collect()
+fn mptcp_keys(listeners: &[Listener]) -> HashSet<TargetKey> {
+    listeners.iter().filter(|listener| listener.mptcp).map(Listener::key).collect()
 }
 
-/// Removes the addresses that had an MPTCP listener, except those in `keep`; returns whether there were any.
+/// Those of the wanted addresses that are noted to have an MPTCP listener.
+fn noted(maps: &Maps, wanted: &[TargetKey]) -> anyhow::Result<HashSet<TargetKey>> {
+    let mut found = HashSet::new();
+    for key in maps.mptcp_targets.keys() {
+        let key = key.context("failed to read map MPTCP_TARGETS")?;
+        found.extend(wanted.contains(&key).then_some(key));
+    }
+    Ok(found)
+}
+
+/// Forgets that addresses had an MPTCP listener.
 ///
 /// # Errors
-/// When the map cannot be read or written.
-pub(super) fn remove_mptcp_except(maps: &mut Maps, keep: &HashSet<TargetKey>) -> anyhow::Result<bool> {
-    let noted: Vec<_> = maps.mptcp_targets.keys().filter_map(Result::ok).collect();
-    let stale: Vec<_> = noted.into_iter().filter(|key| !keep.contains(key)).collect();
-    for key in &stale {
+/// When the map cannot be written.
+pub(super) fn forget_mptcp(maps: &mut Maps, stale: &[TargetKey]) -> anyhow::Result<()> {
+    for key in stale {
         match maps.mptcp_targets.remove(key) {
             // A plain listener came there meanwhile, and the tracking program removed it.
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
             result => result.context("failed to clean map MPTCP_TARGETS")?,
         }
     }
-    Ok(!stale.is_empty())
+    Ok(())
 }
 
 fn register_one(

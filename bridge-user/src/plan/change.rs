@@ -1,0 +1,462 @@
+//! One step of an attach or detach, as data: shown by `--dry-run`, carried out by `apply`, and undone by its inverse.
+//!
+//! Invariants: a change is whole: when it fails, nothing of it is left. What a change says is all that carrying it out
+//! does; loading programs lasts only as what attaches or replaces them.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Serialize, Serializer};
+
+use super::list;
+use crate::model::{
+    attachment::Attachment,
+    bridge::Interface,
+    event_level::EventLevel,
+    identity::Identity,
+    instance::InstanceMeta,
+    programs::{Hook, IDENTITY, TABLE_MARK, TcHook},
+};
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Change {
+    /// Relay an attachment in this process.
+    StartRelay {
+        /// The attachment.
+        #[serde(serialize_with = "with_name")]
+        attachment: Box<Attachment>,
+    },
+    /// Stop relays, and wait until they are drained.
+    StopRelays {
+        /// The process they are in; `None`: this one.
+        process: Option<u32>,
+        /// The attachments' names.
+        names: Vec<String>,
+    },
+    /// Mount bpffs. It stays mounted: others may use it by then.
+    MountBpffs {
+        /// Where.
+        at: PathBuf,
+    },
+    /// Make the directory and the maps pinned in it.
+    CreateInstance {
+        /// The directory.
+        dir: PathBuf,
+        /// The level of events of its programs.
+        event_level: EventLevel,
+    },
+    /// Remove the directory and every pin in it.
+    RemoveInstance {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Attach a program to the namespace or the root cgroup.
+    AttachProgram(ProgramPin),
+    /// Detach it.
+    DetachProgram(ProgramPin),
+    /// Replace every attached program by this build's, each in one step, and say so in `META` last.
+    ReplacePrograms {
+        /// Those of the namespace and the root cgroup.
+        programs: Vec<&'static str>,
+        /// The interfaces with the tc program.
+        interfaces: Vec<Interface>,
+        /// The level of events from now on.
+        event_level: EventLevel,
+        /// That until now.
+        old_level: EventLevel,
+        /// The old programs are another build's, which this one does not have.
+        is_other_build: bool,
+    },
+    /// Write what the instance says of itself.
+    WriteMeta {
+        /// What it says from now on.
+        new: InstanceMeta,
+        /// What it said until now; `None` of a new instance.
+        old: Option<InstanceMeta>,
+    },
+    /// Remove map entries without effect, which a killed process left.
+    RemoveLeftovers {
+        /// Where the maps are pinned.
+        dir: PathBuf,
+    },
+    /// Put the nftables table there that steering to MPTCP listeners needs.
+    AddTable {
+        /// Where it is noted.
+        mark: PathBuf,
+        /// No MPTCP listener is there now, so that failing is no failure.
+        optional: bool,
+    },
+    /// Take it away.
+    RemoveTable {
+        /// Where it is noted.
+        mark: PathBuf,
+    },
+    /// Attach the program that steers to MPTCP listeners to an interface.
+    AttachTc {
+        /// Which, how, and where that is noted.
+        #[serde(flatten)]
+        tc: TcPin,
+        /// As of the table.
+        optional: bool,
+    },
+    /// Take it off.
+    DetachTc {
+        /// Which, how, and where that is noted.
+        #[serde(flatten)]
+        tc: TcPin,
+    },
+    /// Let the kernel track who listens on a target, and register who does already. Listeners are looked for when
+    /// tracking has begun, so that none is missed.
+    TrackTarget {
+        /// The target.
+        target: SocketAddr,
+        /// It is not tracked yet.
+        is_new: bool,
+        /// Whom to register, or note as MPTCP, as far as is known now.
+        listeners: Vec<Registration>,
+        /// Addresses that are noted as MPTCP and have no such listener any more.
+        forgotten: Vec<SocketAddr>,
+    },
+    /// Forget a target and its listeners, except what other attachments want.
+    UntrackTarget {
+        /// The target.
+        target: SocketAddr,
+    },
+    /// Make or change an attachment: what it refers to first, its entry in `ATTACHMENTS` as the commit, what only the
+    /// old one referred to last.
+    PutAttachment {
+        /// Its id.
+        id: u32,
+        /// Where the maps are pinned.
+        dir: PathBuf,
+        /// As it is to be.
+        #[serde(serialize_with = "with_name")]
+        new: Box<Attachment>,
+        /// As it was.
+        #[serde(serialize_with = "maybe_with_name")]
+        old: Option<Box<Attachment>>,
+    },
+    /// Remove an attachment: its entry in `ATTACHMENTS` first, then what only it referred to.
+    RemoveAttachment {
+        /// Its id.
+        id: u32,
+        /// Where the maps are pinned.
+        dir: PathBuf,
+        /// As it was.
+        #[serde(serialize_with = "with_name")]
+        attachment: Box<Attachment>,
+    },
+    /// Pin the link of the program that steers. From here on the instance is there, whatever becomes of this process.
+    Publish {
+        /// The pin.
+        pin: PathBuf,
+    },
+    /// Detach the program that steers and remove its pin. From here on there is no instance.
+    Withdraw {
+        /// The pin.
+        pin: PathBuf,
+    },
+    /// Remove what is attached again from what an earlier run of the container left.
+    ForgetEarlier {
+        /// Where that is pinned.
+        dir: PathBuf,
+        /// The attachments' names.
+        names: Vec<String>,
+    },
+}
+
+/// A program, where it is attached, and the pin that keeps it there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProgramPin {
+    /// Its name.
+    pub program: &'static str,
+    /// Where it is attached.
+    pub hook: Hook,
+    /// The pin of its link; `None`: it is attached as long as this process runs.
+    pub pin: Option<PathBuf>,
+}
+
+/// The tc program on an interface, and the pin that says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TcPin {
+    /// The interface.
+    pub interface: Interface,
+    /// How it is attached.
+    pub hook: TcHook,
+    /// The pin of its link, or what stands for the filter.
+    pub pin: PathBuf,
+}
+
+/// A listener to register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Registration {
+    /// `redis-server (pid 812)`.
+    pub owner: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// It uses MPTCP: no map takes it, and its address is noted.
+    pub mptcp: bool,
+}
+
+impl Change {
+    /// What takes it back, if anything does. Undoing a list is carrying out the inverses in reverse order.
+    pub fn inverse(&self) -> Option<Self> {
+        Some(match self.clone() {
+            Self::StartRelay { attachment } => {
+                Self::StopRelays { process: None, names: vec![attachment.name()] }
+            }
+            Self::CreateInstance { dir, .. } => Self::RemoveInstance { dir },
+            // Once attached they stay as long as the instance, so that no connection's identity ever changes.
+            Self::AttachProgram(program) if IDENTITY.contains(&program.program) => return None,
+            Self::AttachProgram(program) => Self::DetachProgram(program),
+            Self::ReplacePrograms { programs, interfaces, event_level, old_level, is_other_build: false } => {
+                Self::ReplacePrograms {
+                    programs,
+                    interfaces,
+                    event_level: old_level,
+                    old_level: event_level,
+                    is_other_build: false,
+                }
+            }
+            Self::WriteMeta { new, old: Some(old) } => Self::WriteMeta { new: old, old: Some(new) },
+            Self::AddTable { mark, .. } => Self::RemoveTable { mark },
+            Self::RemoveTable { mark } => Self::AddTable { mark, optional: false },
+            Self::AttachTc { tc, .. } => Self::DetachTc { tc },
+            Self::DetachTc { tc } => Self::AttachTc { tc, optional: false },
+            Self::TrackTarget { target, is_new: true, .. } => Self::UntrackTarget { target },
+            Self::UntrackTarget { target } => {
+                Self::TrackTarget { target, is_new: true, listeners: Vec::new(), forgotten: Vec::new() }
+            }
+            Self::PutAttachment { id, dir, new, old: None } => {
+                Self::RemoveAttachment { id, dir, attachment: new }
+            }
+            Self::PutAttachment { id, dir, new, old: Some(old) } => {
+                Self::PutAttachment { id, dir, new: old, old: Some(new) }
+            }
+            Self::RemoveAttachment { id, dir, attachment } => {
+                Self::PutAttachment { id, dir, new: attachment, old: None }
+            }
+            Self::Publish { pin } => Self::Withdraw { pin },
+            // The old build is gone; others may use bpffs; what was removed whole, or by somebody else's leave, has no
+            // copy.
+            Self::ReplacePrograms { .. }
+            | Self::MountBpffs { .. }
+            | Self::StopRelays { .. }
+            | Self::RemoveInstance { .. }
+            | Self::DetachProgram(_)
+            | Self::WriteMeta { old: None, .. }
+            | Self::RemoveLeftovers { .. }
+            | Self::TrackTarget { .. }
+            | Self::Withdraw { .. }
+            | Self::ForgetEarlier { .. } => return None,
+        })
+    }
+
+    /// Whether its failure is a warning. The optional changes after one that failed are left out: they build on each
+    /// other.
+    pub fn is_optional(&self) -> bool {
+        matches!(self, Self::AddTable { optional: true, .. } | Self::AttachTc { optional: true, .. })
+    }
+
+    /// Whether it may be carried out only if all that was to be removed before it was: the pins that it removes say
+    /// what is still to be undone.
+    pub fn needs_all_before(&self) -> bool {
+        matches!(self, Self::RemoveInstance { .. })
+    }
+
+    /// Whether nothing after it may be carried out unless it was: what still steers must find all of its maps.
+    pub fn is_needed_by_all(&self) -> bool {
+        matches!(self, Self::Withdraw { .. })
+    }
+
+    /// Whether it changes an instance, for which the lock is held. The others may not be carried out under the lock:
+    /// they wait for other processes, or take it themselves.
+    pub fn needs_lock(&self) -> bool {
+        !matches!(
+            self,
+            Self::StartRelay { .. }
+                | Self::StopRelays { .. }
+                | Self::MountBpffs { .. }
+                | Self::ForgetEarlier { .. }
+        )
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StartRelay { attachment } => relay_sentence(f, attachment),
+            Self::StopRelays { process: None, names } => write!(f, "stop relaying {}", list(names)),
+            Self::StopRelays { process: Some(process), names } => {
+                write!(f, "stop relaying {} in process {process}, when connections have ended", list(names))
+            }
+            Self::MountBpffs { at } => write!(f, "mount bpffs at {}", at.display()),
+            Self::CreateInstance { dir, event_level } => {
+                write!(
+                    f,
+                    "create {} with every map pinned in it, events at level {event_level}",
+                    dir.display()
+                )
+            }
+            Self::RemoveInstance { dir } => {
+                write!(f, "remove {} and everything pinned in it", dir.display())
+            }
+            Self::AttachProgram(ProgramPin { program, hook, pin }) => {
+                write!(f, "attach program {program} to {hook}, {}", pinned(pin.as_deref()))
+            }
+            Self::DetachProgram(ProgramPin { program, hook, pin }) => {
+                write!(f, "detach program {program} from {hook}, {}", pinned(pin.as_deref()))
+            }
+            Self::ReplacePrograms { programs, interfaces, event_level, .. } => {
+                write!(f, "replace the attached programs by this build's, events at level {event_level}: ")?;
+                f.write_str(&list(programs))?;
+                match interfaces.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ", steer_tc on {}", list(interfaces)),
+                }
+            }
+            Self::WriteMeta { new, .. } => meta_sentence(f, new),
+            Self::RemoveLeftovers { dir } => {
+                write!(f, "remove what a killed process left in the maps in {}", dir.display())
+            }
+            Self::AddTable { mark, .. } => {
+                write!(f, "add nftables table inet bridge_user, noted as {}", mark.display())
+            }
+            Self::RemoveTable { mark } => {
+                write!(f, "remove nftables table inet bridge_user, and {}", mark.display())
+            }
+            Self::AttachTc { tc, .. } => write!(f, "attach program steer_tc to {tc}"),
+            Self::DetachTc { tc } => write!(f, "take program steer_tc off {tc}"),
+            Self::TrackTarget { target, is_new, listeners, forgotten } => {
+                track_sentence(f, *target, *is_new, listeners, forgotten)
+            }
+            Self::UntrackTarget { target } => write!(f, "stop tracking who listens on {target}"),
+            Self::PutAttachment { dir, new, old, .. } => put_sentence(f, dir, new, old.as_deref()),
+            Self::RemoveAttachment { dir, attachment, .. } => {
+                write!(f, "detach {} in {}", attachment.name(), dir.display())
+            }
+            Self::Publish { pin } => {
+                write!(f, "publish it all: pin the link of program steer as {}", pin.display())
+            }
+            Self::Withdraw { pin } => {
+                write!(f, "stop steering: detach program steer and remove {}", pin.display())
+            }
+            Self::ForgetEarlier { dir, names } => {
+                write!(f, "remove {} of an earlier run from {}", list(names), dir.display())
+            }
+        }
+    }
+}
+
+impl fmt::Display for TcPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.hook {
+            TcHook::Tcx => "by a link, pinned as",
+            TcHook::Clsact => "as a filter of a clsact qdisc, noted as",
+        };
+        write!(f, "{} at tc ingress, {how} {}", self.interface, self.pin.display())
+    }
+}
+
+/// Where the nftables table is noted.
+pub(super) fn table_mark(dir: &Path) -> PathBuf {
+    dir.join(TABLE_MARK)
+}
+
+fn pinned(pin: Option<&Path>) -> String {
+    match pin {
+        Some(pin) => format!("pinned as {}", pin.display()),
+        None => "for as long as this process runs".to_owned(),
+    }
+}
+
+/// `tcp 172.17.0.1:6379 on docker0`; several gateways are a list.
+fn entrances(attachment: &Attachment) -> String {
+    let at = |&gateway| SocketAddr::new(gateway, attachment.port.get());
+    format!("{} on {}", list(attachment.gateways.iter().map(at)), attachment.bridge)
+}
+
+fn relay_sentence(f: &mut fmt::Formatter<'_>, attachment: &Attachment) -> fmt::Result {
+    write!(
+        f,
+        "relay {} in this process until a signal, with {}: {} to {}, from {}",
+        attachment.name(),
+        attachment.datapath,
+        entrances(attachment),
+        attachment.target,
+        list(&attachment.allow)
+    )
+}
+
+fn put_sentence(
+    f: &mut fmt::Formatter<'_>,
+    dir: &Path,
+    new: &Attachment,
+    old: Option<&Attachment>,
+) -> fmt::Result {
+    let verb = if old.is_some() { "change" } else { "attach" };
+    write!(f, "{verb} {} in {}: ", new.name(), dir.display())?;
+    write!(f, "{} to {}, from {}", entrances(new), new.target, list(&new.allow))?;
+    match new.identity {
+        Identity::Container => Ok(()),
+        Identity::Loopback => f.write_str(", as a local client"),
+    }
+}
+
+fn meta_sentence(f: &mut fmt::Formatter<'_>, meta: &InstanceMeta) -> fmt::Result {
+    let tried = if meta.probed { "steering was tried on this host" } else { "steering was not tried" };
+    write!(f, "note in map META: this build, events at level {}, {tried}", meta.event_level)?;
+    match meta.owner {
+        Some(owner) => write!(f, ", attached from network namespace {owner}"),
+        None => Ok(()),
+    }
+}
+
+fn track_sentence(
+    f: &mut fmt::Formatter<'_>,
+    target: SocketAddr,
+    is_new: bool,
+    listeners: &[Registration],
+    forgotten: &[SocketAddr],
+) -> fmt::Result {
+    match (is_new, listeners.is_empty()) {
+        (true, true) => write!(f, "track who listens on {target}, which is nobody now")?,
+        (true, false) => write!(f, "track who listens on {target}, and register ")?,
+        (false, true) => write!(f, "look again who listens on {target}")?,
+        (false, false) => write!(f, "register ")?,
+    }
+    let one = |listener: &Registration| {
+        let mptcp = if listener.mptcp { " (MPTCP)" } else { "" };
+        format!("{} on {}{mptcp}", listener.owner, listener.address)
+    };
+    f.write_str(&list(listeners.iter().map(one)))?;
+    match forgotten.is_empty() {
+        true => Ok(()),
+        false => write!(f, "; no MPTCP listener is on {} any more", list(forgotten)),
+    }
+}
+
+/// An attachment with its name, which is made of its other fields.
+#[derive(Serialize)]
+struct Named<'a> {
+    name: String,
+    #[serde(flatten)]
+    attachment: &'a Attachment,
+}
+
+fn with_name<S: Serializer>(attachment: &Attachment, serializer: S) -> Result<S::Ok, S::Error> {
+    Named { name: attachment.name(), attachment }.serialize(serializer)
+}
+
+fn maybe_with_name<S: Serializer>(
+    attachment: &Option<Box<Attachment>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let named = attachment.as_deref().map(|attachment| Named { name: attachment.name(), attachment });
+    named.serialize(serializer)
+}

@@ -1,0 +1,105 @@
+//! What is there, as far as changes depend on it. Pure data; `observe::pinned` takes it.
+//!
+//! Invariant: a snapshot is out of date when the lock is not held, so what is carried out comes of one that was taken
+//! under the lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::PathBuf,
+};
+
+use bridge_common::maps::TargetKey;
+
+use crate::model::{
+    attachment::Attachment, bridge::Interface, features::Features, instance::InstanceMeta,
+    listener::Listener, programs::TcHook,
+};
+
+/// What is there in one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where the namespace's objects are pinned, or would be.
+    pub dir: PathBuf,
+    /// Where bpffs has to be mounted first.
+    pub to_mount: Option<PathBuf>,
+    /// What the kernel can do. `None` where it was not asked: then things are removed, and nothing is made or mended.
+    pub features: Option<Features>,
+    /// What is pinned.
+    pub instance: Option<Pinned>,
+    /// The listeners there are, as far as somebody wants them.
+    pub listeners: Vec<HeldListener>,
+    /// What earlier runs of the container left.
+    pub earlier: Vec<Earlier>,
+}
+
+/// A listener and who holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldListener {
+    /// The listener.
+    pub listener: Listener,
+    /// `redis-server (pid 812)`. `None` of a registered one, and of one that is closing.
+    pub owner: Option<String>,
+}
+
+/// What is pinned for an earlier run of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// Where.
+    pub dir: PathBuf,
+    /// The attachments that are made again for this run.
+    pub names: Vec<String>,
+}
+
+/// An instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pinned {
+    /// Its namespace is gone: nothing is attached there any more.
+    pub is_gone: bool,
+    /// The programs are another build's.
+    pub is_other_build: bool,
+    /// What it says of itself.
+    pub meta: InstanceMeta,
+    /// Its attachments by id.
+    pub attachments: Vec<(u32, Attachment)>,
+    /// The interfaces that the tc program is attached to, or that a pin says it was.
+    pub tc: BTreeMap<u32, TcState>,
+    /// The nftables table.
+    pub table: TableState,
+    /// The programs of the loopback identity that are attached.
+    pub identity: BTreeSet<&'static str>,
+    /// The addresses whose listeners are tracked.
+    pub targets: HashSet<TargetKey>,
+    /// Those that are known to have an MPTCP listener.
+    pub mptcp_targets: HashSet<TargetKey>,
+    /// Cookies of the registered listeners.
+    pub registered: HashSet<u64>,
+    /// Map entries without effect, which a killed process left.
+    pub has_leftovers: bool,
+}
+
+/// The tc program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcState {
+    /// Which.
+    pub interface: Interface,
+    /// How it is attached, or was.
+    pub hook: TcHook,
+    /// It really is: a filter, unlike a link, anybody can take off.
+    pub is_attached: bool,
+}
+
+/// The nftables table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableState {
+    /// A pin says that it was made.
+    pub is_marked: bool,
+    /// It was made, and nobody took it away.
+    pub is_there: bool,
+}
+
+impl Snapshot {
+    /// The attachments.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.instance.iter().flat_map(|pinned| &pinned.attachments).map(|(_, attachment)| attachment)
+    }
+}
