@@ -5,7 +5,8 @@
 //! I/O; only `cli` and `verbs` print. From the bottom up: `model`, `net`, `netfilter`, `scope`, `kernel`, `engine`,
 //! `relay`, `probe`, `plan`, `observe`, `runner`, `apply`, `verbs`, `cli`.
 //!
-//! Other crates see [`cli::run`], where its output goes, and the [`Scope`] it works in.
+//! Other crates see [`cli::run`], where its output goes, the [`Scope`] it works in, and what a detach would do
+//! ([`planned_detach`]).
 
 #![expect(unreachable_pub, reason = "in a private module, `pub` says that the rest of the crate uses it")]
 
@@ -24,6 +25,7 @@ mod runner;
 mod scope;
 mod verbs;
 
+pub use apply::planned_detach;
 pub use net::namespace::Namespace;
 pub use scope::{Roots, Scope};
 

@@ -58,23 +58,24 @@ pub fn attach(prepared: &Prepared, relays: RelayOptions) -> anyhow::Result<Attac
 
 /// Compares again, since another attach may have come in between, and carries out what has to be done now.
 fn under_lock(executor: &mut Executor<'_>, prepared: &Prepared, owner: Option<u64>) -> anyhow::Result<()> {
-    let Prepared { intent, scope, .. } = prepared;
-    let planned = || {
-        let writer = Writer::begin(scope, intent.features)?;
-        let there = pinned::snapshot(scope, intent.features, &intent.steered)?;
-        let present: Vec<_> = there.attachments().cloned().collect();
-        plan::refuse_taken(&intent.steered, &present).map_err(|text| anyhow!(text))?;
-        let mut changes = plan::diff(&there, &intent.over(&there, owner));
-        changes.retain(Change::needs_lock);
-        anyhow::Ok((writer, changes))
-    };
-    match planned() {
+    match lock_and_compare(prepared, owner) {
         Ok((writer, changes)) => {
             executor.lock(writer);
             executor.all_or_nothing(changes)
         }
         Err(error) => Err(executor.undo(error)),
     }
+}
+
+fn lock_and_compare(prepared: &Prepared, owner: Option<u64>) -> anyhow::Result<(Writer, Vec<Change>)> {
+    let Prepared { intent, scope, .. } = prepared;
+    let writer = Writer::begin(scope, intent.features)?;
+    let there = pinned::snapshot(scope, intent.features, &intent.steered)?;
+    let present: Vec<_> = there.attachments().cloned().collect();
+    plan::refuse_taken(&intent.steered, &present).map_err(|text| anyhow!(text))?;
+    let mut changes = plan::diff(&there, &intent.over(&there, owner));
+    changes.retain(Change::needs_lock);
+    Ok((writer, changes))
 }
 
 /// Detaches what `chosen` picks in the namespace, and with the last one everything. Returns the names.
@@ -89,6 +90,15 @@ pub fn detach(scope: &Scope, chosen: impl Fn(&Attachment) -> bool) -> anyhow::Re
     let writer = Writer::begin(scope, None)?;
     let there = pinned::snapshot(scope, None, &[])?;
     remove(scope, writer, &there, chosen)
+}
+
+/// The changes that [`detach`] would make now, in order. Changes nothing.
+///
+/// # Errors
+/// When the pins cannot be read.
+pub fn planned_detach(scope: &Scope, chosen: impl Fn(&Attachment) -> bool) -> anyhow::Result<Vec<Change>> {
+    let there = pinned::snapshot(scope, None, &[])?;
+    Ok(without(&there, chosen).1)
 }
 
 /// Detaches everything of the namespace, whatever version pinned it. Returns the names that could be read.
@@ -151,13 +161,19 @@ fn remove(
     there: &Snapshot,
     chosen: impl Fn(&Attachment) -> bool,
 ) -> anyhow::Result<Vec<String>> {
-    let (gone, kept): (Vec<_>, Vec<_>) = there.attachments().cloned().partition(|state| chosen(state));
-    let steered = Some(Steered { asked: Vec::new(), kept });
-    let changes = plan::diff(there, &Wanted { steered, ..Wanted::default() });
+    let (names, changes) = without(there, chosen);
     let mut executor = Executor::new(scope, RelayOptions::default());
     executor.lock(writer);
     executor.as_much_as_possible(changes)?;
-    Ok(gone.iter().map(Attachment::name).collect())
+    Ok(names)
+}
+
+/// The names of the attachments that `chosen` picks, and the changes after which only the others are there.
+fn without(there: &Snapshot, chosen: impl Fn(&Attachment) -> bool) -> (Vec<String>, Vec<Change>) {
+    let (gone, kept): (Vec<_>, Vec<_>) = there.attachments().cloned().partition(chosen);
+    let steered = Some(Steered { asked: Vec::new(), kept });
+    let changes = plan::diff(there, &Wanted { steered, ..Wanted::default() });
+    (gone.iter().map(Attachment::name).collect(), changes)
 }
 
 /// Removes what an earlier run of a container left in `dir` of these attachments. `scope`: where it is attached in

@@ -102,13 +102,18 @@ pub(crate) fn of_gone(owned: &Owned) -> anyhow::Result<Snapshot> {
 }
 
 fn pinned(instance: &Instance) -> anyhow::Result<Pinned> {
-    let (dir, namespace) = (instance.path(), instance.namespace());
+    let dir = instance.path();
+    let namespace = instance.namespace();
     let really = instance.mptcp()?;
     let mut on_interfaces = BTreeMap::new();
     for index in tc::attached(&dir)? {
         let name = link_by_index(namespace, index)?.map(|link| link.name);
-        let (hook, is_attached) = (tc::hook(&dir, index), really.attached.contains(&index));
-        on_interfaces.insert(index, TcState { interface: Interface { index, name }, hook, is_attached });
+        let state = TcState {
+            interface: Interface { index, name },
+            hook: tc::hook(&dir, index),
+            is_attached: really.attached.contains(&index),
+        };
+        on_interfaces.insert(index, state);
     }
     let is_marked = tc::has_table_mark(&dir);
     Ok(Pinned {
@@ -120,16 +125,21 @@ fn pinned(instance: &Instance) -> anyhow::Result<Pinned> {
 }
 
 fn read_maps(state: &State) -> anyhow::Result<Pinned> {
-    Ok(Pinned {
+    let listeners: Vec<_> = state
+        .listeners()?
+        .into_iter()
+        .map(|(key, cookie)| (TargetKey::new(key.addr, key.port), cookie))
+        .collect();
+    let all = Pinned {
         is_other_build: state.is_other_build()?,
         meta: meta::read(&state.meta()?),
         attachments: state.list()?,
         targets: state.targets()?,
         mptcp_targets: state.mptcp_targets()?,
-        registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
         has_leftovers: state.has_leftovers()?,
         ..Pinned::default()
-    })
+    };
+    Ok(all.without_leftovers(&listeners))
 }
 
 /// The listeners that could serve one of the targets, and who holds those that can be registered and are not.

@@ -4,19 +4,16 @@
 //! does; loading programs lasts only as what attaches or replaces them.
 
 use std::{
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::{Serialize, Serializer};
 
-use super::list;
 use crate::model::{
     attachment::Attachment,
     bridge::Interface,
     event_level::EventLevel,
-    identity::Identity,
     instance::InstanceMeta,
     programs::{Hook, IDENTITY, TABLE_MARK, TcHook},
 };
@@ -287,158 +284,9 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StartRelay { attachment } => relay_sentence(f, attachment),
-            Self::StopRelays { process: None, names } => write!(f, "stop relaying {}", list(names)),
-            Self::StopRelays { process: Some(process), names } => {
-                write!(f, "stop relaying {} in process {process}, when connections have ended", list(names))
-            }
-            Self::MountBpffs { at } => write!(f, "mount bpffs at {}", at.display()),
-            Self::CreateInstance { dir, event_level } => {
-                write!(
-                    f,
-                    "create {} with every map pinned in it, events at level {event_level}",
-                    dir.display()
-                )
-            }
-            Self::RemoveInstance { dir } => {
-                write!(f, "remove {} and everything pinned in it", dir.display())
-            }
-            Self::AttachProgram(ProgramPin { program, hook, pin }) => {
-                write!(f, "attach program {program} to {hook}, {}", pinned(pin.as_deref()))
-            }
-            Self::DetachProgram(ProgramPin { program, hook, pin }) => {
-                write!(f, "detach program {program} from {hook}, {}", pinned(pin.as_deref()))
-            }
-            Self::ReplacePrograms { programs, interfaces, event_level, .. } => {
-                write!(f, "replace the attached programs by this build's, events at level {event_level}: ")?;
-                f.write_str(&list(programs))?;
-                match interfaces.is_empty() {
-                    true => Ok(()),
-                    false => write!(f, ", steer_tc on {}", list(interfaces)),
-                }
-            }
-            Self::WriteMeta { new, .. } => meta_sentence(f, new),
-            Self::RemoveLeftovers { dir } => {
-                write!(f, "remove what a killed process left in the maps in {}", dir.display())
-            }
-            Self::AddTable { mark, .. } => {
-                write!(f, "add nftables table inet bridge_user, noted as {}", mark.display())
-            }
-            Self::RemoveTable { mark } => {
-                write!(f, "remove nftables table inet bridge_user, and {}", mark.display())
-            }
-            Self::AttachTc { tc, .. } => write!(f, "attach program steer_tc to {tc}"),
-            Self::DetachTc { tc } => write!(f, "take program steer_tc off {tc}"),
-            Self::TrackTarget { target, is_new, listeners, forgotten } => {
-                track_sentence(f, *target, *is_new, listeners, forgotten)
-            }
-            Self::UntrackTarget { target } => write!(f, "stop tracking who listens on {target}"),
-            Self::PutAttachment { dir, new, old, .. } => put_sentence(f, dir, new, old.as_deref()),
-            Self::RemoveAttachment { dir, attachment, .. } => {
-                write!(f, "detach {} in {}", attachment.name(), dir.display())
-            }
-            Self::Publish { pin } => {
-                write!(f, "publish it all: pin the link of program steer as {}", pin.display())
-            }
-            Self::Withdraw { pin } => {
-                write!(f, "stop steering: detach program steer and remove {}", pin.display())
-            }
-            Self::ForgetEarlier { dir, names } => {
-                write!(f, "remove {} of an earlier run from {}", list(names), dir.display())
-            }
-        }
-    }
-}
-
-impl fmt::Display for TcPin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match self.hook {
-            TcHook::Tcx => "by a link, pinned as",
-            TcHook::Clsact => "as a filter of a clsact qdisc, noted as",
-        };
-        write!(f, "{} at tc ingress, {how} {}", self.interface, self.pin.display())
-    }
-}
-
 /// Where the nftables table is noted.
 pub(super) fn table_mark(dir: &Path) -> PathBuf {
     dir.join(TABLE_MARK)
-}
-
-fn pinned(pin: Option<&Path>) -> String {
-    match pin {
-        Some(pin) => format!("pinned as {}", pin.display()),
-        None => "for as long as this process runs".to_owned(),
-    }
-}
-
-/// `tcp 172.17.0.1:6379 on docker0`; several gateways are a list.
-fn entrances(attachment: &Attachment) -> String {
-    let at = |&gateway| SocketAddr::new(gateway, attachment.port.get());
-    format!("{} on {}", list(attachment.gateways.iter().map(at)), attachment.bridge)
-}
-
-fn relay_sentence(f: &mut fmt::Formatter<'_>, attachment: &Attachment) -> fmt::Result {
-    write!(
-        f,
-        "relay {} in this process until a signal, with {}: {} to {}, from {}",
-        attachment.name(),
-        attachment.datapath,
-        entrances(attachment),
-        attachment.target,
-        list(&attachment.allow)
-    )
-}
-
-fn put_sentence(
-    f: &mut fmt::Formatter<'_>,
-    dir: &Path,
-    new: &Attachment,
-    old: Option<&Attachment>,
-) -> fmt::Result {
-    let verb = if old.is_some() { "change" } else { "attach" };
-    write!(f, "{verb} {} in {}: ", new.name(), dir.display())?;
-    write!(f, "{} to {}, from {}", entrances(new), new.target, list(&new.allow))?;
-    match new.identity {
-        Identity::Container => Ok(()),
-        Identity::Loopback => f.write_str(", as a local client"),
-    }
-}
-
-fn meta_sentence(f: &mut fmt::Formatter<'_>, meta: &InstanceMeta) -> fmt::Result {
-    let tried = if meta.probed { "steering was tried on this host" } else { "steering was not tried" };
-    write!(f, "note in map META: this build, events at level {}, {tried}", meta.event_level)?;
-    match meta.owner {
-        Some(owner) => write!(f, ", attached from network namespace {owner}"),
-        None => Ok(()),
-    }
-}
-
-fn track_sentence(
-    f: &mut fmt::Formatter<'_>,
-    target: SocketAddr,
-    is_new: bool,
-    listeners: &[Registration],
-    forgotten: &[SocketAddr],
-) -> fmt::Result {
-    match (is_new, listeners.is_empty()) {
-        (true, true) => write!(f, "track who listens on {target}, which is nobody now")?,
-        (true, false) => write!(f, "track who listens on {target}, and register ")?,
-        (false, true) => write!(f, "look again who listens on {target}")?,
-        (false, false) => write!(f, "register ")?,
-    }
-    let one = |listener: &Registration| {
-        let mptcp = if listener.mptcp { " (MPTCP)" } else { "" };
-        format!("{} on {}{mptcp}", listener.owner, listener.address)
-    };
-    f.write_str(&list(listeners.iter().map(one)))?;
-    match forgotten.is_empty() {
-        true => Ok(()),
-        false => write!(f, "; no MPTCP listener is on {} any more", list(forgotten)),
-    }
 }
 
 /// An attachment with its name, which is made of its other fields.

@@ -230,7 +230,8 @@ fn track(
     let mut noted = HashSet::new();
     let mut listeners = Vec::new();
     for held in &there.listeners {
-        let (listener, key) = (&held.listener, held.listener.key());
+        let listener = &held.listener;
+        let key = listener.key();
         if listener.device != 0 || !fresh.contains(&key) {
             continue;
         }
@@ -240,8 +241,11 @@ fn track(
             pinned.registered.contains(&listener.cookie)
         };
         if let (false, Some(owner)) = (is_known, &held.owner) {
-            let (owner, address, mptcp) = (owner.clone(), listener.addr, listener.mptcp);
-            listeners.push(Registration { owner, address, mptcp });
+            listeners.push(Registration {
+                owner: owner.clone(),
+                address: listener.addr,
+                mptcp: listener.mptcp,
+            });
         }
     }
     let is_stale = |key: &&TargetKey| pinned.mptcp_targets.contains(*key) && !noted.contains(*key);

@@ -89,10 +89,15 @@ fn in_instance(pinned: &mut Pinned, listeners: &[HeldListener], change: &Change)
         }
         Change::AttachProgram(_) | Change::DetachProgram(_) => {}
         Change::ReplacePrograms { event_level, .. } => {
-            (pinned.meta.event_level, pinned.is_other_build) = (*event_level, false);
+            pinned.meta.event_level = *event_level;
+            pinned.is_other_build = false;
         }
         Change::WriteMeta { new, .. } => pinned.meta = *new,
-        Change::RemoveLeftovers { .. } => pinned.has_leftovers = false,
+        Change::RemoveLeftovers { .. } => {
+            let all = listeners.iter().map(|held| (held.listener.key(), held.listener.cookie));
+            let registered: Vec<_> = all.filter(|(_, cookie)| pinned.registered.contains(cookie)).collect();
+            *pinned = Pinned { has_leftovers: false, ..pinned.clone().without_leftovers(&registered) };
+        }
         Change::AddTable { .. } => pinned.table = TableState { is_marked: true, is_there: true },
         Change::RemoveTable { .. } => pinned.table = TableState::default(),
         Change::AttachTc { tc: TcPin { interface, hook, .. }, .. } => {
@@ -165,6 +170,28 @@ fn applied(there: &Snapshot, changes: &[Change]) -> Snapshot {
     after
 }
 
+/// What the next change finds when one was killed after it had carried out `changes`.
+fn seen_after_a_kill(there: &Snapshot, changes: &[Change]) -> Snapshot {
+    let mut left = applied(there, changes);
+    let is_published = match changes.iter().rev().find(|change| {
+        matches!(change, Change::CreateInstance { .. } | Change::Publish { .. } | Change::Withdraw { .. })
+    }) {
+        Some(Change::Publish { .. }) => true,
+        Some(_) => false,
+        None => there.instance.is_some(),
+    };
+    // Taking the lock removes what was not published.
+    left.instance = left.instance.filter(|_| is_published).map(|pinned| {
+        let all: Vec<_> =
+            left.listeners.iter().map(|held| (held.listener.key(), held.listener.cookie)).collect();
+        let registered: Vec<_> =
+            all.into_iter().filter(|(_, cookie)| pinned.registered.contains(cookie)).collect();
+        let seen = pinned.clone().without_leftovers(&registered);
+        Pinned { has_leftovers: seen != pinned, ..seen }
+    });
+    left
+}
+
 /// A namespace in which `present` was attached.
 fn world(listeners: &[(u16, bool, bool)], present: &[Attachment]) -> Snapshot {
     let there = empty(listeners);
@@ -233,6 +260,23 @@ proptest! {
                 left.identity.clone_from(&before.identity);
             }
             prop_assert_eq!(&after, &there);
+        }
+    }
+
+    #[test]
+    fn after_a_kill_at_any_point_the_next_attach_is_whole(
+        present in some(), asked in some(), kept in prop::collection::vec(any::<bool>(), 5), listeners in listening()
+    ) {
+        let there = world(&listeners, &present);
+        let kept = present.iter().zip(kept).filter(|(_, keep)| *keep).map(|(one, _)| one.clone()).collect();
+        let detach = diff(&Snapshot { features: None, ..there.clone() }, &keeping(kept));
+        for changes in [diff(&there, &adding(&there, &asked)), detach] {
+            for killed_after in 0..=changes.len() {
+                let left = seen_after_a_kill(&there, &changes[..killed_after]);
+                let after = applied(&left, &diff(&left, &adding(&left, &asked)));
+                prop_assert_eq!(diff(&after, &adding(&after, &asked)), []);
+                prop_assert!(asked.iter().all(|state| after.attachments().any(|there| there == state)));
+            }
         }
     }
 

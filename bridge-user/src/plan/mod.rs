@@ -6,6 +6,7 @@ mod change;
 mod diff;
 mod intent;
 pub mod request;
+mod sentence;
 pub mod show;
 mod snapshot;
 mod wanted;

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use bridge_common::maps::TargetKey;
+use bridge_common::{maps::TargetKey, steer};
 
 use crate::model::{
     attachment::Attachment, bridge::Interface, features::Features, instance::InstanceMeta,
@@ -67,11 +67,11 @@ pub struct Pinned {
     pub table: TableState,
     /// The programs of the loopback identity that are attached.
     pub identity: BTreeSet<&'static str>,
-    /// The addresses whose listeners are tracked.
+    /// The addresses whose listeners are tracked for an attachment.
     pub targets: HashSet<TargetKey>,
     /// Those that are known to have an MPTCP listener.
     pub mptcp_targets: HashSet<TargetKey>,
-    /// Cookies of the registered listeners.
+    /// Cookies of the listeners that are registered for an attachment.
     pub registered: HashSet<u64>,
     /// Map entries without effect, which a killed process left.
     pub has_leftovers: bool,
@@ -95,6 +95,24 @@ pub struct TableState {
     pub is_marked: bool,
     /// It was made, and nobody took it away.
     pub is_there: bool,
+}
+
+impl Pinned {
+    /// The same without tracked addresses and listeners that no attachment wants, which a killed process left: they are
+    /// removed before anything else is done, and to be made anew for who wants them then. `listeners`: the registered
+    /// ones.
+    pub fn without_leftovers(self, listeners: &[(TargetKey, u64)]) -> Self {
+        let targets = self.attachments.iter().filter_map(|(_, state)| state.target.tcp());
+        let wanted: HashSet<TargetKey> =
+            targets.flat_map(|target| steer::candidates(target.ip().into(), target.port())).collect();
+        let registered = listeners.iter().filter(|(key, _)| wanted.contains(key)).map(|(_, cookie)| *cookie);
+        Self {
+            targets: &self.targets & &wanted,
+            mptcp_targets: &self.mptcp_targets & &wanted,
+            registered: registered.collect(),
+            ..self
+        }
+    }
 }
 
 impl Snapshot {

@@ -187,16 +187,22 @@ pub(crate) fn unblock_signals_in(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(SigSet::all().thread_unblock()?)) };
 }
 
-/// The system call a traced process is about to make: its number and first argument. `None` at any
-/// other stop, such as a return from a call.
-pub(crate) fn entered_call(pid: Pid) -> nix::Result<Option<(libc::c_long, u64)>> {
+/// A system call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) number: libc::c_long,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// The system call a traced process is about to make. `None` at any other stop, such as a return from a call.
+pub(crate) fn entered_call(pid: Pid) -> nix::Result<Option<Call>> {
     let info = ptrace::syscall_info(pid)?;
     if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
         return Ok(None);
     }
     // SAFETY: `op` says that the kernel filled in the `entry` member of the union.
     let entry = unsafe { info.u.entry };
-    Ok(Some((entry.nr.cast_signed(), entry.args[0])))
+    Ok(Some(Call { number: entry.nr.cast_signed(), arguments: entry.args }))
 }
 
 /// A listener of the kind Go ≥ 1.24 makes by default, in the calling thread's namespace.

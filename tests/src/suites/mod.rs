@@ -28,6 +28,7 @@ mod container_refusals;
 mod container_scope;
 mod crash;
 mod docker;
+mod dry_run;
 mod events;
 mod fragments;
 mod identity;
@@ -156,6 +157,7 @@ pub(crate) fn all() -> Vec<Test> {
         events::TESTS,
         lifecycle::TESTS,
         crash::TESTS,
+        dry_run::TESTS,
         leaks::TESTS,
         upgrade::TESTS,
         docker::TESTS,

@@ -136,7 +136,8 @@ fn digits_after(line: &str, before: &str, new: &str) -> String {
 
 /// Puts `new` in the place of PORT in an event's `ADDRESS:PORT -> `.
 fn client_port(line: &str, new: &str) -> String {
-    let Some((client, rest)) = line.split_once(" -> ") else { return line.to_owned() };
+    let is_event = ["WARN ", "DEBUG "].iter().any(|level| line.starts_with(level));
+    let Some((client, rest)) = line.split_once(" -> ").filter(|_| is_event) else { return line.to_owned() };
     let address = client.trim_end_matches(|c: char| c.is_ascii_digit());
     if !address.ends_with(':') { line.to_owned() } else { format!("{address}{new} -> {rest}") }
 }
@@ -150,8 +151,11 @@ mod tests {
         let event = "WARN denied 172.17.0.3:57098 -> 172.17.0.1:6379: source not in the allow-list\n";
         let same = event.replace("57098", "40112");
         assert_eq!(normalised(event), same);
-        let step = "update pinned /sys/fs/bpf/bridge-user/4026531840/RULES port 8080 -> bridge-web-8080\n";
+        let step =
+            "attach bridge-web-8080 in /sys/fs/bpf/bridge-user/4026531840: 172.17.0.1:8080 on docker0\n";
         assert_eq!(normalised(step), step.replace("4026531840", "4026532177"));
+        let summary = "containers will reach web at 172.17.0.1:8080 -> 127.0.0.1:3000\n";
+        assert_eq!(normalised(summary), summary);
         assert_eq!(
             normalised("register redis-server (pid 7) on 127.0.0.1:6379"),
             "register redis-server (pid 812) on 127.0.0.1:6379\n"

@@ -29,7 +29,7 @@ use crate::model::attachment::Attachment;
 pub struct State {
     /// The maps.
     pub maps: Maps,
-    /// Whether rules carry an interface index (`false`: 0, see [`RuleKey::ifindex`]).
+    /// Whether rules carry an interface index (`false`: 0, see [`bridge_common::maps::RuleKey::ifindex`]).
     pub match_ifindex: bool,
 }
 

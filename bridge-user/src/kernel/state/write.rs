@@ -66,11 +66,21 @@ impl State {
     /// When a map cannot be read or written.
     pub fn untrack(&mut self, target: SocketAddr) -> anyhow::Result<()> {
         let keys = steer::candidates(target.ip().into(), target.port());
-        let mut all = self.unreferenced_targets(&self.live()?)?;
-        all.targets.retain(|key| keys.contains(key));
-        all.mptcp_targets.retain(|key| keys.contains(key));
-        all.listeners.retain(|key| keys.contains(&TargetKey::new(key.addr, key.port)));
-        self.remove_entries(&all)
+        self.forget_targets(|key| keys.contains(key))
+    }
+
+    /// Forgets those of the chosen addresses that no attachment wants: first that they are tracked, then the listeners
+    /// that were registered until then.
+    fn forget_targets(&mut self, is_chosen: impl Fn(&TargetKey) -> bool) -> anyhow::Result<()> {
+        let live = self.live()?;
+        let mut targets = self.unreferenced_targets(&live)?.targets;
+        targets.retain(&is_chosen);
+        self.remove_entries(&Unreferenced { targets, ..Unreferenced::default() })?;
+        let mut rest = self.unreferenced_targets(&live)?;
+        rest.targets.clear();
+        rest.mptcp_targets.retain(&is_chosen);
+        rest.listeners.retain(|key| is_chosen(&TargetKey::new(key.addr, key.port)));
+        self.remove_entries(&rest)
     }
 
     /// Adds or updates one attachment, whose target is tracked.
@@ -162,7 +172,7 @@ impl State {
     pub fn remove_leftovers(&mut self) -> anyhow::Result<()> {
         let live = self.live()?;
         self.remove_entries(&self.unreferenced_settings(&live)?)?;
-        self.remove_entries(&self.unreferenced_targets(&live)?)
+        self.forget_targets(|_| true)
     }
 
     fn live(&self) -> anyhow::Result<HashMap<u32, abi::Attachment>> {
