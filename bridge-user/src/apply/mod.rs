@@ -92,7 +92,7 @@ pub fn detach(scope: &Scope, chosen: impl Fn(&Attachment) -> bool) -> anyhow::Re
     remove(scope, writer, &there, chosen)
 }
 
-/// The changes that [`detach`] would make now, in order. Changes nothing.
+/// The changes that a detach of what `chosen` picks would make now, in order. Changes nothing.
 ///
 /// # Errors
 /// When the pins cannot be read.

@@ -5,7 +5,7 @@
 //! that ran, so an entry of other programs, or of another version of the kernel, counts for nothing.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -17,7 +17,10 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     counts::Counts,
     exec,
-    vm::manifest::{Kernel, Manifest},
+    vm::{
+        manifest::{Kernel, Manifest},
+        record,
+    },
     workspace::Workspace,
 };
 
@@ -80,18 +83,12 @@ impl Candidate {
 impl FullRuns {
     /// Reads the file; without one, nothing was run.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let text = fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("failed to parse {}", path.display()))
+        record::read(path)
     }
 
     /// Writes the file.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let body = toml::to_string(self).context("failed to write the full runs as TOML")?;
-        fs::write(path, format!("{HEADER}\n{body}"))
-            .with_context(|| format!("failed to write {}", path.display()))
+        record::write(path, HEADER, self)
     }
 
     /// The last run in this version of the kernel.

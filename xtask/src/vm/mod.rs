@@ -9,6 +9,7 @@ mod full;
 mod initramfs;
 mod manifest;
 mod modules;
+mod record;
 mod seen;
 pub(crate) mod table;
 mod update;

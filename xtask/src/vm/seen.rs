@@ -5,16 +5,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::Path,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::vm::{
     console::Scope,
     manifest::{Kernel, Manifest},
+    record,
     table::KINDS,
 };
 
@@ -66,18 +66,12 @@ pub(super) fn take(line: &str, rows: &mut Rows) -> Result<(), String> {
 impl Seen {
     /// Reads the file; without one, nothing was seen.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let text = fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("failed to parse {}", path.display()))
+        record::read(path)
     }
 
     /// Writes the file.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let body = toml::to_string(self).context("failed to write what the kernels showed as TOML")?;
-        fs::write(path, format!("{HEADER}\n{body}"))
-            .with_context(|| format!("failed to write {}", path.display()))
+        record::write(path, HEADER, self)
     }
 
     /// What this kernel showed, if it was ever asked.
