@@ -17,6 +17,8 @@ use crate::{
 /// What carries out changes in one namespace.
 pub(super) struct Executor<'a> {
     scope: &'a Scope,
+    /// Where it is done from: the same, or the namespace that attaches inside a container.
+    owner: &'a Scope,
     /// With the lock held, what changes the instance.
     writer: Option<Writer>,
     /// What this process relays.
@@ -29,10 +31,10 @@ pub(super) struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    /// For the namespace; `relays`: how relays work.
-    pub(super) fn new(scope: &'a Scope, relays: RelayOptions) -> Self {
+    /// For the namespace, from that of `owner`; `relays`: how relays work.
+    pub(super) fn new(scope: &'a Scope, owner: &'a Scope, relays: RelayOptions) -> Self {
         let runner = Runner::new(&scope.namespace);
-        Self { scope, writer: None, runner, relays, done: Vec::new(), warnings: Vec::new() }
+        Self { scope, owner, writer: None, runner, relays, done: Vec::new(), warnings: Vec::new() }
     }
 
     /// Changes the instance with this from now on.
@@ -121,7 +123,7 @@ impl<'a> Executor<'a> {
                     .with_context(|| format!("failed to stop {}", plan::list(names)))
             }
             Change::MountBpffs { .. } => self.scope.roots.ensure_bpffs(),
-            Change::ForgetEarlier { dir, names } => forget_earlier(self.scope, dir, names),
+            Change::ForgetEarlier { names, .. } => forget_earlier(self.owner, &self.scope.namespace, names),
             _ => {
                 let writer =
                     self.writer.as_mut().context("failed to change an instance: the lock is not held")?;

@@ -4,17 +4,16 @@
 
 mod executor;
 
-use std::path::Path;
-
 use anyhow::{Context as _, anyhow};
 
-use self::executor::Executor;
+use self::executor::{Executor, together};
 use crate::{
     kernel::instance::{
         owned::{Owned, owned},
         writer::Writer,
     },
     model::attachment::Attachment,
+    net::namespace::Namespace,
     observe::{container::ContainerRun, pinned, prepare::Prepared},
     plan::{self, Change, Pinned, Snapshot, Steered, Wanted},
     relay::RelayOptions,
@@ -41,7 +40,8 @@ pub fn attach(prepared: &Prepared, relays: RelayOptions) -> anyhow::Result<Attac
     let (locked, unlocked): (Vec<_>, Vec<_>) = all.into_iter().partition(Change::needs_lock);
     let (after, before) =
         unlocked.into_iter().partition(|change| matches!(change, Change::ForgetEarlier { .. }));
-    let mut executor = Executor::new(&prepared.scope, relays);
+    let outside = prepared.container.as_ref().map_or(&prepared.scope, ContainerRun::owner_scope);
+    let mut executor = Executor::new(&prepared.scope, outside, relays);
     prepared.inside(prepared.scope.require_enterable())?;
     let attached = executor.all_or_nothing(before).and_then(|()| match locked.is_empty() {
         true => Ok(()),
@@ -50,8 +50,7 @@ pub fn attach(prepared: &Prepared, relays: RelayOptions) -> anyhow::Result<Attac
     prepared.inside(attached)?;
     executor.unlock();
     // What is attached by now stays, and serves.
-    let from = prepared.container.as_ref().map_or(&prepared.scope, ContainerRun::owner_scope);
-    Executor::new(from, relays).as_much_as_possible(after)?;
+    executor.as_much_as_possible(after)?;
     let (runner, warnings) = executor.finish();
     Ok(Attached { runner, warnings })
 }
@@ -152,7 +151,7 @@ pub fn detach_all_owned(owned: &Owned) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// When one goes on; the others have ended then.
 pub fn stop_relays(scope: &Scope, stop: Vec<Change>) -> anyhow::Result<()> {
-    Executor::new(scope, RelayOptions::default()).as_much_as_possible(stop)
+    Executor::new(scope, scope, RelayOptions::default()).as_much_as_possible(stop)
 }
 
 fn remove(
@@ -162,7 +161,7 @@ fn remove(
     chosen: impl Fn(&Attachment) -> bool,
 ) -> anyhow::Result<Vec<String>> {
     let (names, changes) = without(there, chosen);
-    let mut executor = Executor::new(scope, RelayOptions::default());
+    let mut executor = Executor::new(scope, scope, RelayOptions::default());
     executor.lock(writer);
     executor.as_much_as_possible(changes)?;
     Ok(names)
@@ -176,12 +175,13 @@ fn without(there: &Snapshot, chosen: impl Fn(&Attachment) -> bool) -> (Vec<Strin
     (gone.iter().map(Attachment::name).collect(), changes)
 }
 
-/// Removes what an earlier run of a container left in `dir` of these attachments. `scope`: where it is attached in
-/// from.
-fn forget_earlier(scope: &Scope, dir: &Path, names: &[String]) -> anyhow::Result<()> {
-    let failed = || format!("failed to remove what an earlier run left in {}", dir.display());
+/// Removes what earlier runs of a container left of these attachments. `scope`: where it is attached in from; `now`:
+/// the namespace of its present run. Directories are not told by their path: the present run may have been given the
+/// inode of an earlier one, whose directory has another name since.
+fn forget_earlier(scope: &Scope, now: &Namespace, names: &[String]) -> anyhow::Result<()> {
+    let is_left = |state: &Attachment| names.contains(&state.name());
+    let failed = || format!("failed to remove {} of an earlier run", plan::list(names));
     let all = owned(scope).with_context(failed)?;
-    let Some(earlier) = all.iter().find(|other| other.path() == dir) else { return Ok(()) };
-    detach_owned(earlier, |state| names.contains(&state.name())).with_context(failed)?;
-    Ok(())
+    let earlier = all.iter().filter(|other| !other.is_in(now));
+    together(earlier.filter_map(|other| detach_owned(other, is_left).err()).collect()).with_context(failed)
 }

@@ -26,7 +26,7 @@ const MODULES: [(&str, &[&str]); 14] = [
     ("plan", &["model", "relay"]),
     ("observe", &["engine", "kernel", "model", "net", "netfilter", "plan", "probe", "relay", "scope"]),
     ("runner", &["kernel", "model", "net", "observe", "plan", "relay", "scope"]),
-    ("apply", &["kernel", "model", "observe", "plan", "relay", "runner", "scope"]),
+    ("apply", &["kernel", "model", "net", "observe", "plan", "relay", "runner", "scope"]),
     (
         "verbs",
         &[
