@@ -24,7 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("events::missing_listener_is_named", no_listener_is_named),
     Test::new("events::ipv6_clients_are_named", ipv6_is_named),
     Test::new("events::denied_flood_is_rate_limited", flood_is_limited),
-    Test::new("events::accepted_only_at_debug_level", accepted_at_debug).in_kernels(),
+    Test::new("events::accepted_only_at_debug_level", accepted_at_debug),
     Test::new("events::follower_goes_on_after_a_detach_and_an_attach", follower_goes_on),
 ];
 

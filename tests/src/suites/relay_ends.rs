@@ -21,7 +21,7 @@ pub(super) const TESTS: &[Test] = both_relays![
     Namespaces: "a_reset_by_the_server_reaches_the_client" => |datapath| reset_by(datapath, Side::Server),
     Kernels: "a_reset_by_the_client_mid_stream" => |datapath| reset_mid_stream(datapath, Side::Client),
     Namespaces: "a_reset_by_the_server_mid_stream" => |datapath| reset_mid_stream(datapath, Side::Server),
-    Kernels: "a_reset_is_noticed_while_the_other_side_stalls" => reset_behind_a_stall,
+    Namespaces: "a_reset_is_noticed_while_the_other_side_stalls" => reset_behind_a_stall,
     Namespaces: "a_reset_behind_a_half_close_is_noticed" => reset_behind_fin,
 ];
 

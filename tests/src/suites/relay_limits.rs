@@ -18,7 +18,7 @@ use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = both_relays![
     Namespaces: "a_source_that_is_not_allowed_never_reaches_the_target" => denied,
-    Kernels: "other_interfaces_never_reach_the_relay" => other_interfaces,
+    Namespaces: "other_interfaces_never_reach_the_relay" => other_interfaces,
     Namespaces: "silence_ends_with_a_reset_and_traffic_prevents_it" => idle,
     Host: "connections_over_the_limit_are_reset" => over_limit,
     Host: "a_target_that_does_not_accept_is_given_up" => never_accepts,
