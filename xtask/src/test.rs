@@ -38,7 +38,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Suite {
-    /// Tests of pure logic, no privileges
+    /// Tests of pure logic and of the relay; one makes a network namespace, which takes root
     Unit,
     /// The tests that need namespaces only, on this machine: what also runs inside VM kernels
     Netns,
