@@ -127,7 +127,8 @@ fn downloader(url: &str, file: &Path, sha256: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn sha256(path: &Path) -> Result<String> {
+/// The SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
     let failed = || format!("failed to read {}", path.display());
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path).with_context(failed)?, &mut hasher).with_context(failed)?;
