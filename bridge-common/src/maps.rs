@@ -5,7 +5,8 @@ use core::mem::offset_of;
 
 use crate::{addr::Ip, counters};
 
-/// Slots per (address, port): how many members of one `SO_REUSEPORT` group the map holds. The kernel itself picks the
+/// Slots per (address, port), at most (see [`listener_share`]): how many members of one `SO_REUSEPORT` group the map
+/// holds. The kernel itself picks the
 /// member that serves, out of the whole group; the slots only keep the group reachable while members come and go. In a
 /// larger group the newest members hold the slots (see [`overflow_slot`]), because a service that reloads opens its new
 /// listeners before it closes the old ones.
@@ -14,11 +15,27 @@ use crate::{addr::Ip, counters};
 /// below 300 ms.
 pub const LISTENER_SLOTS: u16 = 16;
 
-/// The slot a new listener takes over when all are in use. Cookies are handed out in sequence, so a generation of new
-/// listeners takes over every slot.
+/// The fewest slots that an (address, port) gets.
+pub const MIN_LISTENER_SLOTS: u32 = 2;
+
+/// The slot a new listener takes over when all `slots` of its (address, port) are in use. Cookies are handed out in
+/// sequence, so a generation of new listeners takes over every slot.
 #[inline(always)]
-pub const fn overflow_slot(socket_cookie: u64) -> u16 {
-    (socket_cookie % LISTENER_SLOTS as u64) as u16
+pub const fn overflow_slot(socket_cookie: u64, slots: u32) -> u16 {
+    match slots {
+        0 => 0,
+        slots => (socket_cookie % slots as u64) as u16,
+    }
+}
+
+/// How many slots an (address, port) gets that is tracked from now on, where `tracked` others have `given` together.
+///
+/// The shares of all add up to no more than [`MAX_LISTENERS`], so that whoever fills all the slots of some leaves those
+/// of the others free: anybody may listen on the port of a service that is down.
+pub const fn listener_share(given: u32, tracked: u32) -> u32 {
+    let for_others = MAX_TARGETS.saturating_sub(tracked.saturating_add(1)) * MIN_LISTENER_SLOTS;
+    let free = MAX_LISTENERS.saturating_sub(given.saturating_add(for_others));
+    if free < LISTENER_SLOTS as u32 { free } else { LISTENER_SLOTS as u32 }
 }
 /// Longest service name, in bytes.
 pub const SERVICE_LEN: usize = 32;
@@ -30,15 +47,19 @@ pub const CONTAINER_LEN: usize = 64;
 pub const IFNAME_LEN: usize = 16;
 
 /// Most attachments one network namespace can hold.
-pub const MAX_ATTACHMENTS: u32 = 1024;
-/// Most (interface, gateway, port) rules.
-pub const MAX_RULES: u32 = 4096;
-/// Most allow-list entries over all attachments.
-pub const MAX_ALLOW: u32 = 16384;
+pub const MAX_ATTACHMENTS: u32 = 4096;
+/// Most (interface, gateway, port) rules of all attachments.
+pub const MAX_RULES: u32 = 4 * MAX_ATTACHMENTS;
+/// Most allow-list entries of all attachments.
+pub const MAX_ALLOW: u32 = 65_536;
+/// Room for rules: those of a new version of an attachment are written before those of the old one are removed.
+pub const RULES_ROOM: u32 = 2 * MAX_RULES;
+/// Room for the entries of allow-lists, and one for each gateway: of a list that fills it, two versions fit.
+pub const ALLOW_ROOM: u32 = 2 * (MAX_ALLOW + MAX_RULES);
 /// Most (address, port) pairs that attachments want: three per attachment (exact, IPv4 wildcard, IPv6 wildcard).
 pub const MAX_TARGETS: u32 = 3 * MAX_ATTACHMENTS;
-/// Most listening sockets.
-pub const MAX_LISTENERS: u32 = 8192;
+/// Most listening sockets. While fewer than 196 targets are tracked, each of their addresses gets all its slots.
+pub const MAX_LISTENERS: u32 = 32_768;
 /// Most sockets that are bound and do not listen yet, below Linux 5.15. The least recently used go first.
 pub const MAX_BOUND_NETNS: u32 = 8192;
 /// Slots for pending handshakes, of attachments with the loopback identity. The socket's cookie chooses the slot.
@@ -251,6 +272,10 @@ pub struct Meta {
     pub owner: u64,
     /// First 16 bytes of the SHA-256 of the eBPF object the programs come from.
     pub build: [u8; 16],
+    /// The id of the next new attachment. No number is given out twice as long as the instance exists.
+    pub next_id: u32,
+    /// The next allow set; the same holds for it.
+    pub next_allow_set: u32,
 }
 
 const _: () = {
@@ -266,7 +291,7 @@ const _: () = {
     assert!(size_of::<Stats>() == 56);
     assert!(size_of::<TrackStats>() == 40);
     assert!(offset_of!(Meta, owner) == 16);
-    assert!(size_of::<Meta>() == 40);
+    assert!(size_of::<Meta>() == 48);
 };
 
 impl ConnectionKey {
@@ -366,8 +391,26 @@ mod tests {
     #[test]
     fn a_new_generation_takes_over_every_slot() {
         let slots: std::collections::BTreeSet<u16> =
-            (5000..5000 + u64::from(LISTENER_SLOTS)).map(overflow_slot).collect();
+            (5000..5000 + u64::from(LISTENER_SLOTS)).map(|cookie| overflow_slot(cookie, 16)).collect();
         assert_eq!(slots, (0..LISTENER_SLOTS).collect());
+        assert_eq!([0, 1, 2].map(|slots| overflow_slot(5, slots)), [0, 0, 1]);
+    }
+
+    #[test]
+    fn every_target_gets_its_share_of_slots() {
+        let mut given = 0;
+        for tracked in 0..MAX_TARGETS {
+            let share = listener_share(given, tracked);
+            let range = MIN_LISTENER_SLOTS..=u32::from(LISTENER_SLOTS);
+            assert!(range.contains(&share), "number {tracked} gets {share} slots");
+            assert!(
+                tracked >= 3 * 195 || share == u32::from(LISTENER_SLOTS),
+                "number {tracked} gets {share}"
+            );
+            given += share;
+        }
+        assert!(given <= MAX_LISTENERS, "{given} slots are given");
+        assert_eq!(listener_share(u32::MAX, u32::MAX), 0);
     }
 }
 

@@ -13,11 +13,11 @@ maps! {
     /// What this instance is: index 0 → [`Meta`].
     META: "array", u32 => Meta {
         key: "0",
-        value: "map layout, event level, namespace cookie, owner, build",
+        value: "map layout, event level, namespace cookie, owner, build, next attachment id, next allow set",
         writer: "user",
         reader: "sock_ops, getpeername4 and 6, getsockname4 and 6, user",
         lifetime: "written before the instance is published; build and level again when programs are replaced, the \
-                   owner when another namespace attaches",
+                   owner when another namespace attaches, the numbers before each attachment",
     }
     /// The rules: [`RuleKey`] → attachment id.
     RULES: "hash", RuleKey => u32 {
@@ -47,7 +47,7 @@ maps! {
     /// Where listeners are wanted: [`TargetKey`] → 1.
     TARGETS: "hash", TargetKey => u32 {
         key: "address, port",
-        value: "1",
+        value: "slots of LISTENERS it may use",
         writer: "user",
         reader: "sock_ops, user",
         lifetime: "written before its attachment, removed after it",

@@ -7,16 +7,19 @@
 use core::cell::UnsafeCell;
 
 use aya_ebpf::{
-    bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_SOCKHASH},
+    bindings::{BPF_F_NO_PREALLOC, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_SOCKHASH},
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::maps::{
-    AllowKey, Attachment, Handoff, ListenerKey, MAX_ALLOW, MAX_ATTACHMENTS, MAX_BOUND_NETNS, MAX_IDENTITIES,
-    MAX_LISTENERS, MAX_PENDING_LRU, MAX_RULES, MAX_TARGETS, Meta, PENDING_SLOTS, PendingHandshake, RuleKey,
+    ALLOW_ROOM, AllowKey, Attachment, Handoff, ListenerKey, MAX_ATTACHMENTS, MAX_BOUND_NETNS, MAX_IDENTITIES,
+    MAX_LISTENERS, MAX_PENDING_LRU, MAX_TARGETS, Meta, PENDING_SLOTS, PendingHandshake, RULES_ROOM, RuleKey,
     Stats, TargetKey, TrackStats,
 };
+
+/// Of maps that are large, and mostly empty: memory for an entry is taken when it is made, and not before.
+const ON_DEMAND: u32 = BPF_F_NO_PREALLOC;
 
 /// What this instance is.
 #[map]
@@ -24,27 +27,29 @@ pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// Where a packet must arrive to be steered. An entry whose attachment is missing has no effect.
 #[map]
-pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_RULES, 0);
+pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(RULES_ROOM, ON_DEMAND);
 
 /// The commit point of every change.
 #[map]
-pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_ATTACHMENTS, 0);
+pub(crate) static ATTACHMENTS: HashMap<u32, Attachment> =
+    HashMap::with_max_entries(MAX_ATTACHMENTS, ON_DEMAND);
 
 /// A set never changes: an attachment that changes names another one.
 #[map]
-pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(MAX_ALLOW, 0);
+pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(ALLOW_ROOM, 0);
 
 /// Where listeners are wanted.
 #[map]
-pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, ON_DEMAND);
 
 /// Targets whose newest listener is an MPTCP one. Once that is gone, `steer_tc` finds nothing there.
 #[map]
-pub(crate) static MPTCP_TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+pub(crate) static MPTCP_TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, ON_DEMAND);
 
 /// Userspace makes and removes the entries; programs only count.
 #[map]
-pub(crate) static STATS: PerCpuHashMap<u32, Stats> = PerCpuHashMap::with_max_entries(MAX_ATTACHMENTS, 0);
+pub(crate) static STATS: PerCpuHashMap<u32, Stats> =
+    PerCpuHashMap::with_max_entries(MAX_ATTACHMENTS, ON_DEMAND);
 
 /// Counters of listener tracking.
 #[map]

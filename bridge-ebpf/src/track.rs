@@ -31,9 +31,7 @@ const EEXIST: i64 = -17;
 pub(crate) fn listen(ctx: &SockOpsContext) {
     let key = target_key(ctx.ops);
     // SAFETY: the value is a plain integer.
-    if unsafe { maps::TARGETS.get(&key) }.is_none() {
-        return;
-    }
+    let Some(&slots) = (unsafe { maps::TARGETS.get(&key) }) else { return };
     let Some(stats) = maps::TRACK_STATS.get_ptr_mut(0) else { return };
     // SAFETY: a per-CPU value.
     let stats: &mut TrackStats = unsafe { &mut *stats };
@@ -50,7 +48,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
     }
     // There is no entry unless the service listened with MPTCP before.
     let _ = maps::MPTCP_TARGETS.remove(&key);
-    insert(ctx, &key, stats);
+    insert(ctx, &key, slots, stats);
 }
 
 #[inline(always)]
@@ -78,14 +76,17 @@ fn is_mptcp(ops: *mut bpf_sock_ops) -> bool {
 }
 
 #[inline(always)]
-fn insert(ctx: &SockOpsContext, key: &TargetKey, stats: &mut TrackStats) {
+fn insert(ctx: &SockOpsContext, key: &TargetKey, slots: u32, stats: &mut TrackStats) {
     for slot in 0..LISTENER_SLOTS {
+        if u32::from(slot) >= slots {
+            break;
+        }
         match update(ctx, key, slot, BPF_NOEXIST) {
             EEXIST => {}
             ret => return record(ctx, key, ret, &mut stats.tracked, &mut stats.refused),
         }
     }
-    let slot = overflow_slot(socket_cookie(ctx));
+    let slot = overflow_slot(socket_cookie(ctx), slots);
     let ret = update(ctx, key, slot, BPF_ANY);
     record(ctx, key, ret, &mut stats.replaced, &mut stats.refused);
 }

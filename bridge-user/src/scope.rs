@@ -4,12 +4,16 @@
 //! Invariant: nothing learns these from the thread or process it runs in but [`Scope::of_this_thread`]; so a process
 //! can serve many namespaces at once, each with pins of its own if it likes.
 
+mod mounts;
+
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::net::namespace::Namespace;
 
@@ -18,7 +22,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// The directory below bpffs that all namespaces' pin directories are in.
 const PINS: &str = "bridge-user";
 /// `BPF_FS_MAGIC`.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+pub(crate) const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// The inode of the root of the cgroup v2 hierarchy. A cgroup namespace shows another cgroup as if it were the root.
+const CGROUP_ROOT: u64 = 1;
 
 /// The network namespace that is served, and where what belongs to it is kept.
 #[derive(Clone, Debug)]
@@ -76,8 +82,11 @@ impl Roots {
     /// # Errors
     /// When /proc is not mounted. That cgroup v2 is not mounted is no error yet.
     pub fn of_this_host() -> anyhow::Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("failed to read /proc/self/mounts")?;
-        Ok(Self { bpffs: PathBuf::from(BPFFS), cgroup: cgroup2_mount(&mounts) })
+        const MOUNTS: &str = "/proc/self/mountinfo";
+        let mounts = fs::read(MOUNTS).with_context(|| format!("failed to read {MOUNTS}"))?;
+        let is_root = |at: &PathBuf| fs::metadata(at).is_ok_and(|dir| dir.ino() == CGROUP_ROOT);
+        let cgroup = mounts::whole(&mounts, "cgroup2").into_iter().find(is_root);
+        Ok(Self { bpffs: PathBuf::from(BPFFS), cgroup })
     }
 
     /// A bpffs that is, or will be, mounted at `bpffs`, and a directory of the cgroup v2 hierarchy: only sockets of its
@@ -102,8 +111,9 @@ impl Roots {
     /// When cgroup v2 is not mounted.
     pub(crate) fn open_cgroup(&self) -> anyhow::Result<File> {
         let path = self.cgroup.as_ref().context(
-            "failed to find cgroup v2: no cgroup2 file system is mounted, and listeners are tracked through it: mount \
-             it with `mount -t cgroup2 none /sys/fs/cgroup/unified`",
+            "failed to find cgroup v2: no cgroup2 file system is mounted that shows the root of the hierarchy, and \
+             listeners are tracked through it: mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`, outside \
+             of containers",
         )?;
         File::open(path).with_context(|| format!("failed to open cgroup v2 at {}", path.display()))
     }
@@ -111,6 +121,54 @@ impl Roots {
     /// True when bpffs is mounted where it should be.
     pub(crate) fn bpffs_mounted(&self) -> bool {
         nix::sys::statfs::statfs(&self.bpffs).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+    }
+
+    /// True when bpffs is mounted, and nothing can be changed there.
+    pub(crate) fn bpffs_is_read_only(&self) -> bool {
+        self.bpffs_mounted() && statvfs(&self.bpffs).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
+    }
+
+    /// Requires that pins can be made and removed.
+    ///
+    /// # Errors
+    /// When bpffs is read-only: names who does that, and the way.
+    pub(crate) fn require_writable(&self) -> anyhow::Result<()> {
+        if !self.bpffs_is_read_only() {
+            return Ok(());
+        }
+        let at = self.bpffs.display();
+        bail!(
+            "failed to change what is pinned: bpffs is mounted read-only at {at}, as systemd does it for a unit with \
+             ProtectKernelTunables= or ReadOnlyPaths=: set ReadWritePaths={at} in the unit, or run it outside of the \
+             unit, or `mount -o remount,rw {at}`"
+        )
+    }
+
+    /// Requires that what is pinned stays, and others see it: that bpffs is not, and would not be, this mount
+    /// namespace's own. Who may not ask is believed.
+    ///
+    /// # Errors
+    /// When it is; names the way.
+    pub(crate) fn require_shared(&self) -> anyhow::Result<()> {
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+        let (Ok(own), Ok(first)) = (namespace("thread-self"), namespace("1")) else { return Ok(()) };
+        let device = |path: &Path| fs::metadata(path).map(|dir| dir.dev());
+        let theirs = Path::new("/proc/1/root").join(self.bpffs.strip_prefix("/").unwrap_or(&self.bpffs));
+        let is_shared = || match (device(&self.bpffs), device(&theirs)) {
+            (Ok(own), Ok(first)) => self.bpffs_mounted() && own == first,
+            (_, Err(error)) => error.kind() == std::io::ErrorKind::PermissionDenied,
+            (Err(_), _) => false,
+        };
+        if own == first || is_shared() {
+            return Ok(());
+        }
+        let at = self.bpffs.display();
+        bail!(
+            "failed to find the host's bpffs: {at} is another one in this mount namespace, and what is pinned there \
+             ends with it, unseen by everybody else: use the host's mount namespace (for a network namespace by name, \
+             `nsenter --net=/run/netns/NAME bridge-user …` instead of `ip netns exec`; in a systemd unit, \
+             BindPaths={at})"
+        )
     }
 
     /// Mounts bpffs if it is not there.
@@ -133,28 +191,5 @@ impl Roots {
             let at = at.display();
             format!("failed to mount bpffs at {at}: mount it with `mount -t bpf bpf {at}` and try again")
         })
-    }
-}
-
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (path, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(path))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_cgroup2_in_hybrid_and_unified_hosts() {
-        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
-        assert_eq!(cgroup2_mount(unified), Some(PathBuf::from("/sys/fs/cgroup")));
-        assert_eq!(cgroup2_mount("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n"), None);
     }
 }

@@ -34,6 +34,8 @@ enum What {
     Steer,
     /// Relayed connections, next to HAProxy, nginx, docker-proxy and socat
     Relay,
+    /// Attaches of 1 to 4,096 services, and one more beside 4,095
+    Attach,
 }
 
 impl What {
@@ -41,13 +43,14 @@ impl What {
         match self {
             Self::Steer => "steer",
             Self::Relay => "relay",
+            Self::Attach => "attach",
         }
     }
 
     /// What the suite runs for it, besides what is built.
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::Steer => &[],
+            Self::Steer | Self::Attach => &[],
             Self::Relay => &[Need::Peers],
         }
     }

@@ -60,12 +60,13 @@ impl<'a> Executor<'a> {
     /// With the first failure, and with every failure to undo.
     pub(super) fn all_or_nothing(&mut self, changes: Vec<Change>) -> anyhow::Result<()> {
         let mut optional_failed = false;
-        for change in changes {
+        for together in changes.chunk_by(Change::is_one_with) {
+            let [change, ..] = together else { continue };
             if optional_failed && change.is_optional() {
                 continue;
             }
-            match self.perform(&change) {
-                Ok(()) => self.done.push(change),
+            match self.perform_together(together) {
+                Ok(()) => self.done.extend_from_slice(together),
                 Err(error) if change.is_optional() => {
                     optional_failed = true;
                     self.warnings.push(format!("{error:#}"));
@@ -111,6 +112,23 @@ impl<'a> Executor<'a> {
         together(failures)
     }
 
+    /// Carries out changes that are one with each other, whole or not at all.
+    fn perform_together(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        if let [change] = changes {
+            return self.perform(change);
+        }
+        let tracked = |change: &Change| match change {
+            Change::TrackTarget { target, is_new, .. } => Some((*target, *is_new)),
+            _ => None,
+        };
+        let targets: Vec<_> = changes.iter().filter_map(tracked).collect();
+        self.writer()?.track(&targets)
+    }
+
+    fn writer(&mut self) -> anyhow::Result<&mut Writer> {
+        self.writer.as_mut().context("failed to change an instance: the lock is not held")
+    }
+
     fn perform(&mut self, change: &Change) -> anyhow::Result<()> {
         match change {
             Change::StartRelay { attachment } => self.runner.start(attachment, self.relays),
@@ -124,11 +142,7 @@ impl<'a> Executor<'a> {
             }
             Change::MountBpffs { .. } => self.scope.roots.ensure_bpffs(),
             Change::ForgetEarlier { names, .. } => forget_earlier(self.owner, &self.scope.namespace, names),
-            _ => {
-                let writer =
-                    self.writer.as_mut().context("failed to change an instance: the lock is not held")?;
-                change_instance(writer, change)
-            }
+            _ => change_instance(self.writer()?, change),
         }
     }
 }
@@ -157,12 +171,12 @@ fn change_instance(writer: &mut Writer, change: &Change) -> anyhow::Result<()> {
         Change::RemoveTable { .. } => writer.remove_table(),
         Change::AttachTc { tc, .. } => writer.attach_tc(tc.interface.index, tc.hook),
         Change::DetachTc { tc } => writer.detach_tc(tc.interface.index),
-        Change::TrackTarget { target, is_new, .. } => writer.track(*target, *is_new),
+        Change::TrackTarget { target, is_new, .. } => writer.track(&[(*target, *is_new)]),
         Change::UntrackTarget { target } => writer.untrack(*target),
         Change::PutAttachment { id, new, old, .. } => writer
             .put(*id, new, old.as_deref())
             .with_context(|| plan::failed_to_attach(&new.service, new.port, &new.bridge)),
-        Change::RemoveAttachment { id, .. } => writer.remove(*id),
+        Change::RemoveAttachment { id, attachment, .. } => writer.remove(*id, attachment),
         Change::Publish { pin } => writer.publish(pin),
         Change::Withdraw { .. } => writer.withdraw(),
         Change::StartRelay { .. }

@@ -9,12 +9,13 @@ use anyhow::{Context as _, anyhow};
 use self::executor::{Executor, together};
 use crate::{
     kernel::instance::{
+        hidden::{self, Hidden},
         owned::{Owned, owned},
         writer::Writer,
     },
     model::attachment::Attachment,
     net::namespace::Namespace,
-    observe::{container::ContainerRun, pinned, prepare::Prepared},
+    observe::{container::ContainerRun, pinned, preflight, prepare::Prepared},
     plan::{self, Change, Pinned, Snapshot, Steered, Wanted},
     relay::RelayOptions,
     runner::Runner,
@@ -69,9 +70,12 @@ fn under_lock(executor: &mut Executor<'_>, prepared: &Prepared, owner: Option<u6
 fn lock_and_compare(prepared: &Prepared, owner: Option<u64>) -> anyhow::Result<(Writer, Vec<Change>)> {
     let Prepared { intent, scope, .. } = prepared;
     let writer = Writer::begin(scope, intent.features)?;
+    preflight::may_pin(scope, &hidden::find_now(scope)?)?;
     let there = pinned::snapshot(scope, intent.features, &intent.steered)?;
     let present: Vec<_> = there.attachments().cloned().collect();
     plan::refuse_taken(&intent.steered, &present).map_err(|text| anyhow!(text))?;
+    let next_id = there.instance.as_ref().map_or(1, |pinned| pinned.next_id);
+    plan::require_room(&intent.steered, &present, next_id).map_err(|text| anyhow!(text))?;
     let mut changes = plan::diff(&there, &intent.over(&there, owner));
     changes.retain(Change::needs_lock);
     Ok((writer, changes))
@@ -113,6 +117,26 @@ pub fn detach_all(scope: &Scope) -> anyhow::Result<Vec<String>> {
     // Pins of another version cannot be read, but still removed.
     let there = pinned::snapshot(scope, None, &[]).unwrap_or_else(|_| pinned::unreadable(scope));
     remove(scope, writer, &there, |_| true)
+}
+
+/// Ends what steers the namespace and is not among its pins. Returns the names of what was attached there.
+///
+/// # Errors
+/// When it cannot be told, or not be ended; the rest is ended nevertheless.
+pub fn end_hidden(scope: &Scope) -> anyhow::Result<Vec<String>> {
+    scope.require_enterable()?;
+    match hidden::find(scope)? {
+        Hidden::Nothing => Ok(Vec::new()),
+        Hidden::Unknown(programs) => Err(anyhow!(
+            "failed to end what steers this network namespace: programs {} may be bridge-user's, and this process may \
+             not see that: run it as root",
+            plan::list(programs)
+        )),
+        Hidden::Found(all) => {
+            hidden::end(&scope.namespace, &all)?;
+            Ok(all.into_iter().flat_map(|generation| generation.attachments).collect())
+        }
+    }
 }
 
 /// The same as [`detach`], in a container.

@@ -106,7 +106,7 @@ fn run_verb(
     match verb {
         Verb::Attach(args) => attach::run(args, &scope()?, out)?,
         Verb::Detach(args) => detach::run(args, &scope()?, out)?,
-        Verb::Status(args) => status::run(args, &scope()?, out)?,
+        Verb::Status(args) => return status::run(args, &scope()?, out),
         Verb::Check(args) => return check::run(args, &scope()?, out),
         Verb::Events(args) => events::run(args, &scope()?, out)?,
         Verb::Completions { shell } => print_completions(*shell, out)?,

@@ -17,10 +17,25 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
         std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| padded(cell, width)).collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
+}
+
+/// A cell as wide as its column. A format's own width has 16 bits, and panics beyond that.
+fn padded(cell: &str, width: usize) -> String {
+    let missing = width.saturating_sub(cell.chars().count());
+    format!("{cell}{}", " ".repeat(missing))
+}
+
+/// A list that fits into a column: the first few, and how many more there are. JSON has them all.
+fn few(items: &[String]) -> String {
+    const SHOWN: usize = 6;
+    match items.get(..SHOWN) {
+        Some(first) if items.len() > SHOWN => format!("{} and {} more", first.join(","), items.len() - SHOWN),
+        _ => items.join(","),
+    }
 }
 
 /// One line for each finding: whom it is about, cause and cure.
@@ -48,6 +63,9 @@ impl Report {
     /// As a table for people, findings below.
     pub(crate) fn to_text(&self) -> String {
         if self.attachments.is_empty() {
+            if !self.findings.is_empty() {
+                return "no attachment can be shown\n".to_owned();
+            }
             return "nothing is attached in this network namespace\n".to_owned();
         }
         let header =
@@ -72,7 +90,7 @@ impl AttachmentReport {
             self.datapath.to_string(),
             plan::list(gateways),
             self.target.clone(),
-            self.allow.join(","),
+            few(&self.allow),
             self.counters.accepted.to_string(),
             self.counters.denied.to_string(),
             self.counters.no_listener.to_string(),
@@ -88,5 +106,21 @@ mod tests {
     fn columns_line_up() {
         let rows = [["A".to_owned(), "BB".to_owned()], ["CCC".to_owned(), "D".to_owned()]];
         assert_eq!(table(&rows), "A    BB\nCCC  D\n");
+    }
+
+    #[test]
+    fn no_cell_is_too_wide() {
+        let wide = "x".repeat(100_000);
+        let rows = [[wide.clone(), "B".to_owned()], ["A".to_owned(), "C".to_owned()]];
+        let text = table(&rows);
+        assert_eq!(text.lines().map(str::len).collect::<Vec<_>>(), [100_003, 100_003]);
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let items = |count| (0..count).map(|at: u32| at.to_string()).collect::<Vec<_>>();
+        assert_eq!(few(&items(0)), "");
+        assert_eq!(few(&items(6)), "0,1,2,3,4,5");
+        assert_eq!(few(&items(65_536)), "0,1,2,3,4,5 and 65530 more");
     }
 }

@@ -1,6 +1,8 @@
 //! The bpf(2) commands and socket options that aya and nix do not offer. All of the kernel module's `unsafe` is
 //! here.
 
+pub(crate) mod objects;
+
 use std::{
     ffi::CString,
     io, mem,
@@ -82,9 +84,7 @@ pub(crate) fn detach_pinned(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         link => link?,
     };
-    let mut attr = zeroed();
-    attr.link_detach.link_fd = link.as_raw_fd() as u32;
-    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+    objects::detach_link(link.as_fd())
 }
 
 /// Facts about a link.

@@ -52,11 +52,16 @@ impl Attachment {
         naming::matches(query, self.container.as_deref(), &self.network, &self.service, self.port)
     }
 
+    /// What makes it this attachment and no other, whatever its settings.
+    pub fn key(&self) -> AttachmentKey<'_> {
+        (self.container.as_deref(), &self.network, &self.service, self.port)
+    }
+
     /// True when `other` is this attachment, perhaps with other settings.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.container == other.container
-            && self.network == other.network
-            && self.service == other.service
-            && self.port == other.port
+        self.key() == other.key()
     }
 }
+
+/// Container, network, service and port.
+pub type AttachmentKey<'a> = (Option<&'a str>, &'a str, &'a str, Port);

@@ -105,6 +105,20 @@ codes! {
         see: "`ps -o stat,cmd PID`; the number in the name is the pid",
         cure: "let it go on (`kill -CONT`), or end it (`kill -KILL`), then try again",
     }
+    HIDDEN_INSTANCE: "hidden-instance", Error, "status", "0.1.0" {
+        symptom: "`something of bridge-user steers …, and these pins do not show it`",
+        cause: "it was attached with another bpffs: one is mounted on top of it now, or it was attached in a mount \
+                namespace of its own (`ip netns exec`, `unshare -m`, a unit with PrivateMounts= or ProtectSystem=)",
+        see: "`findmnt /sys/fs/bpf`; `bpftool link list` shows a `netns` link of program `steer`",
+        cure: "use the mount namespace it was attached in, or end it with `bridge-user detach --all`, which finds it \
+               by id",
+    }
+    UNKNOWN_STEERING: "unknown-steering", Warning, "status", "0.1.0" {
+        symptom: "`programs … steer this network namespace, too`",
+        cause: "another sk_lookup program is attached, and without CAP_SYS_ADMIN nobody can tell whose it is",
+        see: "`bpftool prog show id ID`, as root",
+        cure: "ask again as root",
+    }
     RELAYED: "relayed", Info, "status", "0.1.0" {
         symptom: "relayed with splice or sockmap, and why",
         cause: "a process of bridge-user carries the connections, because steering was not asked for or cannot serve \
@@ -136,6 +150,13 @@ codes! {
         cause: "what is attached is pinned there; attach mounts it",
         see: "`findmnt /sys/fs/bpf`",
         cure: "",
+    }
+    BPFFS_READ_ONLY: "bpffs-read-only", Error, "check", "0.1.0" {
+        symptom: "`bpffs`: mounted read-only",
+        cause: "nothing can be pinned, so nothing can be attached or detached: systemd's ProtectKernelTunables= and \
+                ReadOnlyPaths= do that to a unit, and many container runtimes to a container",
+        see: "`findmnt /sys/fs/bpf`",
+        cure: "set ReadWritePaths=/sys/fs/bpf in the unit, or `mount -o remount,rw /sys/fs/bpf`",
     }
     MISSING_CGROUP2: "missing-cgroup2", Error, "check", "0.1.0" {
         symptom: "`cgroup2`: not mounted",

@@ -69,6 +69,24 @@ pub enum NetError {
     },
 }
 
+/// What to say where no descriptor was free.
+pub(crate) const OUT_OF_DESCRIPTORS: &str = "failed to try what this kernel can do: no more files can be opened: raise \
+                                             the limit (`ulimit -n 1024`, LimitNOFILE= in a unit), or close some";
+
+/// Whether something failed because the process or the system has no descriptor left.
+pub(crate) fn is_out_of_descriptors(error: &anyhow::Error) -> bool {
+    let number = |cause: &(dyn std::error::Error + 'static)| {
+        if let Some(NetError::Netlink { cause, .. }) = cause.downcast_ref() {
+            return cause.raw_os_error();
+        }
+        if let Some(errno) = cause.downcast_ref::<nix::errno::Errno>() {
+            return Some(*errno as i32);
+        }
+        cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
+    };
+    error.chain().any(|cause| matches!(number(cause), Some(libc::EMFILE | libc::ENFILE)))
+}
+
 fn known_bridges(bridges: &[String]) -> String {
     if bridges.is_empty() {
         "there is no bridge here at all, start Docker or create one (ip link add NAME type bridge)".to_owned()
@@ -95,6 +113,20 @@ fn netlink_hint(cause: &std::io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lack_of_descriptors_is_told_from_a_lack_of_features() {
+        let io = |number| std::io::Error::from_raw_os_error(number);
+        let netlink = NetError::Netlink { action: "list links", cause: io(libc::EMFILE) };
+        for error in [
+            anyhow::Error::new(io(libc::ENFILE)).context("failed to load"),
+            anyhow::Error::new(netlink).context("failed to make a scratch bridge"),
+            anyhow::Error::new(nix::errno::Errno::EMFILE).context("failed to enter"),
+        ] {
+            assert!(is_out_of_descriptors(&error), "{error:#}");
+        }
+        assert!(!is_out_of_descriptors(&anyhow::Error::new(io(libc::EINVAL))));
+    }
 
     #[test]
     fn messages_name_value_expectation_and_next_step() {

@@ -1,7 +1,7 @@
 //! Which process owns a socket, a short-lived duplicate of that socket, and which namespace a socket is in.
 //!
 //! Invariants: `unsafe` is confined to three system calls without safe wrappers; a duplicate handed out is
-//! proved (fstat) to be the socket asked for, whatever happened to the process since it was looked up; a
+//! proved (SO_COOKIE) to be the socket asked for, whatever happened to the process since it was looked up; a
 //! process that ends or changes during the scan is skipped, never an error.
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::stat::{SFlag, fstat};
+use rustix::net::sockopt::socket_cookie;
 
 /// `SO_NETNS_COOKIE` (Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -87,7 +88,8 @@ fn comm(directory: &Path) -> String {
     String::from_utf8_lossy(&name).trim_end().to_owned()
 }
 
-/// A duplicate of the owner's socket, close-on-exec, proved to have the inode `expected_inode`.
+/// A duplicate of the owner's socket, close-on-exec, proved to be the one with this cookie, which no other socket ever
+/// has: inodes have 32 bits, and are given out again.
 ///
 /// **Drop it at once** after handing it to the kernel (a SOCKHASH entry needs no open descriptor): while a
 /// duplicate is open the port stays busy after the service stops, and connections to it are accepted into a
@@ -97,18 +99,18 @@ fn comm(directory: &Path) -> String {
 /// `NotFound` if that descriptor is no longer this socket (the service closed it or ended: look the owner up
 /// again); `PermissionDenied` without CAP_SYS_PTRACE over the process (pidfd_getfd(2) asks for ptrace rights);
 /// `Unsupported` before Linux 5.6.
-pub fn duplicate(owner: &Owner, expected_inode: u64) -> io::Result<OwnedFd> {
+pub fn duplicate(owner: &Owner, cookie: u64) -> io::Result<OwnedFd> {
     let pidfd = pidfd_open(owner.pid).map_err(|error| explain(owner, error))?;
     let duplicate = pidfd_getfd(&pidfd, owner.fd).map_err(|error| explain(owner, error))?;
     let stat = fstat(&duplicate)?;
     let is_socket = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
-    if is_socket && stat.st_ino == expected_inode {
+    if is_socket && socket_cookie(&duplicate)? == cookie {
         return Ok(duplicate);
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,
         format!(
-            "failed to duplicate socket {expected_inode} of {} (pid {}): its descriptor {} is now inode {}: the \
+            "failed to duplicate socket {cookie} of {} (pid {}): its descriptor {} is another file now, inode {}: the \
              service was restarted, look it up again",
             owner.comm, owner.pid, owner.fd, stat.st_ino
         ),
@@ -219,28 +221,29 @@ mod tests {
     }
 
     /// A child process that holds the only descriptor of a listener, as its standard input.
-    fn holder() -> (Holder, u64, std::net::SocketAddr) {
+    fn holder() -> (Holder, u64, u64, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
         let inode = fstat(&listener).expect("fstat").st_ino;
+        let cookie = socket_cookie(&listener).expect("a cookie");
         let stdin = Stdio::from(OwnedFd::from(listener));
         let child = Command::new("sleep").arg("60").stdin(stdin).spawn().expect("sleep");
         let wanted = HashSet::from([inode]);
         let only_ours = || owners_of(&wanted).get(&inode).is_some_and(|owner| owner.comm == "sleep");
         assert!(soon(only_ours), "the child owns the listener");
-        (Holder(child), inode, address)
+        (Holder(child), inode, cookie, address)
     }
 
     #[test]
     fn a_childs_listener_is_found_and_duplicated() {
-        let (child, inode, address) = holder();
+        let (child, inode, cookie, address) = holder();
         let owners = owners_of(&HashSet::from([inode, u64::MAX]));
         assert_eq!(owners.len(), 1, "nobody owns inode u64::MAX");
         let owner = &owners[&inode];
         assert_eq!((i64::from(owner.pid), owner.fd), (i64::from(child.0.id()), 0));
         assert_eq!(owner.comm, "sleep");
 
-        let copy = duplicate(owner, inode).expect("a duplicate");
+        let copy = duplicate(owner, cookie).expect("a duplicate");
         let flags = nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_GETFD).expect("F_GETFD");
         assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
         drop(child);
@@ -250,15 +253,15 @@ mod tests {
     }
 
     #[test]
-    fn another_inode_or_a_closed_descriptor_is_refused() {
-        let (child, inode, _) = holder();
+    fn another_socket_or_a_closed_descriptor_is_refused() {
+        let (child, inode, cookie, _) = holder();
         let owner = owners_of(&HashSet::from([inode])).remove(&inode).expect("the owner");
-        let error = duplicate(&owner, inode + 1).expect_err("another inode");
+        let error = duplicate(&owner, cookie + 1).expect_err("another socket of the same inode");
         assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
         let closed = Owner { fd: 99, ..owner.clone() };
-        assert_eq!(duplicate(&closed, inode).expect_err("closed").kind(), io::ErrorKind::NotFound);
+        assert_eq!(duplicate(&closed, cookie).expect_err("closed").kind(), io::ErrorKind::NotFound);
         drop(child);
-        let error = duplicate(&owner, inode).expect_err("the process is gone");
+        let error = duplicate(&owner, cookie).expect_err("the process is gone");
         assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
         assert!(error.to_string().contains("look it up again"), "{error}");
     }

@@ -130,9 +130,11 @@ fn read_maps(state: &State) -> anyhow::Result<Pinned> {
         .into_iter()
         .map(|(key, cookie)| (TargetKey::new(key.addr, key.port), cookie))
         .collect();
+    let says = state.meta()?;
     let all = Pinned {
         is_other_build: state.is_other_build()?,
-        meta: meta::read(&state.meta()?),
+        meta: meta::read(&says),
+        next_id: says.next_id,
         attachments: state.list()?,
         targets: state.targets()?,
         mptcp_targets: state.mptcp_targets()?,
@@ -151,7 +153,8 @@ fn listeners(
     let keys: HashSet<TargetKey> =
         targets.iter().flat_map(|target| steer::candidates(target.ip().into(), target.port())).collect();
     let mut found = tcp_listeners(namespace)?;
-    found.retain(|listener| targets.iter().any(|target| target.port() == listener.addr.port()));
+    let ports: HashSet<u16> = targets.iter().map(SocketAddr::port).collect();
+    found.retain(|listener| ports.contains(&listener.addr.port()));
     // Oldest first, as they are registered.
     found.sort_by_key(|listener| listener.cookie);
     let is_open = |listener: &&Listener| {

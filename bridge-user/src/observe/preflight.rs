@@ -3,7 +3,15 @@
 use anyhow::{Context as _, bail};
 use caps::{CapSet, Capability};
 
-use crate::{kernel::features::Features, model::datapath::Requested, scope::Roots};
+use super::checks::steering;
+use crate::{
+    kernel::{
+        features::Features,
+        instance::{hidden::Hidden, pins::PinDir},
+    },
+    model::datapath::Requested,
+    scope::{Roots, Scope},
+};
 
 /// Capabilities detach needs, and what for; attach needs one more.
 const DETACH: [(Capability, &str); 2] = [
@@ -75,6 +83,19 @@ pub fn may_probe() -> anyhow::Result<()> {
 /// Names each missing capability.
 pub fn may_read_events() -> anyhow::Result<()> {
     require(&[(Capability::CAP_SYS_ADMIN, "to open the event channel by its program's id")])
+}
+
+/// Requires that pins can be made that stay and show everything that steers.
+///
+/// # Errors
+/// When bpffs is read-only or nobody else's, or something of bridge-user steers the namespace that `beside` names.
+pub fn may_pin(scope: &Scope, beside: &Hidden) -> anyhow::Result<()> {
+    scope.roots.require_writable()?;
+    if let Some(finding) = steering::beside_pins(beside, &scope.namespace, &PinDir::of(scope).path()).first()
+    {
+        bail!("failed to build beside another instance: {finding}");
+    }
+    scope.roots.require_shared()
 }
 
 fn require(needed: &[(Capability, &str)]) -> anyhow::Result<()> {

@@ -6,13 +6,14 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::{container::ContainerRun, networks::NetworkResolver, preflight};
 use crate::{
-    kernel::{Instance, features::Features, floor},
+    kernel::{Instance, features::Features, floor, instance::hidden},
     model::{
         attachment::Attachment,
         datapath::{Capabilities, Requested},
         identity::Identity,
     },
     net::{
+        self,
         listeners::{Listener, tcp_listeners},
         proc_fd,
     },
@@ -93,17 +94,26 @@ fn decide(
     let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
     let wanted = plan::wanted(&request.specs, networks, &capabilities, &listeners, match_ifindex)
         .map_err(|text| anyhow!(text))?;
-    let present: Vec<_> = match instance {
-        Some(instance) => instance.state.list()?.into_iter().map(|(_, state)| state).collect(),
-        None => Vec::new(),
+    let (present, next_id): (Vec<_>, _) = match instance {
+        Some(instance) => {
+            let all = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
+            (all, instance.state.meta()?.next_id)
+        }
+        None => (Vec::new(), 1),
     };
     plan::refuse_taken(&wanted, &present).map_err(|text| anyhow!(text))?;
+    let to_steer: Vec<_> = wanted.iter().filter(|state| !state.datapath.is_relay()).cloned().collect();
+    plan::require_room(&to_steer, &present, next_id).map_err(|text| anyhow!(text))?;
     for state in &wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         refuse_published(state).with_context(failed)?;
         refuse_bound(state, &listeners).with_context(failed)?;
     }
-    let (relayed, steered) = wanted.into_iter().partition(|state| state.datapath.is_relay());
+    let (relayed, steered): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|state| state.datapath.is_relay());
+    if !steered.is_empty() {
+        preflight::may_pin(scope, &hidden::find(scope)?)?;
+    }
     Ok(Intent { features, steered, relayed, listeners, event_level: request.event_level })
 }
 
@@ -137,17 +147,24 @@ fn steering(request: &Request, roots: &Roots, instance: Option<&Instance>) -> an
     }
     let probed = instance.map_or(Ok(false), |instance| instance.state.meta().map(|meta| meta.probed != 0))?;
     let asked = request.identity == Identity::Loopback && !instance.is_some_and(Instance::tells_identities);
-    let text = |error: anyhow::Error| format!("{error:#}");
-    let features = match preflight::steering_features(roots) {
+    let features = match judged(preflight::steering_features(roots))? {
         Ok(features) => features,
-        Err(error) => return Ok(Steering { works: Err(text(error)), ..unprobed(None) }),
+        Err(text) => return Ok(Steering { works: Err(text), ..unprobed(None) }),
     };
-    let loopback =
-        if asked { probe::require_loopback_identity(features, roots).map_err(text) } else { Ok(()) };
+    let loopback = if asked { judged(probe::require_loopback_identity(features, roots))? } else { Ok(()) };
     // A connection that looked local was steered, too.
     let proved = probed || (asked && loopback.is_ok());
-    let works = if proved { Ok(()) } else { probe::require_steering(features).map_err(text) };
+    let works = if proved { Ok(()) } else { judged(probe::require_steering(features))? };
     Ok(Steering { features: works.is_ok().then_some(features), works, loopback })
+}
+
+/// What came of trying something. That no descriptor was free says nothing of the kernel, and is an error.
+fn judged<T>(tried: anyhow::Result<T>) -> anyhow::Result<Result<T, String>> {
+    match tried {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if net::is_out_of_descriptors(&error) => Err(error.context(net::OUT_OF_DESCRIPTORS)),
+        Err(error) => Ok(Err(format!("{error:#}"))),
+    }
 }
 
 /// Whether steering to MPTCP listeners works, if the request is about any.
@@ -165,7 +182,7 @@ fn mptcp_steering(
     if known {
         return Ok(Ok(()));
     }
-    Ok(probe::require_mptcp_steering(features).map_err(|error| format!("{error:#}")))
+    judged(probe::require_mptcp_steering(features))
 }
 
 fn refuse_bound(state: &Attachment, listeners: &[Listener]) -> anyhow::Result<()> {

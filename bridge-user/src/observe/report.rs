@@ -1,5 +1,7 @@
 //! How attachments are reported: the JSON of `cli.md`. Pure data, also between a relay process and who asks it.
 
+use std::collections::HashMap;
+
 use bridge_common::maps::{Stats, TrackStats};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -32,9 +34,11 @@ pub struct Report {
 impl Report {
     /// Adds findings, each to the attachment that is its subject.
     pub(crate) fn add(&mut self, findings: Vec<Finding>) {
+        let places: HashMap<String, usize> =
+            self.attachments.iter().enumerate().map(|(at, entry)| (entry.name.clone(), at)).collect();
         for finding in findings {
-            let about = |entry: &&mut AttachmentReport| entry.name == finding.subject;
-            match self.attachments.iter_mut().find(about) {
+            let about = places.get(&finding.subject).and_then(|at| self.attachments.get_mut(*at));
+            match about {
                 Some(entry) => entry.findings.push(finding),
                 None => self.findings.push(finding),
             }

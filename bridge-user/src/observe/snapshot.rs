@@ -1,15 +1,23 @@
 //! What the kernel holds: the attachments of a namespace, and of the containers it attached in. Changes nothing.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
+};
 
 use super::{
+    checks::steering,
     readiness::{self, Snapshot},
     report::{AttachmentReport, ListenerTracking, Report},
 };
 use crate::{
     kernel::{
         Instance,
-        instance::owned::{Owned, owned},
+        instance::{
+            hidden,
+            owned::{Owned, owned},
+            pins::PinDir,
+        },
     },
     model::{JSON_VERSION, attachment::Attachment},
     net::{
@@ -29,10 +37,14 @@ use crate::{
 pub(crate) fn steered(scope: &Scope) -> anyhow::Result<Report> {
     let mut report = of_namespace(scope)?;
     for container in owned(scope)? {
-        report.attachments.extend(match container.scope() {
-            Some(inside) => inside.run(|| of_namespace(&inside))?.attachments,
-            None => of_gone(&container)?,
-        });
+        match container.scope() {
+            Some(inside) => {
+                let there = inside.run(|| of_namespace(&inside))?;
+                report.attachments.extend(there.attachments);
+                report.findings.extend(there.findings);
+            }
+            None => report.attachments.extend(of_gone(&container)?),
+        }
     }
     Ok(report)
 }
@@ -56,6 +68,8 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
         findings: Vec::new(),
         listener_tracking: None,
     };
+    let beside = hidden::find(scope)?;
+    report.findings = steering::beside_pins(&beside, &scope.namespace, &PinDir::of(scope).path());
     let Some(instance) = Instance::open(scope)? else { return Ok(report) };
     let state = &instance.state;
     let snapshot = Snapshot {
@@ -63,8 +77,13 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
         mptcp_bridges: instance.mptcp()?.bridges(),
     };
+    let mut bridges = HashMap::new();
     for (id, attachment) in state.list()? {
-        let there = bridge_is_there(&scope.namespace, &attachment)?;
+        let bridge = match bridges.entry(attachment.ifindex) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Present::find(&scope.namespace, attachment.ifindex)?),
+        };
+        let there = bridge.as_ref().is_some_and(|bridge| bridge.is_of(&attachment));
         let judgement = readiness::judge(&attachment, there, &snapshot);
         let stats = state.stats(id)?;
         report.attachments.push(AttachmentReport::of_steered(&attachment, &stats, &snapshot, judgement));
@@ -78,8 +97,25 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
 /// # Errors
 /// [`NetError::Netlink`] when the interfaces cannot be read.
 pub(crate) fn bridge_is_there(namespace: &Namespace, attachment: &Attachment) -> Result<bool, NetError> {
-    let Some(link) = link_by_index(namespace, attachment.ifindex)? else { return Ok(false) };
-    let present: BTreeSet<IpAddr> =
-        addresses(namespace, link.index)?.into_iter().map(|net| net.addr()).collect();
-    Ok(link.name == attachment.bridge && attachment.gateways.is_subset(&present))
+    let found = Present::find(namespace, attachment.ifindex)?;
+    Ok(found.is_some_and(|bridge| bridge.is_of(attachment)))
+}
+
+/// An interface that is there, with its addresses.
+struct Present {
+    name: String,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Present {
+    fn find(namespace: &Namespace, ifindex: u32) -> Result<Option<Self>, NetError> {
+        let Some(link) = link_by_index(namespace, ifindex)? else { return Ok(None) };
+        let addresses = addresses(namespace, link.index)?.into_iter().map(|net| net.addr()).collect();
+        Ok(Some(Self { name: link.name, addresses }))
+    }
+
+    /// Whether an attachment was made for it as it is.
+    fn is_of(&self, attachment: &Attachment) -> bool {
+        self.name == attachment.bridge && attachment.gateways.is_subset(&self.addresses)
+    }
 }

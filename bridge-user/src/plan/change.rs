@@ -254,6 +254,11 @@ impl Change {
         })
     }
 
+    /// Whether both are carried out at once, whole or not at all: all listeners are looked for together.
+    pub fn is_one_with(&self, next: &Self) -> bool {
+        matches!((self, next), (Self::TrackTarget { .. }, Self::TrackTarget { .. }))
+    }
+
     /// Whether its failure is a warning. The optional changes after one that failed are left out: they build on each
     /// other.
     pub fn is_optional(&self) -> bool {

@@ -5,7 +5,7 @@
 //! alone, so that there is nothing left to do afterwards.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -14,7 +14,7 @@ use bridge_common::{maps::TargetKey, names, steer};
 use super::{
     change::{Change, ProgramPin, Registration, TcPin, table_mark},
     is_mptcp,
-    snapshot::{Earlier, Pinned, Snapshot, TcState},
+    snapshot::{Earlier, HeldListener, Pinned, Snapshot, TcState},
 };
 use crate::model::{
     attachment::Attachment,
@@ -186,25 +186,25 @@ fn identity_additions(there: &Snapshot, pinned: &Pinned, steered: &Steered) -> V
 /// Removes the attachments that nobody wants, makes or changes the others, then forgets the targets that nobody wants.
 fn attachments(there: &Snapshot, pinned: &Pinned, steered: &Steered) -> Vec<Change> {
     let mut changes = Vec::new();
+    let wanted: HashSet<_> = steered.all().map(Attachment::key).collect();
     for (id, state) in &pinned.attachments {
-        if !steered.all().any(|wanted| wanted.is_same(state)) {
+        if !wanted.contains(&state.key()) {
             let attachment = Box::new(state.clone());
             changes.push(Change::RemoveAttachment { id: *id, dir: there.dir.clone(), attachment });
         }
     }
-    let mut next_id = pinned.attachments.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
-    let mut looked_at = HashSet::new();
+    if there.features.is_some() {
+        changes.extend(tracking(there, pinned, steered));
+    }
+    let present: HashMap<_, _> =
+        pinned.attachments.iter().map(|(id, state)| (state.key(), (*id, state))).collect();
+    let mut unused = pinned.next_id.max(1)..;
     for state in steered.all() {
-        if there.features.is_some() {
-            changes.extend(track(there, pinned, state, &mut looked_at));
-        }
-        let present = pinned.attachments.iter().find(|(_, present)| present.is_same(state));
-        if present.is_some_and(|(_, present)| present == state) {
-            continue;
-        }
-        let id = present.map_or(next_id, |(id, _)| *id);
-        next_id = next_id.max(id + 1);
-        let old = present.map(|(_, old)| Box::new(old.clone()));
+        let (id, old) = match present.get(&state.key()) {
+            Some((_, present)) if *present == state => continue,
+            Some((id, present)) => (*id, Some(Box::new((*present).clone()))),
+            None => (unused.next().unwrap_or(u32::MAX), None),
+        };
         changes.push(Change::PutAttachment { id, dir: there.dir.clone(), new: Box::new(state.clone()), old });
     }
     let mut seen: HashSet<SocketAddr> = steered.all().filter_map(|state| state.target.tcp()).collect();
@@ -214,27 +214,38 @@ fn attachments(there: &Snapshot, pinned: &Pinned, steered: &Steered) -> Vec<Chan
     changes
 }
 
-/// Tracks an attachment's target and registers its listeners, unless all of that is so. Each address is looked at once:
-/// attachments may share it.
+/// Tracks the targets, all before the first attachment, so that listeners are looked for once.
+fn tracking(there: &Snapshot, pinned: &Pinned, steered: &Steered) -> Vec<Change> {
+    let mut listeners: HashMap<TargetKey, Vec<&HeldListener>> = HashMap::new();
+    for held in there.listeners.iter().filter(|held| held.listener.device == 0) {
+        listeners.entry(held.listener.key()).or_default().push(held);
+    }
+    let mut looked_at = HashSet::new();
+    let targets = steered.all().filter_map(|state| state.target.tcp());
+    targets.filter_map(|target| track(&listeners, pinned, target, &mut looked_at)).collect()
+}
+
+/// Tracks a target and registers its listeners, unless all of that is so. Each address is looked at once: attachments
+/// may share it. `there`: the listeners, by where they are bound.
 fn track(
-    there: &Snapshot,
+    there: &HashMap<TargetKey, Vec<&HeldListener>>,
     pinned: &Pinned,
-    state: &Attachment,
+    target: SocketAddr,
     looked_at: &mut HashSet<TargetKey>,
 ) -> Option<Change> {
-    let target = state.target.tcp()?;
     let keys = steer::candidates(target.ip().into(), target.port());
     // The first is the target's own; listeners on every address serve others, too.
     let is_new = !looked_at.contains(&keys[0]) && keys.iter().any(|key| !pinned.targets.contains(key));
     let fresh: Vec<TargetKey> = keys.into_iter().filter(|key| looked_at.insert(*key)).collect();
     let mut noted = HashSet::new();
     let mut listeners = Vec::new();
-    for held in &there.listeners {
+    let mut found: Vec<&HeldListener> =
+        fresh.iter().filter_map(|key| there.get(key)).flatten().copied().collect();
+    // As they are registered.
+    found.sort_by_key(|held| held.listener.cookie);
+    for held in found {
         let listener = &held.listener;
         let key = listener.key();
-        if listener.device != 0 || !fresh.contains(&key) {
-            continue;
-        }
         let is_known = if listener.mptcp {
             !noted.insert(key) || pinned.mptcp_targets.contains(&key)
         } else {

@@ -118,6 +118,7 @@ fn in_instance(pinned: &mut Pinned, listeners: &[HeldListener], change: &Change)
             assert!(keys.iter().all(|key| pinned.targets.contains(key)), "listeners would be missed");
             let before = pinned.attachments.iter().position(|(present, _)| present == id);
             assert_eq!(before.map(|at| pinned.attachments.remove(at).1), old.as_deref().cloned());
+            pinned.next_id = pinned.next_id.max(id + 1);
             pinned.attachments.push((*id, (**new).clone()));
             pinned.attachments.sort_by_key(|(id, _)| *id);
         }
@@ -258,9 +259,27 @@ proptest! {
             // These stay, so that no connection's identity ever changes.
             if let (Some(left), Some(before)) = (&mut after.instance, &there.instance) {
                 left.identity.clone_from(&before.identity);
+                // A number that was given out is not given out again.
+                prop_assert!(left.next_id >= before.next_id);
+                left.next_id = before.next_id;
             }
             prop_assert_eq!(&after, &there);
         }
+    }
+
+    #[test]
+    fn no_number_is_given_out_twice(present in some(), asked in some(), listeners in listening()) {
+        let there = world(&listeners, &present);
+        let ids = |there: &Snapshot| -> HashSet<u32> {
+            there.instance.iter().flat_map(|pinned| &pinned.attachments).map(|(id, _)| *id).collect()
+        };
+        let highest = ids(&there).into_iter().max().unwrap_or_default();
+        // The newest goes, and its number is not given to the next.
+        let kept: Vec<_> = there.attachments().take(1).cloned().collect();
+        let fewer = applied(&there, &diff(&Snapshot { features: None, ..there.clone() }, &keeping(kept)));
+        let old = ids(&fewer);
+        let after = applied(&fewer, &diff(&fewer, &adding(&fewer, &asked)));
+        prop_assert!(fewer.instance.is_none() || ids(&after).difference(&old).all(|id| *id > highest));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What an attach is going to do, after every check: pure data, to be carried out or shown.
 
+use std::collections::HashSet;
+
 use anyhow::bail;
 
 use super::{
@@ -33,7 +35,8 @@ impl Intent {
 
     /// What should be where `there` is, which `owner` attaches from outside. What is there and not asked for stays.
     pub fn over(&self, there: &Snapshot, owner: Option<u64>) -> Wanted {
-        let kept = there.attachments().filter(|present| !self.steered.iter().any(|new| new.is_same(present)));
+        let asked: HashSet<_> = self.steered.iter().map(Attachment::key).collect();
+        let kept = there.attachments().filter(|present| !asked.contains(&present.key()));
         let steered = Steered { asked: self.steered.clone(), kept: kept.cloned().collect() };
         Wanted {
             relayed: self.relayed.clone(),

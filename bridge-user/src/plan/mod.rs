@@ -5,6 +5,7 @@
 mod change;
 mod diff;
 mod intent;
+mod limits;
 pub mod request;
 mod sentence;
 pub mod show;
@@ -14,5 +15,6 @@ mod wanted;
 pub use change::{Change, ProgramPin};
 pub use diff::{Steered, Wanted, diff};
 pub use intent::Intent;
+pub use limits::require_room;
 pub use snapshot::{Earlier, HeldListener, Pinned, Snapshot, TableState, TcState};
 pub use wanted::*;

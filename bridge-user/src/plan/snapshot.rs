@@ -59,6 +59,8 @@ pub struct Pinned {
     pub is_other_build: bool,
     /// What it says of itself.
     pub meta: InstanceMeta,
+    /// The id of the next new attachment.
+    pub next_id: u32,
     /// Its attachments by id.
     pub attachments: Vec<(u32, Attachment)>,
     /// The interfaces that the tc program is attached to, or that a pin says it was.

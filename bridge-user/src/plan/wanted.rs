@@ -1,7 +1,7 @@
 //! From what was asked for and what is there to what should be: pure, no I/O.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -186,8 +186,13 @@ fn allowed(
 
 /// Two networks may turn out to be the same bridge, and two services may get the same gateway address.
 fn no_two_on_one_bridge_port(all: &[Attachment]) -> Result<(), String> {
-    for (at, state) in all.iter().enumerate() {
-        let Some(first) = all[..at].iter().find(|first| share_a_port(first, state)) else { continue };
+    let mut taken: HashMap<_, Vec<&Attachment>> = HashMap::new();
+    for state in all {
+        let there = taken.entry((state.ifindex, state.port)).or_default();
+        let Some(first) = there.iter().find(|first| share_a_port(first, state)) else {
+            there.push(state);
+            continue;
+        };
         let failed = failed_to_attach(&state.service, state.port, &state.bridge);
         return Err(if first.network == state.network {
             format!(
@@ -215,18 +220,21 @@ fn share_a_port(one: &Attachment, other: &Attachment) -> bool {
 /// Names both.
 pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
     let family = |spec: &ServiceSpec| spec.target.tcp().map(|target| target.is_ipv4());
-    for (at, spec) in specs.iter().enumerate() {
-        let taken = |first: &&ServiceSpec| {
+    let mut by_port: HashMap<Port, Vec<&ServiceSpec>> = HashMap::new();
+    for spec in specs {
+        let taken = |first: &&&ServiceSpec| {
             let apart = family(first).zip(family(spec)).is_some_and(|(one, other)| one != other);
-            first.port == spec.port && !(apart && first.service != spec.service)
+            !(apart && first.service != spec.service)
         };
-        if let Some(first) = specs[..at].iter().find(taken) {
+        let there = by_port.entry(spec.port).or_default();
+        if let Some(first) = there.iter().find(taken) {
             return Err(format!(
                 "the command line asks for port {} twice, for {} and {}: give each its own port, \
                  NAME=PORT:TARGET_PORT",
                 spec.port, first.service, spec.service
             ));
         }
+        there.push(spec);
     }
     Ok(())
 }
@@ -236,23 +244,48 @@ pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
 /// # Errors
 /// Names the first, and the attachment that is in its way.
 pub fn refuse_taken(wanted: &[Attachment], present: &[Attachment]) -> Result<(), String> {
-    let mut taken = present.to_vec();
+    let mut taken = Taken::default();
+    for state in present {
+        taken.add(state);
+    }
     for state in wanted {
-        taken_by_attachment(state, &taken).map_err(|cause| {
+        taken.refuse(state).map_err(|cause| {
             format!("{}: {cause}", failed_to_attach(&state.service, state.port, &state.bridge))
         })?;
-        taken.push(state.clone());
+        taken.add(state);
     }
     Ok(())
 }
 
-/// A wanted attachment that would take another one's (bridge, port).
-///
-/// # Errors
-/// Names the attachment that is in the way.
-pub fn taken_by_attachment(wanted: &Attachment, present: &[Attachment]) -> Result<(), String> {
-    let other_of_this_name = |other: &&Attachment| other.name() == wanted.name() && !other.is_same(wanted);
-    if let Some(other) = present.iter().find(other_of_this_name) {
+/// What is in the way of others, found by what it takes.
+#[derive(Default)]
+struct Taken<'a> {
+    names: HashMap<String, Vec<&'a Attachment>>,
+    ports: HashMap<(u32, Port), Vec<&'a Attachment>>,
+}
+
+impl<'a> Taken<'a> {
+    fn add(&mut self, state: &'a Attachment) {
+        self.names.entry(state.name()).or_default().push(state);
+        self.ports.entry((state.ifindex, state.port)).or_default().push(state);
+    }
+
+    /// Refuses a wanted attachment that would take another one's name or (bridge, port).
+    ///
+    /// # Errors
+    /// Names the attachment that is in the way.
+    fn refuse(&self, wanted: &Attachment) -> Result<(), String> {
+        let nothing = Vec::new();
+        let of_this_name = self.names.get(&wanted.name()).unwrap_or(&nothing);
+        let on_this_port = self.ports.get(&(wanted.ifindex, wanted.port)).unwrap_or(&nothing);
+        refuse_name(wanted, of_this_name)?;
+        refuse_port(wanted, on_this_port)
+    }
+}
+
+/// `present`: those of the same name.
+fn refuse_name(wanted: &Attachment, present: &[&Attachment]) -> Result<(), String> {
+    if let Some(other) = present.iter().find(|other| !other.is_same(wanted)) {
         return Err(format!(
             "the name {} already belongs to service {} on network {}: choose another service name (NAME=PORT)",
             other.name(),
@@ -260,8 +293,7 @@ pub fn taken_by_attachment(wanted: &Attachment, present: &[Attachment]) -> Resul
             other.network
         ));
     }
-    let other_carrier = |other: &&Attachment| other.is_same(wanted) && other.datapath != wanted.datapath;
-    if let Some(other) = present.iter().find(other_carrier) {
+    if let Some(other) = present.iter().find(|other| other.datapath != wanted.datapath) {
         return Err(format!(
             "{} is already attached with datapath {}, which would take every connection before {}: detach it first \
              (bridge-user detach {})",
@@ -271,6 +303,11 @@ pub fn taken_by_attachment(wanted: &Attachment, present: &[Attachment]) -> Resul
             other.name()
         ));
     }
+    Ok(())
+}
+
+/// `present`: those at the same port of the same bridge.
+fn refuse_port(wanted: &Attachment, present: &[&Attachment]) -> Result<(), String> {
     match present.iter().find(|other| share_a_port(other, wanted) && other.name() != wanted.name()) {
         None => Ok(()),
         Some(other) => Err(format!(

@@ -43,7 +43,7 @@ fn another_datapath_of_the_same_attachment_is_in_the_way() {
         wanted(&specs(&["redis"]), &[network], &facts(requested), &[], true).unwrap().remove(0)
     };
     let (steered, spliced) = (spliced(Requested::Auto), spliced(Requested::Splice));
-    let error = taken_by_attachment(&spliced, std::slice::from_ref(&steered)).unwrap_err();
+    let error = refuse_taken(std::slice::from_ref(&spliced), std::slice::from_ref(&steered)).unwrap_err();
     assert!(error.contains("bridge-user detach appnet-redis-6379"), "{error}");
 }
 
@@ -66,7 +66,7 @@ fn two_specs_on_one_port_are_refused() {
 fn each_family_of_a_port_may_have_its_attachment() {
     let both = || network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[]);
     let all = plan(&["redis", "redis6=6379:[::1]:6379"], both(), true).unwrap();
-    assert_eq!(taken_by_attachment(&all[1], &all[..1]), Ok(()));
+    assert_eq!(refuse_taken(&all[1..2], &all[..1]), Ok(()));
     let spliced = Capabilities { proxy_protocol: true, ..facts(Requested::Auto) };
     let texts = ["redis", "redis6=6379:[::1]:6379"];
     let error = wanted(&specs(&texts), &[both()], &spliced, &[], true).unwrap_err();
@@ -119,9 +119,9 @@ fn allow_is_normalised_and_limited_to_the_subnet_on_old_kernels() {
 fn another_attachment_on_the_port_is_named() {
     let present = plan(&["redis"], network(&["172.30.1.1/24"], &[]), true).unwrap().remove(0);
     let same = present.clone();
-    assert_eq!(taken_by_attachment(&same, std::slice::from_ref(&present)), Ok(()));
+    assert_eq!(refuse_taken(std::slice::from_ref(&same), std::slice::from_ref(&present)), Ok(()));
     let other = Attachment { service: "cache".into(), ..present.clone() };
-    let error = taken_by_attachment(&other, std::slice::from_ref(&present)).unwrap_err();
+    let error = refuse_taken(std::slice::from_ref(&other), std::slice::from_ref(&present)).unwrap_err();
     assert!(error.contains("appnet-redis-6379"), "{error}");
     let (a, b) = (("a-b", "c"), ("a", "b-c"));
     let named = |(network, service): (&str, &str), ifindex| Attachment {
@@ -130,7 +130,7 @@ fn another_attachment_on_the_port_is_named() {
         ifindex,
         ..present.clone()
     };
-    let error = taken_by_attachment(&named(a, 1), &[named(b, 2)]).unwrap_err();
+    let error = refuse_taken(&[named(a, 1)], &[named(b, 2)]).unwrap_err();
     assert!(error.contains("a-b-c-6379 already belongs to service b-c on network a"), "{error}");
 }
 

@@ -69,12 +69,12 @@ impl Probe<'_> {
         // The kernel may hand out a port again that an earlier part had in the other namespace.
         for (id, other) in self.state.list()? {
             if other.port == attachment.port {
-                self.state.remove(id)?;
+                self.state.remove(id, &other)?;
                 self.state.untrack(loopback(port))?;
             }
         }
         let id = self.state.list()?.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
-        self.state.track(loopback(port), true, &self.scratch.host)?;
+        self.state.track(&[(loopback(port), true)], &self.scratch.host)?;
         self.state.put(id, &attachment, None)?;
         Ok(id)
     }
@@ -171,7 +171,7 @@ pub(crate) fn run(features: Features, roots: &Roots) -> anyhow::Result<SteeringF
         let mut channel = Events::of_object(&mut ebpf)?;
         let _links = object::attach(&mut ebpf, features, &scratch.host, &roots.open_cgroup()?)?;
         meta::write(&mut maps, &scratch.host, InstanceMeta::default())?;
-        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        let mut state = State::new(maps, features.ingress_ifindex);
         let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let steer = existing_listener(&mut probe);
         let tracking = later_listener(&mut probe);
@@ -191,7 +191,7 @@ pub(crate) fn run_steer(features: Features) -> anyhow::Result<()> {
         let mut ebpf = object::load(features, EventLevel::Off, None)?;
         let maps = Maps::take(&mut ebpf)?;
         let _link = object::attach_steer(&mut ebpf, &scratch.host)?;
-        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        let mut state = State::new(maps, features.ingress_ifindex);
         existing_listener(&mut Probe { scratch, state: &mut state, identity: Identity::Container })
     })
 }
@@ -209,7 +209,7 @@ pub(crate) fn run_identity(features: Features, roots: &Roots) -> anyhow::Result<
         let _hooks = identity::attach_for_now(&mut ebpf, &cgroup)?;
         let says = InstanceMeta { event_level: EventLevel::Off, ..InstanceMeta::default() };
         meta::write(&mut maps, &scratch.host, says)?;
-        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        let mut state = State::new(maps, features.ingress_ifindex);
         existing_listener(&mut Probe { scratch, state: &mut state, identity: Identity::Loopback })
     })
 }
@@ -225,7 +225,7 @@ pub(crate) fn run_mptcp(features: Features) -> anyhow::Result<()> {
         nft::nft(&scratch.host, NAT)?;
         nft::install(&scratch.host)?;
         tc::attach_for_now(&scratch.host, &mut ebpf, &scratch.bridge.name)?;
-        let mut state = State { maps, match_ifindex: features.ingress_ifindex };
+        let mut state = State::new(maps, features.ingress_ifindex);
         let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let listener = scratch.host.run(mptcp_listener)??;
         let id = probe.attach("mptcp", listener.local_addr()?.port(), CONTAINERS)?;

@@ -1,8 +1,8 @@
 //! The `attach` verb: makes loopback services reachable at the bridge gateway, and shows what came of it.
 
-use std::{io::Write as _, time::Duration};
+use std::{collections::HashSet, io::Write as _, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
 use super::follow;
@@ -10,7 +10,10 @@ use crate::{
     UsageError,
     apply::{self, Attached},
     cli::output::{FormatArgs, Out},
-    model::{datapath::Requested, event_level::EventLevel, identity::Identity, presets, spec::ServiceSpec},
+    model::{
+        attachment::Attachment, datapath::Requested, event_level::EventLevel, identity::Identity, presets,
+        spec::ServiceSpec,
+    },
     observe::{
         checks::advice::{Advice, advice},
         pinned, prepare,
@@ -18,7 +21,7 @@ use crate::{
         snapshot,
     },
     plan::{self, Intent, request::Request, show::DryRun},
-    relay::{Limits, ProxyProtocol, RelayOptions},
+    relay::{Limits, ProxyProtocol, RelayOptions, raise_descriptor_limit},
     runner::{Runner, foreground},
     scope::Scope,
 };
@@ -161,6 +164,7 @@ fn spec_help() -> String {
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     let request = parse_request(args)?;
     refuse_missing(args)?;
+    raise_descriptor_limit().context("failed to raise the limit on open files")?;
     let prepared = prepare::prepare(&request, scope)?;
     if args.dry_run {
         return out.print_as(args.output.output, &pinned::dry_run(&prepared)?, DryRun::to_text);
@@ -212,7 +216,8 @@ fn log_to_stderr() {
 /// What became of everything that was intended.
 fn report(scope: &Scope, intent: &Intent, runner: &Runner) -> anyhow::Result<Report> {
     let mut report = snapshot::steered(scope)?;
-    report.attachments.retain(|entry| intent.steered.iter().any(|state| state.name() == entry.name));
+    let steered: HashSet<String> = intent.steered.iter().map(Attachment::name).collect();
+    report.attachments.retain(|entry| steered.contains(&entry.name));
     report.attachments.extend(runner.entries()?);
     report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(report)

@@ -16,8 +16,10 @@ use crate::{
         JSON_VERSION, codes,
         finding::{Code, Finding, Severity, exit_code},
     },
+    net,
     observe::preflight,
     probe::{self, require_loopback_identity, require_mptcp_steering},
+    relay::raise_descriptor_limit,
     scope::{Roots, Scope},
 };
 
@@ -70,6 +72,7 @@ pub struct Args {
 /// # Errors
 /// As [`try_all`].
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit().context("failed to raise the limit on open files")?;
     let report = try_all(&scope.roots)?;
     out.print_as(args.output.output, &report, CheckReport::to_text)?;
     Ok(ExitCode::from(exit_code(&report.findings)))
@@ -83,13 +86,13 @@ fn try_all(roots: &Roots) -> anyhow::Result<CheckReport> {
     preflight::may_probe()?;
     let release = nix::sys::utsname::uname().context("failed to read the kernel's release")?;
     let features = Features::detect().context("failed to probe the kernel's eBPF features")?;
-    let mut capabilities = Vec::from(host_capabilities(roots));
+    let mut capabilities = Vec::from(host_capabilities(roots)?);
     capabilities.extend(kernel_capabilities(features));
-    capabilities.extend(probed_capabilities(features, roots));
+    capabilities.extend(probed_capabilities(features, roots)?);
     let with_nat = "tried: it works, with NAT rules loaded";
-    capabilities.push(STEER_TC.tried(require_mptcp_steering(features), with_nat));
-    capabilities.push(LOOPBACK_IDENTITY.tried(require_loopback_identity(features, roots), WORKS));
-    capabilities.extend(relay_capabilities());
+    capabilities.push(STEER_TC.tried(require_mptcp_steering(features), with_nat)?);
+    capabilities.push(LOOPBACK_IDENTITY.tried(require_loopback_identity(features, roots), WORKS)?);
+    capabilities.extend(relay_capabilities()?);
     Ok(CheckReport::new(release.release().to_string_lossy().into_owned(), capabilities))
 }
 
@@ -133,10 +136,12 @@ impl Asked {
         }
     }
 
-    fn tried(&self, result: anyhow::Result<()>, works: &str) -> HostCapability {
+    /// That no descriptor was free says nothing of the host, and is an error.
+    fn tried(&self, result: anyhow::Result<()>, works: &str) -> anyhow::Result<HostCapability> {
         match result {
-            Ok(()) => self.found(true, works.to_owned()),
-            Err(error) => self.found(false, format!("{error:#}")),
+            Ok(()) => Ok(self.found(true, works.to_owned())),
+            Err(error) if net::is_out_of_descriptors(&error) => Err(error.context(net::OUT_OF_DESCRIPTORS)),
+            Err(error) => Ok(self.found(false, format!("{error:#}"))),
         }
     }
 
@@ -151,6 +156,8 @@ const BPFFS: Asked = Asked {
     yes: "attachments stay without a process",
     no: "attach mounts it",
 };
+const BPFFS_READ_ONLY: Asked =
+    Asked { code: &codes::BPFFS_READ_ONLY, no: "nothing can be attached or detached", ..BPFFS };
 const CGROUP2: Asked = Asked {
     name: "cgroup2",
     code: &codes::MISSING_CGROUP2,
@@ -240,13 +247,14 @@ const SOCKMAP_RELAY: Asked = Asked {
 /// What a probe that passed found.
 const WORKS: &str = "tried: it works";
 
-fn host_capabilities(roots: &Roots) -> [HostCapability; 2] {
-    let bpffs = roots.bpffs_mounted();
-    let mounted = if bpffs { "mounted" } else { "not mounted" };
-    [
-        BPFFS.found(bpffs, format!("{mounted} at {}", roots.bpffs().display())),
-        CGROUP2.tried(roots.open_cgroup().map(drop), "mounted"),
-    ]
+fn host_capabilities(roots: &Roots) -> anyhow::Result<[HostCapability; 2]> {
+    let at = roots.bpffs().display();
+    let bpffs = match (roots.bpffs_mounted(), roots.bpffs_is_read_only()) {
+        (_, true) => BPFFS_READ_ONLY.found(false, format!("mounted read-only at {at}")),
+        (true, false) => BPFFS.found(true, format!("mounted at {at}")),
+        (false, false) => BPFFS.found(false, format!("not mounted at {at}")),
+    };
+    Ok([bpffs, CGROUP2.tried(roots.open_cgroup().map(drop), "mounted")?])
 }
 
 fn kernel_capabilities(features: Features) -> [HostCapability; 4] {
@@ -258,30 +266,35 @@ fn kernel_capabilities(features: Features) -> [HostCapability; 4] {
     ]
 }
 
-fn probed_capabilities(features: Features, roots: &Roots) -> [HostCapability; 5] {
+fn probed_capabilities(features: Features, roots: &Roots) -> anyhow::Result<[HostCapability; 5]> {
     match probe::steering::run(features, roots) {
-        Ok(found) => [
-            STEER.tried(found.steer, WORKS),
-            LISTENER_TRACKING.tried(found.tracking, WORKS),
-            NAMESPACE_GUARD.tried(found.guard, WORKS),
-            SOURCE_SCOPE.tried(found.scope, WORKS),
-            EVENTS.tried(found.events, WORKS),
-        ],
-        Err(error) => [STEER, LISTENER_TRACKING, NAMESPACE_GUARD, SOURCE_SCOPE, EVENTS]
-            .map(|asked| asked.found(false, not_tried(&error))),
+        Ok(found) => Ok([
+            STEER.tried(found.steer, WORKS)?,
+            LISTENER_TRACKING.tried(found.tracking, WORKS)?,
+            NAMESPACE_GUARD.tried(found.guard, WORKS)?,
+            SOURCE_SCOPE.tried(found.scope, WORKS)?,
+            EVENTS.tried(found.events, WORKS)?,
+        ]),
+        Err(error) => not_tried(error, [STEER, LISTENER_TRACKING, NAMESPACE_GUARD, SOURCE_SCOPE, EVENTS]),
     }
 }
 
-fn relay_capabilities() -> [HostCapability; 2] {
+fn relay_capabilities() -> anyhow::Result<[HostCapability; 2]> {
     const NO_BUGS: &str = "tried: it works, and this kernel has no known bugs in it";
     match probe::sockmap::run() {
-        Ok(found) => [SPLICE_RELAY.tried(found.splice, WORKS), SOCKMAP_RELAY.tried(found.sockmap, NO_BUGS)],
-        Err(error) => [SPLICE_RELAY, SOCKMAP_RELAY].map(|asked| asked.found(false, not_tried(&error))),
+        Ok(found) => {
+            Ok([SPLICE_RELAY.tried(found.splice, WORKS)?, SOCKMAP_RELAY.tried(found.sockmap, NO_BUGS)?])
+        }
+        Err(error) => not_tried(error, [SPLICE_RELAY, SOCKMAP_RELAY]),
     }
 }
 
-fn not_tried(error: &anyhow::Error) -> String {
-    format!("not tried: {error:#}")
+/// Where nothing could be tried at all.
+fn not_tried<const N: usize>(error: anyhow::Error, asked: [Asked; N]) -> anyhow::Result<[HostCapability; N]> {
+    if net::is_out_of_descriptors(&error) {
+        return Err(error.context(net::OUT_OF_DESCRIPTORS));
+    }
+    Ok(asked.map(|asked| asked.found(false, format!("not tried: {error:#}"))))
 }
 
 #[cfg(test)]
@@ -312,8 +325,9 @@ mod tests {
             assert_eq!(asked.code.name, format!("missing-{}", asked.name.replace('_', "-")));
             assert_eq!(asked.code.verb, "check");
         }
+        assert_eq!(BPFFS_READ_ONLY.name, BPFFS.name);
         let known = codes::CODES.iter().filter(|code| code.verb == "check").count();
-        assert_eq!(known, ALL.len());
+        assert_eq!(known, ALL.len() + 1, "and that of a bpffs that is read-only");
     }
 
     #[test]

@@ -47,8 +47,10 @@ fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
     let containers = owned(scope)?;
     let own = Instance::open(scope)?.map_or_else(|| Ok(Vec::new()), |instance| instance.state.list())?;
     let mut steered: Vec<_> = own.into_iter().map(|(_, state)| state).collect();
+    let mut problems: Vec<String> = silent.iter().map(|error| format!("{error:#}")).collect();
+    let mut keep = |problem: anyhow::Error| problems.push(format!("{problem:#}"));
     for container in &containers {
-        steered.extend(container.attachments()?);
+        container.attachments().map_or_else(&mut keep, |all| steered.extend(all));
     }
     let is_there = |name: &&String| {
         steered.iter().any(|state| state.is_meant_by(name))
@@ -59,18 +61,23 @@ fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
     let before: Vec<_> = steered.iter().map(Attachment::name).chain(relayed).collect();
     let meant = |state: &Attachment| names.iter().any(|name| state.is_meant_by(name));
     // What is steered is closed at once; a relay may take as long as it drains.
-    let mut detached = apply::detach(scope, meant)?;
+    let mut detached = Vec::new();
+    apply::detach(scope, meant).map_or_else(&mut keep, |names| detached.extend(names));
     for container in &containers {
-        detached.extend(apply::detach_owned(container, meant)?);
+        // What a container did to its own network namespace keeps nothing else open.
+        apply::detach_owned(container, meant).map_or_else(&mut keep, |names| detached.extend(names));
     }
-    detached.extend(relays.stop(scope, |entry| names.iter().any(|name| entry.is_meant_by(name)))?);
+    let stopped = relays.stop(scope, |entry| names.iter().any(|name| entry.is_meant_by(name)));
+    stopped.map_or_else(&mut keep, |names| detached.extend(names));
     detached.sort();
-    // What is not known may be what a relay did not tell of, and it may have more that a name means.
-    let problem = match silent.first() {
-        Some(error) => format!("{error:#}"),
-        None if unknown.is_empty() => return Ok(detached),
-        None => unknown_names(&unknown, &before, &detached),
-    };
+    // What is not known may be what somebody did not tell of, and they may have more that a name means.
+    if problems.is_empty() && !unknown.is_empty() {
+        problems.push(unknown_names(&unknown, &before, &detached));
+    }
+    if problems.is_empty() {
+        return Ok(detached);
+    }
+    let problem = problems.join("; ");
     let done =
         if detached.is_empty() { String::new() } else { format!("; {} is detached", plan::list(&detached)) };
     bail!("{problem}{done}")
@@ -90,17 +97,26 @@ fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) ->
 fn all(scope: &Scope) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
     let here = apply::detach_all(scope);
+    let hidden = apply::end_hidden(scope);
     let in_containers = owned(scope).map(|all| all.iter().map(apply::detach_all_owned).collect::<Vec<_>>());
     let relayed = RelayPeers::find(scope).and_then(|(relays, silent)| {
         let stopped = relays.stop(scope, |_| true)?;
         silent.into_iter().next().map_or(Ok(stopped), Err)
     });
-    let mut detached = here?;
-    for names in in_containers?.into_iter().chain([relayed]) {
-        detached.extend(names?);
+    let mut detached = Vec::new();
+    let mut problems = Vec::new();
+    let in_containers = in_containers.unwrap_or_else(|error| vec![Err(error)]);
+    for names in [here, hidden].into_iter().chain(in_containers).chain([relayed]) {
+        match names {
+            Ok(names) => detached.extend(names),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
     }
-    detached.sort();
-    Ok(detached)
+    if problems.is_empty() {
+        detached.sort();
+        return Ok(detached);
+    }
+    bail!(problems.join("; "))
 }
 
 /// The relay processes of a network namespace and what they run.

@@ -1,10 +1,12 @@
 //! The `status` verb: what is attached and whether it can serve. Changes nothing.
 
+use std::process::ExitCode;
+
 use anyhow::anyhow;
 
 use crate::{
     cli::output::{FormatArgs, Out},
-    model::JSON_VERSION,
+    model::{JSON_VERSION, finding::exit_code},
     observe::{report::Report, snapshot},
     plan,
     runner::control::{self, Answers, SilentRelay},
@@ -23,13 +25,20 @@ pub struct Args {
 
 /// Prints the attachments that `args` name, or all.
 ///
+/// The exit code is 1 where something steers that cannot be shown.
+///
 /// # Errors
 /// As [`find`]; when a relay process does not answer, after the others were printed.
-pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     let (report, silent) = find(scope, &args.names)?;
     out.print_as(args.output.output, &report, Report::to_text)?;
+    let beside: Vec<_> =
+        report.findings.iter().filter(|finding| finding.subject.starts_with("net:")).collect();
+    for finding in &beside {
+        out.say(&format!("{}: {finding}", finding.severity));
+    }
     let mut silent = silent.into_iter();
-    let Some(first) = silent.next() else { return Ok(()) };
+    let Some(first) = silent.next() else { return Ok(ExitCode::from(exit_code(&report.findings))) };
     for other in silent {
         out.say(&format!("{other:#}"));
     }
@@ -41,7 +50,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
 /// # Errors
 /// When a name means nothing, or the state cannot be read (root is needed where bpffs is closed to others).
 fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::Error>)> {
-    let Report { attachments: mut all, listener_tracking, .. } = snapshot::steered(scope)?;
+    let Report { attachments: mut all, mut findings, listener_tracking, .. } = snapshot::steered(scope)?;
     let Answers { relays, silent } = control::ask_all(&scope.namespace)?;
     all.extend(relays.into_iter().flat_map(|(_, entries)| entries));
     all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -53,6 +62,6 @@ fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::
         }
     }
     all.retain(|entry| names.is_empty() || names.iter().any(|name| entry.is_meant_by(name)));
-    let findings = silent.iter().filter_map(SilentRelay::finding).collect();
+    findings.extend(silent.iter().filter_map(SilentRelay::finding));
     Ok((Report { version: JSON_VERSION, attachments: all, findings, listener_tracking }, silent))
 }

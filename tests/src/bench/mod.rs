@@ -1,11 +1,12 @@
-//! `suite bench steer|relay [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to what else
-//! there is, alternating in one run.
+//! `suite bench steer|relay|attach [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to what
+//! else there is, alternating in one run; and how long attaches of many services take.
 //!
-//! [`steer`] and [`relay`] say which targets there are · [`rounds`] loads them in turns · [`load`] and [`service`]
-//! are the two ends of a connection · [`target`] proves the path · [`cpu`] what it cost · [`stats`] and [`report`]
-//! what came of it.
+//! [`attach`] times attaches of many services · [`steer`] and [`relay`] say which targets there are · [`rounds`] loads
+//! them in turns · [`load`] and [`service`] are the two ends of a connection · [`target`] proves the path · [`cpu`]
+//! what it cost · [`stats`] and [`report`] what came of it.
 //! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run.
 
+mod attach;
 mod cpu;
 pub(crate) mod interrupt;
 pub(crate) mod load;
@@ -39,6 +40,7 @@ const DIRECT: u16 = 7100;
 enum What {
     Steer,
     Relay,
+    Attach,
 }
 
 /// What was asked for.
@@ -56,7 +58,7 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
         Ok(options) => options,
         Err(error) => {
             eprintln!(
-                "suite bench: {error:#}: use bench steer|relay [--rounds N] [--seconds S] [--json FILE]"
+                "suite bench: {error:#}: use bench steer|relay|attach [--rounds N] [--seconds S] [--json FILE]"
             );
             return 2;
         }
@@ -80,6 +82,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
     let what = match arguments.next() {
         Some("steer") => What::Steer,
         Some("relay") => What::Relay,
+        Some("attach") => What::Attach,
         Some(other) => bail!("unknown bench {other}"),
         None => bail!("no bench named"),
     };
@@ -105,6 +108,7 @@ fn run(options: &Options) -> Result<bool> {
     let report = match options.what {
         What::Steer => steer::run(options)?,
         What::Relay => relay::run(options)?,
+        What::Attach => return attach::run(options.json.as_deref()),
     };
     print!("{}", report.text()?);
     if let Some(file) = &options.json {

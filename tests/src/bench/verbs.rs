@@ -78,7 +78,7 @@ pub(super) fn run(rig: &Rig) -> Result<Vec<Timing>> {
 }
 
 /// Waits in the kernel for the end, unlike the harness, which polls.
-fn timed(rig: &Rig, arguments: &[&str]) -> Result<Duration> {
+pub(super) fn timed(rig: &Rig, arguments: &[&str]) -> Result<Duration> {
     interrupt::check()?;
     let mut command = Cli::new(&rig.net.host).command(arguments)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

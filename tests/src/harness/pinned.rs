@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
 
 use super::netns::Netns;
 
@@ -14,6 +14,11 @@ pub(crate) fn hash<K: Pod, V: Pod>(netns: &Netns, name: &str) -> Result<HashMap<
 /// One that forgets.
 pub(crate) fn lru_hash<K: Pod, V: Pod>(netns: &Netns, name: &str) -> Result<HashMap<MapData, K, V>> {
     Ok(Map::LruHashMap(open(netns, name)?).try_into()?)
+}
+
+/// A trie of prefixes.
+pub(crate) fn lpm_trie<K: Pod, V: Pod>(netns: &Netns, name: &str) -> Result<LpmTrie<MapData, K, V>> {
+    Ok(Map::LpmTrie(open(netns, name)?).try_into()?)
 }
 
 /// An array.

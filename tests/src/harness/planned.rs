@@ -21,17 +21,20 @@ pub(crate) fn kind(change: &Value) -> Result<&str> {
 
 /// Requires that `made` is what the changes take, in their order.
 pub(crate) fn compare(changes: &[Value], made: &[Made]) -> Result<()> {
+    let is_track = |change: &Value| change["kind"] == "track-target";
     let mut rest = made;
-    for change in changes {
-        let expected = calls_of(change)?;
+    // Targets are tracked together, before anybody looks for their listeners.
+    for together in changes.chunk_by(|one, next| is_track(one) && is_track(next)) {
+        let [change, ..] = together else { continue };
+        let expected = if is_track(change) { of_targets(together)? } else { calls_of(change)? };
         ensure!(
             rest.len() >= expected.len(),
-            "{change} was planned, which takes {expected:?}, and all that was done then is {rest:?}"
+            "{together:?} was planned, which takes {expected:?}, and all that was done then is {rest:?}"
         );
         let (now, later) = rest.split_at(expected.len());
         ensure!(
             in_order(change, now.to_vec())? == in_order(change, expected.clone())?,
-            "{change} was planned, which takes {expected:?}, and what was done is {now:?}"
+            "{together:?} was planned, which takes {expected:?}, and what was done is {now:?}"
         );
         rest = later;
     }
@@ -70,7 +73,6 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
             let replaced = list(change, "programs")?.len() + list(change, "interfaces")?.len();
             [vec![Made::Replaced; replaced], vec![written(META)]].concat()
         }
-        "track-target" => of_target(change)?,
         "untrack-target" => vec![deleted(TARGETS); 3],
         "put-attachment" => of_attachment(change)?,
         "publish" => vec![pin()?],
@@ -100,15 +102,21 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
     })
 }
 
-fn of_target(change: &Value) -> Result<Vec<Made>> {
-    let tracked = if change["is_new"] == true { 3 } else { 0 };
-    let (mptcp, plain): (Vec<_>, Vec<_>) =
-        list(change, "listeners")?.iter().partition(|listener| listener["mptcp"] == true);
+fn of_targets(changes: &[Value]) -> Result<Vec<Made>> {
+    let [mut tracked, mut forgotten, mut noted, mut registered] = [0; 4];
+    for change in changes {
+        tracked += if change["is_new"] == true { 3 } else { 0 };
+        forgotten += list(change, "forgotten")?.len();
+        let (mptcp, plain): (Vec<_>, Vec<_>) =
+            list(change, "listeners")?.iter().partition(|listener| listener["mptcp"] == true);
+        noted += mptcp.len();
+        registered += plain.len();
+    }
     Ok([
         vec![written(TARGETS); tracked],
-        vec![deleted(MPTCP_TARGETS); list(change, "forgotten")?.len()],
-        vec![written(MPTCP_TARGETS); mptcp.len()],
-        vec![written(LISTENERS); plain.len()],
+        vec![deleted(MPTCP_TARGETS); forgotten],
+        vec![written(MPTCP_TARGETS); noted],
+        vec![written(LISTENERS); registered],
     ]
     .concat())
 }
@@ -120,7 +128,8 @@ fn of_attachment(change: &Value) -> Result<Vec<Made>> {
     let gateways = |state: &Value| -> Result<BTreeSet<String>> {
         Ok(list(state, "gateways")?.iter().map(Value::to_string).collect())
     };
-    let mut made = vec![written(ALLOW); sources(new)?];
+    let mut made = vec![written(META)];
+    made.extend(vec![written(ALLOW); sources(new)?]);
     made.extend(old.is_null().then(|| written(STATS)));
     made.extend(vec![written(RULES); gateways(new)?.len()]);
     made.push(written(ATTACHMENTS));
@@ -184,7 +193,7 @@ mod tests {
     }
 
     fn done() -> Vec<Made> {
-        let maps = [TARGETS, TARGETS, TARGETS, ALLOW, ALLOW, STATS, RULES, ATTACHMENTS];
+        let maps = [TARGETS, TARGETS, TARGETS, META, ALLOW, ALLOW, STATS, RULES, ATTACHMENTS];
         maps.map(written).into_iter().chain([Made::Pin("/pins/link_steer".into())]).collect()
     }
 
@@ -200,7 +209,7 @@ mod tests {
             less.remove(at);
             compare(&plan(), &less).unwrap_err();
             let mut more = done();
-            more.insert(at, written(META));
+            more.insert(at, Made::Replaced);
             compare(&plan(), &more).unwrap_err();
         }
         let mut early = done();

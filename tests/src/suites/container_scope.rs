@@ -2,20 +2,29 @@
 //!
 //! Invariant: a refusal is counted, or the connection never reached the container's namespace.
 
-use anyhow::{Result, bail, ensure};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Test;
 use crate::harness::client::{answers, dial, refused};
 use crate::harness::containers::{ATTACH, NAME, Stage};
+use crate::harness::netns::Netns;
+use crate::harness::proc::{Guarded, run_in};
 use crate::harness::rig::{Moved, expect_moved};
 use crate::harness::service::Service;
 use crate::harness::topology::local;
+use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::container::allow_list_admits_one_sibling_only", || Stage::run(allow_list)),
     Test::on_host("docker::container::other_networks_do_not_get_in", || Stage::run(other_network)),
     Test::on_host("docker::container::neighbour_with_the_same_loopback_port_gets_nothing", || {
         Stage::run(neighbour)
+    }),
+    Test::on_host("docker::container::hostile_one_keeps_no_other_from_being_detached", || {
+        Stage::run(hostile)
     }),
 ];
 
@@ -51,6 +60,44 @@ fn other_network(stage: &mut Stage) -> Result<()> {
     })?;
     stage.served()?;
     cli.ok(&["detach", "web"]).map(drop)
+}
+
+/// A container with CAP_NET_ADMIN may take the nftables table of its own namespace and keep it: what it attached there
+/// ends nevertheless, and so do the others, whichever comes first.
+fn hostile(stage: &mut Stage) -> Result<()> {
+    stage.engine.container("third", &["--network", "app"])?;
+    let cli = stage.engine.cli();
+    for container in ["peer", "web", "third"] {
+        cli.ok(&["attach", "7001", "--container", container])?;
+    }
+    let web = stage.engine.netns("web")?;
+    let owner = own_table(&web)?;
+    let output = cli.run(&["detach", "7001"])?;
+    ensure!(output.code == Some(1), "exit code {:?}: {}", output.code, output.stderr);
+    for said in ["bridge_user", "peer.app-tcp-7001", "third.app-tcp-7001"] {
+        ensure!(output.stderr.contains(said), "it does not say {said}: {}", output.stderr);
+    }
+    stage.refuses("third")?;
+    let left: Vec<_> = cli.status()?.into_iter().map(|attachment| attachment.name).collect();
+    ensure!(left.is_empty(), "{left:?} are still attached");
+    drop(owner);
+    cli.ok(&["detach", "--all"]).map(drop)
+}
+
+/// The table is another process's, as long as that lives.
+fn own_table(netns: &Netns) -> Result<Guarded> {
+    const TAKE: &str = "delete table inet bridge_user\nadd table inet bridge_user { flags owner; }\n";
+    let mut command = Command::new("nft");
+    command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut nft = netns.spawn(&mut command).context("failed to start nft")?;
+    nft.stdin.as_mut().context("nft has no standard input")?.write_all(TAKE.as_bytes())?;
+    let owner = Guarded::new(nft);
+    until("the table has an owner", patience(10), || {
+        let shown = run_in(netns, Command::new("nft").args(["list", "tables", "inet"]))?;
+        let flags = run_in(netns, Command::new("nft").args(["list", "table", "inet", "bridge_user"]))?;
+        Ok((shown.code == Some(0) && flags.stdout.contains("owner")).then_some(()))
+    })?;
+    Ok(owner)
 }
 
 fn neighbour(stage: &mut Stage) -> Result<()> {

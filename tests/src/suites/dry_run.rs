@@ -71,7 +71,7 @@ fn second_attach() -> Result<()> {
         [Service::start(&rig.net.host, local(7001))?, Service::start(&rig.net.host, local(7002))?];
     rig.attach("7001")?;
     let kinds = as_planned(&rig, &["attach", "7002", "later=7003", "--bridge", "br-a"])?;
-    ensure!(kinds == ["track-target", "put-attachment", "track-target", "put-attachment"], "{kinds:?}");
+    ensure!(kinds == ["track-target", "track-target", "put-attachment", "put-attachment"], "{kinds:?}");
     rig.expect("br-a-tcp-7002", Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7002)))?;
     Ok(())
 }

@@ -31,6 +31,7 @@ mod docker;
 mod dry_run;
 mod events;
 mod fragments;
+mod growth;
 mod identity;
 mod identity_cache;
 mod identity_leaks;
@@ -43,6 +44,8 @@ mod mptcp;
 mod mptcp_go;
 mod mptcp_time_wait;
 mod namespaces;
+mod pins;
+mod pins_unsafe;
 mod privileges;
 mod reach;
 mod refusals;
@@ -136,6 +139,8 @@ pub(crate) fn all() -> Vec<Test> {
         refusals::TESTS,
         conflicts::TESTS,
         privileges::TESTS,
+        pins::TESTS,
+        pins_unsafe::TESTS,
         reach::TESTS,
         listeners::TESTS,
         ipv6::TESTS,
@@ -158,6 +163,7 @@ pub(crate) fn all() -> Vec<Test> {
         lifecycle::TESTS,
         crash::TESTS,
         dry_run::TESTS,
+        growth::TESTS,
         leaks::TESTS,
         upgrade::TESTS,
         docker::TESTS,

@@ -29,6 +29,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("host::no_cgroup_v2", no_cgroup_v2),
     Test::on_host("host::bpffs_is_mounted_when_missing", bpffs_mounted_when_missing),
     Test::on_host("host::no_place_for_bpffs", no_bpffs),
+    Test::on_host("host::nft_is_found_whatever_the_path", nft_without_path),
+    Test::on_host("host::few_descriptors_are_made_more", few_descriptors),
+    Test::on_host("host::no_descriptor_is_no_missing_feature", no_descriptors),
     Test::on_host("host::more_namespaces_than_the_kernel_takes", too_many),
 ];
 
@@ -40,7 +43,7 @@ const ATTACH: [&str; 4] = ["attach", "7001", "--bridge", "br-a"];
 /// Starts the prepared command and waits for it.
 fn complete(spawned: Result<Child>) -> Result<Output> {
     let output = finish(spawned?, patience(60))?;
-    note_run(&ATTACH, &output);
+    note_run(&["(in a place of its own)"], &output);
     Ok(output)
 }
 
@@ -82,7 +85,11 @@ fn without(capabilities: &[u32], named: &str) -> Result<()> {
 }
 
 /// Runs the binary in a private mount namespace that `prepare` has changed.
-fn with_mounts(host: &Netns, prepare: fn() -> Result<()>, arguments: &[&str]) -> Result<Output> {
+pub(super) fn with_mounts(
+    host: &Netns,
+    prepare: impl FnOnce() -> Result<()> + Send,
+    arguments: &[&str],
+) -> Result<Output> {
     complete(host.run(|| -> Result<Child> {
         unshare(CloneFlags::CLONE_NEWNS).context("failed to create a mount namespace")?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
@@ -92,7 +99,7 @@ fn with_mounts(host: &Netns, prepare: fn() -> Result<()>, arguments: &[&str]) ->
 }
 
 /// Unmounts every filesystem of a type, as seen by the calling thread.
-fn unmount_all(kind: &str) -> Result<usize> {
+pub(super) fn unmount_all(kind: &str) -> Result<usize> {
     let table = std::fs::read_to_string("/proc/thread-self/mounts")?;
     let rows = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let targets: Vec<_> =
@@ -116,10 +123,24 @@ fn no_cgroup_v2() -> Result<()> {
     Ok(())
 }
 
+/// Where the first process has the same mounts: what is mounted elsewhere nobody else would see.
 fn bpffs_mounted_when_missing() -> Result<()> {
+    const UNMOUNT: &str =
+        "while umount -l /sys/fs/bpf 2> /dev/null; do :; done; \"$0\" \"$@\" && findmnt -n /sys/fs/bpf";
     let host = lone_host()?;
-    let prepare = || unmount_all("bpf").map(drop);
-    with_mounts(&host, prepare, &ATTACH)?.success()
+    let output = in_a_world(&host, UNMOUNT, &ATTACH)?;
+    output.success()?;
+    ensure!(output.stdout.contains("/sys/fs/bpf"), "bpffs is not mounted: {}", output.stdout);
+    Ok(())
+}
+
+/// Runs a shell script, with the binary's command line as `$0` and `$@`, as the first process of a world with processes
+/// and mounts of its own.
+pub(super) fn in_a_world(host: &Netns, script: &str, arguments: &[&str]) -> Result<Output> {
+    let mut command = piped(Command::new("unshare"));
+    command.args(["--pid", "--fork", "--mount-proc", "--propagation", "private", "sh", "-c", script]);
+    command.arg(binary()?).args(arguments).env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    complete(host.spawn(&mut command).context("failed to start unshare"))
 }
 
 /// /sys/fs is a read-only directory without a place for bpffs; cgroup v2 is there.
@@ -139,6 +160,44 @@ fn no_bpffs() -> Result<()> {
     expect_refusal(&output, 1, &["bpf", "/sys/fs/bpf"])?;
     host.nothing_pinned().context("after a refusal")?;
     Ok(())
+}
+
+/// As cron has it.
+fn nft_without_path() -> Result<()> {
+    let host = lone_host()?;
+    for arguments in [&ATTACH[..], &["detach", "--all"]] {
+        let mut command = piped(Cli::new(&host).command(arguments)?);
+        command.env("PATH", "/nowhere");
+        complete(host.spawn(&mut command).context("failed to start bridge-user"))?.success()?;
+    }
+    host.nothing_pinned()
+}
+
+/// Starts the binary with these limits on descriptors.
+fn limited(host: &Netns, limit: &str, arguments: &[&str]) -> Result<Output> {
+    let mut command = piped(Command::new("sh"));
+    command.args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")]).arg(binary()?).args(arguments);
+    complete(host.spawn(&mut command).context("failed to start a shell"))
+}
+
+fn few_descriptors() -> Result<()> {
+    let host = lone_host()?;
+    let output = limited(&host, "ulimit -Sn 20", &ATTACH)?;
+    output.success()?;
+    let attached = Attached(host);
+    let shown = Cli::new(&attached.0).attachment("br-a-tcp-7001")?;
+    ensure!(shown.datapath == "steer", "it is carried by {}", shown.datapath);
+    limited(&attached.0, "ulimit -Sn 20", &["check"])?.success()
+}
+
+/// Whoever is told that a kernel cannot steer relays, and shows its service other clients.
+fn no_descriptors() -> Result<()> {
+    let host = lone_host()?;
+    for arguments in [&ATTACH[..], &[&ATTACH[..], &["--foreground"]].concat(), &["check"]] {
+        let output = limited(&host, "ulimit -n 20", arguments)?;
+        expect_refusal(&output, 1, &["no more files can be opened", "ulimit -n"])?;
+    }
+    host.nothing_pinned()
 }
 
 /// A namespace with something attached.

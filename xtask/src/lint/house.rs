@@ -53,11 +53,12 @@ const PURE: [&str; 2] = ["model", "plan"];
 const EFFECTS: [&str; 5] = ["std::fs", "std::net::Tcp", "std::net::Udp", "std::process", "tokio::"];
 
 /// Where `unsafe` stands.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 8] = [
     "bridge-common/src/maps.rs",
     "bridge-common/src/relay.rs",
     "bridge-ebpf/src/",
     "bridge-user/src/kernel/sys.rs",
+    "bridge-user/src/kernel/sys/",
     "bridge-user/src/net/proc_fd.rs",
     "bridge-user/src/relay/sys.rs",
     "tests/src/harness/sys.rs",

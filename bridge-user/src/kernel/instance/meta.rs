@@ -23,7 +23,8 @@ use crate::{
 pub fn write(maps: &mut Maps, namespace: &Namespace, says: InstanceMeta) -> anyhow::Result<()> {
     let netns_cookie =
         netns_cookie(maps, namespace).context("failed to learn this network namespace's cookie")?;
-    let blank = Meta { abi: ABI_VERSION, event_level: 0, probed: 0, netns_cookie, owner: 0, build: BUILD_ID };
+    let numbers = Meta { next_id: 1, next_allow_set: 1, ..Meta::default() };
+    let blank = Meta { abi: ABI_VERSION, netns_cookie, build: BUILD_ID, ..numbers };
     set(maps, says, blank)
 }
 

@@ -1,8 +1,10 @@
 //! One network namespace's set of pinned objects: finding, reading and changing it.
 
+pub mod hidden;
 pub mod meta;
 pub mod owned;
 pub mod pins;
+mod root;
 pub mod writer;
 
 use std::{collections::BTreeSet, os::fd::AsFd as _, path::PathBuf};

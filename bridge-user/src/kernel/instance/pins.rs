@@ -20,10 +20,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use bridge_common::names;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::root;
 use crate::{
     kernel::{
         programs::{link_name, tc},
@@ -93,6 +94,13 @@ impl PinDir {
         self.aside.is_none() && link_inode(&self.commit_pin()).is_ok_and(|inode| inode == self.inode)
     }
 
+    /// The id of the program that steers, if it is pinned here and attached to the namespace.
+    pub(super) fn steering_program(&self) -> Option<u32> {
+        let link = sys::obj_get(&self.commit_pin()).ok()?;
+        let facts = sys::link_facts(link.as_fd()).ok()?;
+        (u64::from(facts.netns_inode) == self.inode).then_some(facts.program_id)
+    }
+
     /// Where published objects are.
     pub fn path(&self) -> PathBuf {
         match self.aside {
@@ -129,13 +137,17 @@ impl PinDir {
 
     /// Every namespace's directory below a root.
     pub(crate) fn all(root: &Path) -> io::Result<Vec<Self>> {
-        let entries = match fs::read_dir(root) {
+        let dir = match root::open(root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
+            dir => dir?,
         };
         let mut found = Vec::new();
-        for entry in entries {
-            found.extend(entry?.file_name().to_str().and_then(|name| Self::named(root, name)));
+        for entry in fs::read_dir(root::path_of(&dir))? {
+            let entry = entry?;
+            // A symbolic link is none of ours.
+            if entry.file_type()?.is_dir() {
+                found.extend(entry.file_name().to_str().and_then(|name| Self::named(root, name)));
+            }
         }
         Ok(found)
     }
@@ -231,29 +243,35 @@ impl Lock {
     /// # Errors
     /// When bpffs is not mounted or not writable.
     pub fn take(scope: &Scope) -> anyhow::Result<Self> {
+        scope.roots.require_writable()?;
         let root = scope.roots.pins();
         let lock = Self::of(&root).with_context(|| format!("failed to lock {}", root.display()))?;
         lock.remove_leftovers(scope)?;
         Ok(lock)
     }
 
+    /// Waits until nobody changes anything below these roots.
+    pub(super) fn wait(scope: &Scope) {
+        if let Ok(dir) = root::open(&scope.roots.pins()) {
+            // Who does not get it goes on without.
+            drop(Flock::lock(dir, FlockArg::LockShared));
+        }
+    }
+
     /// Locks the root directory itself. Whoever removes the last instance removes the root too, so a lock only counts
     /// when the locked directory is still the one at the path.
     fn of(root: &Path) -> anyhow::Result<Self> {
         loop {
-            match fs::DirBuilder::new().mode(0o700).create(root) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-                _ => {}
-            }
-            let dir = match File::open(root) {
+            root::make(root)?;
+            let dir = match root::open(root) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 dir => dir?,
             };
             let dir =
                 Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
             let locked = dir.metadata()?;
-            if fs::metadata(root).is_ok_and(|now| now.ino() == locked.ino()) {
-                require_private(&locked)?;
+            if fs::symlink_metadata(root).is_ok_and(|now| now.ino() == locked.ino()) {
+                root::require_private(&locked)?;
                 return Ok(Self { dir, root: root.to_owned() });
             }
         }
@@ -277,19 +295,6 @@ impl Drop for Lock {
         // Only succeeds when it is empty; whoever waits for the lock makes a new one.
         let _ = fs::remove_dir(&self.root);
     }
-}
-
-/// On a bpffs that everybody may write to, somebody else could have made the directory and could swap what is in it.
-fn require_private(root: &fs::Metadata) -> anyhow::Result<()> {
-    let ours = nix::unistd::geteuid().as_raw();
-    ensure!(
-        root.uid() == ours && root.mode() & 0o022 == 0,
-        "it belongs to user {} with mode {:o}, expected user {ours} and nobody else to write: remove it, and mount \
-         bpffs with mode=0700",
-        root.uid(),
-        root.mode() & 0o7777
-    );
-    Ok(())
 }
 
 /// The inode of the namespace a pinned link is attached to; 0 once that is gone.

@@ -78,7 +78,7 @@ impl Writer {
         let path = self.dir.path();
         self.loaded = Some((level, object::load(features, level, Some(&path))?));
         let maps = Maps::open(&path)?;
-        self.state = Some(State { maps, match_ifindex: features.ingress_ifindex });
+        self.state = Some(State::new(maps, features.ingress_ifindex));
         Ok(())
     }
 
@@ -200,9 +200,9 @@ impl Writer {
     }
 
     /// As [`State::track`].
-    pub(crate) fn track(&mut self, target: SocketAddr, is_new: bool) -> anyhow::Result<()> {
+    pub(crate) fn track(&mut self, targets: &[(SocketAddr, bool)]) -> anyhow::Result<()> {
         let namespace = self.scope.namespace.clone();
-        self.state()?.track(target, is_new, &namespace)
+        self.state()?.track(targets, &namespace)
     }
 
     /// As [`State::untrack`].
@@ -216,8 +216,8 @@ impl Writer {
     }
 
     /// As [`State::remove`].
-    pub(crate) fn remove(&mut self, id: u32) -> anyhow::Result<()> {
-        self.state()?.remove(id)
+    pub(crate) fn remove(&mut self, id: u32, state: &Attachment) -> anyhow::Result<()> {
+        self.state()?.remove(id, state)
     }
 
     /// Pins the link of the program that steers, in one step.

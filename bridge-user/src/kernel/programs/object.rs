@@ -13,7 +13,10 @@ use aya::{
     programs::{CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
 };
 use aya_obj::generated::bpf_attach_type;
-use bridge_common::{maps::MAX_PENDING_LRU, names};
+use bridge_common::{
+    maps::{MAX_BOUND_NETNS, MAX_PENDING_LRU},
+    names,
+};
 
 use crate::{
     kernel::{features::Features, sys},
@@ -52,7 +55,9 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
         .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
         .override_global(aya_log::LEVEL, level.as_static(), true)
-        .map_max_entries(names::PENDING_LRU, pending_lru_entries(cpus));
+        .map_max_entries(names::PENDING_LRU, pending_lru_entries(cpus))
+        // Nobody writes it where the kernel tells a listener's namespace itself.
+        .map_max_entries(names::BOUND_NETNS, if features.netns_cookie { 1 } else { MAX_BOUND_NETNS });
     if let Some(dir) = pins {
         for name in names::ALL_MAPS {
             loader.map_pin_path(name, dir.join(name));

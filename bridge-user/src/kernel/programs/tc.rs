@@ -232,6 +232,32 @@ pub fn remove(namespace: &Namespace, dir: &Path, ifindex: u32) -> anyhow::Result
     Ok(())
 }
 
+/// Takes the program off every interface of the namespace where it is a filter, whoever put it there.
+///
+/// # Errors
+/// When the kernel refuses; the others are taken off nevertheless.
+pub fn remove_everywhere(namespace: &Namespace) -> anyhow::Result<()> {
+    let mut first_error = None;
+    for link in links::links(namespace)? {
+        if let Err(error) = remove_found(namespace, &link) {
+            first_error.get_or_insert(error);
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn remove_found(namespace: &Namespace, link: &Link) -> anyhow::Result<()> {
+    if !qdisc::has_clsact(namespace, link.index)?
+        || !qdisc::has_ingress_filter(namespace, link.index, PRIORITY, HANDLE.into())?
+    {
+        return Ok(());
+    }
+    namespace
+        .run(|| tc::qdisc_detach_program(&link.name, INGRESS, names::PROG_STEER_TC))?
+        .with_context(|| format!("failed to take program {} off {}", names::PROG_STEER_TC, link.name))?;
+    Ok(())
+}
+
 fn remove_filter(namespace: &Namespace, dir: &Path, link: &Link) -> anyhow::Result<()> {
     if !pin(dir, TcHook::Clsact, link.index).exists() {
         return Ok(());

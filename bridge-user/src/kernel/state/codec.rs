@@ -12,6 +12,7 @@ use bridge_common::{
         self as abi, ALLOW_SET_BITS, AllowKey, CONTAINER_LEN, IDENTITY_CONTAINER, IDENTITY_LOOPBACK,
         IFNAME_LEN, NETWORK_LEN, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN,
     },
+    steer::SourceClass,
 };
 use ipnet::IpNet;
 
@@ -22,6 +23,7 @@ use crate::model::{
     target::{Port, Target},
 };
 
+/// The rules that lead to an attachment.
 pub(super) fn rule_keys(state: &Attachment, match_ifindex: bool) -> Vec<RuleKey> {
     let ifindex = if match_ifindex { state.ifindex } else { 0 };
     state
@@ -29,6 +31,16 @@ pub(super) fn rule_keys(state: &Attachment, match_ifindex: bool) -> Vec<RuleKey>
         .iter()
         .map(|&gateway| RuleKey { gateway: gateway.into(), ifindex, port: state.port.get(), pad: 0 })
         .collect()
+}
+
+/// The entries of an allow-list: the sources, and the gateways, which are the host itself.
+pub(super) fn allow_entries(
+    state: &Attachment,
+    set: u32,
+) -> impl Iterator<Item = (lpm_trie::Key<AllowKey>, u32)> {
+    let allowed = state.allow.iter().map(|net| (*net, SourceClass::ALLOWED));
+    let host = state.gateways.iter().map(|&gateway| (IpNet::from(gateway), SourceClass::HOST));
+    allowed.chain(host).map(move |(net, class)| (encode_allow(set, &net), class))
 }
 
 pub(super) fn encode_allow(set: u32, net: &IpNet) -> lpm_trie::Key<AllowKey> {

@@ -160,10 +160,11 @@ fn try_read_origin(dir: &Path) -> Option<Origin> {
     const WORD: usize = size_of::<u64>();
     /// More than any version's `META` is expected to have.
     const WORDS: usize = 64;
+    /// Layouts before 3 were smaller and had no owner.
+    const FIRST_WITH_OWNER: usize = 40;
     let meta = MapData::from_pin(dir.join(names::META)).ok()?;
     let size = meta.info().ok()?.value_size() as usize;
-    // Layouts before 3 were smaller and had no owner.
-    let words: [u64; WORDS] = (size_of::<Meta>()..=WORDS * WORD)
+    let words: [u64; WORDS] = (FIRST_WITH_OWNER..=WORDS * WORD)
         .contains(&size)
         .then(|| sys::map_lookup(meta.fd().as_fd(), &0u32).ok())??;
     Some(Origin {

@@ -1,8 +1,10 @@
 //! One namespace's attachments as the maps hold them: reading, and changing with a single commit point.
 
 mod codec;
+mod leftovers;
 pub mod maps;
 mod register;
+mod track;
 mod write;
 
 use std::{
@@ -13,7 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use bridge_common::{
-    maps::{ListenerKey, Meta, Stats, TargetKey, TrackStats},
+    maps::{self as abi, ListenerKey, Meta, Stats, TargetKey, TrackStats},
     steer::SourceClass,
 };
 use ipnet::IpNet;
@@ -25,15 +27,27 @@ use self::{
 use super::programs::object::BUILD_ID;
 use crate::model::attachment::Attachment;
 
+/// The name of an attachment as a map holds it.
+pub(super) fn name_of(value: &abi::Attachment) -> Option<String> {
+    decode(value, BTreeSet::new(), BTreeSet::new()).map(|state| state.name())
+}
+
 /// The maps of one instance plus what is needed to interpret them.
 pub struct State {
     /// The maps.
     pub maps: Maps,
     /// Whether rules carry an interface index (`false`: 0, see [`bridge_common::maps::RuleKey::ifindex`]).
     pub match_ifindex: bool,
+    /// The addresses that attachments want, once they were asked for and until an attachment changes.
+    wanted: Option<HashSet<TargetKey>>,
 }
 
 impl State {
+    /// Of these maps.
+    pub fn new(maps: Maps, match_ifindex: bool) -> Self {
+        Self { maps, match_ifindex, wanted: None }
+    }
+
     /// Opens what is pinned in `dir`.
     ///
     /// # Errors
@@ -43,7 +57,7 @@ impl State {
         let maps = Maps::open(dir)?;
         // Whoever wrote the rules knew whether the kernel tells the interface.
         let match_ifindex = !maps.rules.keys().filter_map(Result::ok).any(|key| key.ifindex == 0);
-        Ok(Self { maps, match_ifindex })
+        Ok(Self::new(maps, match_ifindex))
     }
 
     /// What this instance is.

@@ -34,7 +34,11 @@ const BPF_NOEXIST: u64 = 1;
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
-pub(super) fn register(maps: &mut Maps, wanted: &[TargetKey], namespace: &Namespace) -> anyhow::Result<()> {
+pub(super) fn register(
+    maps: &mut Maps,
+    wanted: &HashSet<TargetKey>,
+    namespace: &Namespace,
+) -> anyhow::Result<()> {
     let known: HashSet<u64> = maps.registered()?.into_iter().map(|(_, cookie)| cookie).collect();
     let mut listeners = wanted_listeners(wanted, namespace)?;
     let mut noted = noted(maps, wanted)?;
@@ -58,16 +62,15 @@ pub(super) fn register(maps: &mut Maps, wanted: &[TargetKey], namespace: &Namesp
     // Oldest first, as the kernel's own tracking would have seen them.
     missing.sort_by_key(|listener| listener.cookie);
     let owners = proc_fd::owners_of(&missing.iter().map(|listener| listener.inode).collect());
-    let map = maps.listeners.fd().as_fd();
     for listener in missing {
         // A listener nobody holds any more is closing; its successor registers itself.
         let Some(owner) = owners.get(&listener.inode) else { continue };
-        register_one(map, &listener.key(), &listener, owner)?;
+        register_one(maps, &listener.key(), &listener, owner)?;
     }
     Ok(())
 }
 
-fn wanted_listeners(wanted: &[TargetKey], namespace: &Namespace) -> anyhow::Result<Vec<Listener>> {
+fn wanted_listeners(wanted: &HashSet<TargetKey>, namespace: &Namespace) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = tcp_listeners(namespace)?;
     listeners.retain(|listener| listener.device == 0 && wanted.contains(&listener.key()));
     Ok(listeners)
@@ -78,7 +81,7 @@ fn mptcp_keys(listeners: &[Listener]) -> HashSet<TargetKey> {
 }
 
 /// Those of the wanted addresses that are noted to have an MPTCP listener.
-fn noted(maps: &Maps, wanted: &[TargetKey]) -> anyhow::Result<HashSet<TargetKey>> {
+fn noted(maps: &Maps, wanted: &HashSet<TargetKey>) -> anyhow::Result<HashSet<TargetKey>> {
     let mut found = HashSet::new();
     for key in maps.mptcp_targets.keys() {
         let key = key.context("failed to read map MPTCP_TARGETS")?;
@@ -103,12 +106,12 @@ pub(super) fn forget_mptcp(maps: &mut Maps, stale: &[TargetKey]) -> anyhow::Resu
 }
 
 fn register_one(
-    map: BorrowedFd<'_>,
+    maps: &Maps,
     key: &TargetKey,
     listener: &Listener,
     owner: &proc_fd::Owner,
 ) -> anyhow::Result<()> {
-    let socket = match proc_fd::duplicate(owner, listener.inode) {
+    let socket = match proc_fd::duplicate(owner, listener.cookie) {
         Ok(socket) => socket,
         // It stopped meanwhile; its successor registers itself.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -117,18 +120,26 @@ fn register_one(
                 .with_context(|| format!("failed to register the listener on {}", listener.addr));
         }
     };
-    insert(map, key, socket.as_fd(), listener.cookie).with_context(|| {
+    let slots = maps.targets.get(key, 0).context("failed to read map TARGETS")?;
+    let map = maps.listeners.fd().as_fd();
+    insert(map, key, slots, socket.as_fd(), listener.cookie).with_context(|| {
         format!("failed to register the listener of {} (pid {}) on {}", owner.comm, owner.pid, listener.addr)
     })?;
     Ok(())
 }
 
-fn insert(map: BorrowedFd<'_>, key: &TargetKey, socket: BorrowedFd<'_>, cookie: u64) -> io::Result<()> {
-    for slot in 0..LISTENER_SLOTS {
+fn insert(
+    map: BorrowedFd<'_>,
+    key: &TargetKey,
+    slots: u32,
+    socket: BorrowedFd<'_>,
+    cookie: u64,
+) -> io::Result<()> {
+    for slot in (0..LISTENER_SLOTS).take_while(|slot| u32::from(*slot) < slots) {
         match sys::sockhash_insert(map, &key.slot(slot), socket, BPF_NOEXIST) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             result => return result,
         }
     }
-    sys::sockhash_insert(map, &key.slot(overflow_slot(cookie)), socket, BPF_ANY)
+    sys::sockhash_insert(map, &key.slot(overflow_slot(cookie, slots)), socket, BPF_ANY)
 }

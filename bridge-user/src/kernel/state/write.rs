@@ -1,118 +1,73 @@
 //! Changing one namespace's attachments, with a single commit point.
 //!
-//! Order of a change: what refers to the attachment first (target, listeners, allow-list set, counters, rules), then
-//! the attachment itself, in one atomic map update, then removal of what is no longer referred to. A process killed in
-//! between leaves only entries without effect, which [`State::remove_leftovers`] removes. Each function leaves nothing
-//! of itself when it fails.
+//! Order of a change: what refers to the attachment first (allow-list set, counters, rules), then the attachment
+//! itself, in one atomic map update, then removal of what is no longer referred to. A process killed in between leaves
+//! only entries without effect, which [`State::remove_leftovers`] removes. Each function leaves nothing of itself when
+//! it fails, and reads and writes what the attachment has, whatever others there are.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
-};
+use std::{io, net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use aya::maps::{PerCpuValues, lpm_trie};
-use bridge_common::{
-    maps::{self as abi, AllowKey, ListenerKey, RuleKey, Stats, TargetKey},
-    steer::{self, SourceClass},
-};
-use ipnet::IpNet;
+use aya::maps::{MapError, PerCpuValues, lpm_trie};
+use bridge_common::maps::{AllowKey, Meta, RuleKey, Stats};
 
 use super::{
     State,
-    codec::{decode_allow, encode, encode_allow, rule_keys},
-    register::{forget_mptcp, register},
+    codec::{allow_entries, encode, rule_keys},
 };
-use crate::{kernel::sys, model::attachment::Attachment, net::namespace::Namespace};
-
-/// Entries that no attachment refers to.
-#[derive(Default)]
-struct Unreferenced {
-    rules: Vec<RuleKey>,
-    allow: Vec<lpm_trie::Key<AllowKey>>,
-    stats: Vec<u32>,
-    targets: Vec<TargetKey>,
-    mptcp_targets: Vec<TargetKey>,
-    listeners: Vec<ListenerKey>,
-}
+use crate::model::attachment::Attachment;
 
 impl State {
-    /// Lets the tracking program note who listens on a target from now on, if it does not yet, and registers who does
-    /// already in the namespace.
-    ///
-    /// # Errors
-    /// When a map cannot be written, or a listener not be registered.
-    pub fn track(&mut self, target: SocketAddr, is_new: bool, namespace: &Namespace) -> anyhow::Result<()> {
-        let keys = steer::candidates(target.ip().into(), target.port());
-        let result =
-            self.write_targets(&keys, is_new).and_then(|()| register(&mut self.maps, &keys, namespace));
-        if result.is_err() && is_new {
-            self.untrack(target)?;
-        }
-        result
-    }
-
-    fn write_targets(&mut self, keys: &[TargetKey], is_new: bool) -> anyhow::Result<()> {
-        for key in keys.iter().filter(|_| is_new) {
-            self.maps.targets.insert(key, 1, 0).context("failed to write map TARGETS")?;
-        }
-        Ok(())
-    }
-
-    /// Forgets a target and its listeners, as far as no attachment wants them.
-    ///
-    /// # Errors
-    /// When a map cannot be read or written.
-    pub fn untrack(&mut self, target: SocketAddr) -> anyhow::Result<()> {
-        let keys = steer::candidates(target.ip().into(), target.port());
-        self.forget_targets(|key| keys.contains(key))
-    }
-
-    /// Forgets those of the chosen addresses that no attachment wants: first that they are tracked, then the listeners
-    /// that were registered until then.
-    fn forget_targets(&mut self, is_chosen: impl Fn(&TargetKey) -> bool) -> anyhow::Result<()> {
-        let live = self.live()?;
-        let mut targets = self.unreferenced_targets(&live)?.targets;
-        targets.retain(&is_chosen);
-        self.remove_entries(&Unreferenced { targets, ..Unreferenced::default() })?;
-        let mut rest = self.unreferenced_targets(&live)?;
-        rest.targets.clear();
-        rest.mptcp_targets.retain(&is_chosen);
-        rest.listeners.retain(|key| is_chosen(&TargetKey::new(key.addr, key.port)));
-        self.remove_entries(&rest)
-    }
-
     /// Adds or updates one attachment, whose target is tracked.
     ///
     /// # Errors
     /// When a map is full or cannot be written; nothing of the change then has effect.
     pub fn put(&mut self, id: u32, new: &Attachment, old: Option<&Attachment>) -> anyhow::Result<()> {
-        let result = self.write(id, new, old.is_none());
-        let kept = if result.is_ok() { Some(new) } else { old };
-        let rules = kept.map(|state| rule_keys(state, self.match_ifindex)).unwrap_or_default();
-        self.drop_rules_except(id, &rules)?;
-        self.remove_entries(&self.unreferenced_settings(&self.live()?)?)?;
-        result.with_context(|| format!("failed to write attachment {}", new.name()))
+        let failed = || format!("failed to write attachment {}", new.name());
+        let old = match old {
+            Some(old) => Some((old, self.allow_set(id).with_context(failed)?)),
+            None => None,
+        };
+        let set = self.take_numbers(id).with_context(failed)?;
+        let old_rules = old.map(|(old, _)| self.rules_of(old)).unwrap_or_default();
+        if let Err(error) = self.write(id, set, new, old.is_none()) {
+            self.remove_settings(id, new, set, &old_rules)?;
+            if old.is_none() {
+                self.remove_stats(id)?;
+            }
+            return Err(error).with_context(failed);
+        }
+        match old {
+            Some((old, old_set)) => self.remove_settings(id, old, old_set, &self.rules_of(new)),
+            None => Ok(()),
+        }
     }
 
-    fn write(&mut self, id: u32, wanted: &Attachment, is_new: bool) -> anyhow::Result<()> {
-        let allow_set = self.next_allow_set()?;
-        let allowed = wanted.allow.iter().map(|net| (*net, SourceClass::ALLOWED));
-        let host = wanted.gateways.iter().map(|&gateway| (IpNet::from(gateway), SourceClass::HOST));
-        for (net, source) in allowed.chain(host) {
-            let key = encode_allow(allow_set, &net);
-            self.maps.allow.insert(&key, source, 0).context("failed to write map ALLOW")?;
+    /// Removes one attachment and what only it had.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn remove(&mut self, id: u32, state: &Attachment) -> anyhow::Result<()> {
+        let set = self.allow_set(id)?;
+        self.wanted = None;
+        self.maps.attachments.remove(&id).context("failed to remove the attachment from map ATTACHMENTS")?;
+        self.remove_settings(id, state, set, &[])?;
+        self.remove_stats(id)
+    }
+
+    fn write(&mut self, id: u32, set: u32, wanted: &Attachment, is_new: bool) -> anyhow::Result<()> {
+        let target = wanted
+            .target
+            .tcp()
+            .with_context(|| format!("{} cannot be steered to: use a relay", wanted.target))?;
+        let value = encode(wanted, target, set)?;
+        for (key, class) in allow_entries(wanted, set) {
+            self.maps.allow.insert(&key, class, 0).context("failed to write map ALLOW")?;
         }
-        let target = steered_target(wanted)?;
         if is_new {
-            let zeroes = vec![Stats::default(); aya::util::nr_cpus().map_err(|(_, error)| error)?];
-            self.maps
-                .stats
-                .insert(id, PerCpuValues::try_from(zeroes)?, 0)
-                .context("failed to write map STATS")?;
+            self.insert_stats(id).context("failed to write map STATS")?;
         }
-        for key in rule_keys(wanted, self.match_ifindex) {
+        for key in self.rules_of(wanted) {
             // Without interface indices, two bridges with the same gateway address would share a rule.
             ensure!(
                 self.maps.rules.get(&key, 0).map_or(true, |owner| owner == id),
@@ -123,135 +78,96 @@ impl State {
             );
             self.maps.rules.insert(key, id, 0).context("failed to write map RULES")?;
         }
-        let value = encode(wanted, target, allow_set)?;
+        self.wanted = None;
         self.maps.attachments.insert(id, value, 0).context("failed to write map ATTACHMENTS")
     }
 
-    fn next_allow_set(&self) -> anyhow::Result<u32> {
-        let mut highest = 0;
-        for key in self.maps.allow.keys() {
-            highest = highest.max(decode_allow(&key.context("failed to read map ALLOW")?).0);
-        }
-        Ok(highest + 1)
+    fn rules_of(&self, state: &Attachment) -> Vec<RuleKey> {
+        rule_keys(state, self.match_ifindex)
     }
 
-    fn drop_rules_except(&mut self, id: u32, keep: &[RuleKey]) -> anyhow::Result<()> {
-        let stale: Vec<_> = self
-            .maps
-            .rules
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(key, owner)| *owner == id && !keep.contains(key))
-            .map(|(key, _)| key)
-            .collect();
-        self.remove_entries(&Unreferenced { rules: stale, ..Unreferenced::default() })
+    /// The allow set that an attachment has now.
+    fn allow_set(&self, id: u32) -> anyhow::Result<u32> {
+        Ok(self.maps.attachments.get(&id, 0).context("failed to read map ATTACHMENTS")?.allow_set)
     }
 
-    /// Removes one attachment and the settings only it had.
-    ///
-    /// # Errors
-    /// When a map cannot be written.
-    pub fn remove(&mut self, id: u32) -> anyhow::Result<()> {
-        self.maps.attachments.remove(&id).context("failed to remove the attachment from map ATTACHMENTS")?;
-        self.remove_entries(&self.unreferenced_settings(&self.live()?)?)
+    /// Takes a number for an allow set, and notes that `id` is taken. It is noted before it is used: a number that was
+    /// given out once is never given out again, whatever becomes of this process.
+    fn take_numbers(&mut self, id: u32) -> anyhow::Result<u32> {
+        const USED_UP: &str = "every number that attachments and allow-lists of this network namespace can have was \
+                               used once: run `bridge-user detach --all`, then attach again";
+        let meta = self.meta()?;
+        let set = meta.next_allow_set;
+        let next_allow_set = set.checked_add(1).context(USED_UP)?;
+        let next_id = meta.next_id.max(id.checked_add(1).context(USED_UP)?);
+        let taken = Meta { next_id, next_allow_set, ..meta };
+        self.maps.meta.set(0, taken, 0).context("failed to write map META")?;
+        Ok(set)
     }
 
-    /// Whether there are entries that no attachment refers to.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn has_leftovers(&self) -> anyhow::Result<bool> {
-        let live = self.live()?;
-        Ok(!self.unreferenced_settings(&live)?.is_empty() || !self.unreferenced_targets(&live)?.is_empty())
-    }
-
-    /// Removes every entry that no attachment refers to.
-    ///
-    /// # Errors
-    /// When a map cannot be read or written.
-    pub fn remove_leftovers(&mut self) -> anyhow::Result<()> {
-        let live = self.live()?;
-        self.remove_entries(&self.unreferenced_settings(&live)?)?;
-        self.forget_targets(|_| true)
-    }
-
-    fn live(&self) -> anyhow::Result<HashMap<u32, abi::Attachment>> {
-        self.maps.attachments.iter().collect::<Result<_, _>>().context("failed to read map ATTACHMENTS")
-    }
-
-    fn unreferenced_settings(&self, live: &HashMap<u32, abi::Attachment>) -> anyhow::Result<Unreferenced> {
-        let sets: HashSet<u32> = live.values().map(|attachment| attachment.allow_set).collect();
-        let mut found = Unreferenced::default();
-        for entry in self.maps.rules.iter() {
-            let (key, id) = entry.context("failed to read map RULES")?;
-            let belongs =
-                live.get(&id).is_some_and(|a| key.port == a.port && [0, a.ifindex].contains(&key.ifindex));
-            found.rules.extend((!belongs).then_some(key));
-        }
-        for key in self.maps.allow.keys() {
-            let key = key.context("failed to read map ALLOW")?;
-            found.allow.extend((!sets.contains(&decode_allow(&key).0)).then_some(key));
-        }
-        for id in self.maps.stats.keys() {
-            let id = id.context("failed to read map STATS")?;
-            found.stats.extend((!live.contains_key(&id)).then_some(id));
-        }
-        Ok(found)
-    }
-
-    fn unreferenced_targets(&self, live: &HashMap<u32, abi::Attachment>) -> anyhow::Result<Unreferenced> {
-        let wanted: HashSet<TargetKey> =
-            live.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect();
-        let is_unwanted = |key: &TargetKey| !wanted.contains(key);
-        let mut listeners = self.maps.listener_keys()?;
-        listeners.retain(|key| is_unwanted(&TargetKey::new(key.addr, key.port)));
-        Ok(Unreferenced {
-            targets: self.targets()?.into_iter().filter(is_unwanted).collect(),
-            mptcp_targets: self.mptcp_targets()?.into_iter().filter(is_unwanted).collect(),
-            listeners,
-            ..Unreferenced::default()
-        })
-    }
-
-    fn remove_entries(&mut self, all: &Unreferenced) -> anyhow::Result<()> {
-        for key in &all.rules {
-            self.maps.rules.remove(key).context("failed to clean map RULES")?;
-        }
-        for key in &all.allow {
-            self.maps.allow.remove(key).context("failed to clean map ALLOW")?;
-        }
-        for id in &all.stats {
-            self.maps.stats.remove(id).context("failed to clean map STATS")?;
-        }
-        for key in &all.targets {
-            self.maps.targets.remove(key).context("failed to clean map TARGETS")?;
-        }
-        forget_mptcp(&mut self.maps, &all.mptcp_targets)?;
-        for key in &all.listeners {
-            match sys::map_delete(self.maps.listeners.fd().as_fd(), key) {
-                // The listener closed meanwhile; the kernel removed it.
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                    return Err(error).context("failed to clean map LISTENERS");
-                }
-                _ => {}
+    /// The kernel makes room for values of each CPU in the background (`pcpu_balance_workfn`, mm/percpu.c), and has
+    /// none at hand after some hundreds.
+    fn insert_stats(&mut self, id: u32) -> anyhow::Result<()> {
+        const TRIES: u32 = 1000;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        for _ in 1..TRIES {
+            let zeroes = PerCpuValues::try_from(vec![Stats::default(); cpus])?;
+            match self.maps.stats.insert(id, zeroes, 0) {
+                Err(error) if errno(&error) == Some(libc::ENOMEM) => thread::sleep(Duration::from_millis(1)),
+                result => return Ok(result?),
             }
+        }
+        let zeroes = PerCpuValues::try_from(vec![Stats::default(); cpus])?;
+        Ok(self.maps.stats.insert(id, zeroes, 0)?)
+    }
+
+    fn remove_stats(&mut self, id: u32) -> anyhow::Result<()> {
+        unless_gone(self.maps.stats.remove(&id)).context("failed to clean map STATS")
+    }
+
+    /// Removes the rules and the allow-list of one version of an attachment, except the rules in `keep`.
+    fn remove_settings(
+        &mut self,
+        id: u32,
+        state: &Attachment,
+        set: u32,
+        keep: &[RuleKey],
+    ) -> anyhow::Result<()> {
+        let mut rules = self.rules_of(state);
+        rules.retain(|key| !keep.contains(key) && self.maps.rules.get(key, 0).is_ok_and(|owner| owner == id));
+        self.remove_rules(&rules)?;
+        let allow: Vec<_> = allow_entries(state, set).map(|(key, _)| key).collect();
+        self.remove_allow(&allow)
+    }
+
+    pub(super) fn remove_rules(&mut self, rules: &[RuleKey]) -> anyhow::Result<()> {
+        for key in rules {
+            unless_gone(self.maps.rules.remove(key)).context("failed to clean map RULES")?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_allow(&mut self, allow: &[lpm_trie::Key<AllowKey>]) -> anyhow::Result<()> {
+        for key in allow {
+            unless_gone(self.maps.allow.remove(key)).context("failed to clean map ALLOW")?;
         }
         Ok(())
     }
 }
 
-impl Unreferenced {
-    fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-            && self.allow.is_empty()
-            && self.stats.is_empty()
-            && self.targets.is_empty()
-            && self.mptcp_targets.is_empty()
-            && self.listeners.is_empty()
+/// That an entry to be removed is not there is no error: writing it may have failed.
+pub(super) fn unless_gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        result => result,
     }
 }
 
-/// The listener's address; the choice of the datapath leaves no other target to steering.
-fn steered_target(state: &Attachment) -> anyhow::Result<SocketAddr> {
-    state.target.tcp().with_context(|| format!("{} cannot be steered to: use a relay", state.target))
+fn errno(error: &MapError) -> Option<i32> {
+    let cause: Option<&io::Error> = match error {
+        MapError::SyscallError(error) => Some(&error.io_error),
+        _ => None,
+    };
+    cause.and_then(io::Error::raw_os_error)
 }

@@ -4,3 +4,4 @@
 
 pub mod advice;
 pub mod serving;
+pub mod steering;

@@ -1,0 +1,89 @@
+//! Entries that no attachment refers to: what a killed process left. They have no effect, and take room.
+//!
+//! Invariant: everything is read here, so it happens once for each change of an instance, not for each attachment.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Context as _;
+use aya::maps::lpm_trie;
+use bridge_common::{
+    maps::{self as abi, AllowKey, RuleKey, TargetKey},
+    steer,
+};
+
+use super::{State, codec::decode_allow};
+
+/// What no attachment refers to.
+#[derive(Default)]
+struct Unreferenced {
+    rules: Vec<RuleKey>,
+    allow: Vec<lpm_trie::Key<AllowKey>>,
+    stats: Vec<u32>,
+    targets: HashSet<TargetKey>,
+}
+
+impl State {
+    /// Whether there are entries that no attachment refers to.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn has_leftovers(&self) -> anyhow::Result<bool> {
+        let Unreferenced { rules, allow, stats, targets } = self.unreferenced()?;
+        Ok(!(rules.is_empty() && allow.is_empty() && stats.is_empty() && targets.is_empty()))
+    }
+
+    /// Removes every entry that no attachment refers to.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn remove_leftovers(&mut self) -> anyhow::Result<()> {
+        let Unreferenced { rules, allow, stats, targets } = self.unreferenced()?;
+        self.remove_rules(&rules)?;
+        self.remove_allow(&allow)?;
+        for id in stats {
+            self.maps.stats.remove(&id).context("failed to clean map STATS")?;
+        }
+        self.forget(&targets.into_iter().collect::<Vec<_>>())
+    }
+
+    /// The entries of `ATTACHMENTS`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(super) fn live(&self) -> anyhow::Result<HashMap<u32, abi::Attachment>> {
+        self.maps.attachments.iter().collect::<Result<_, _>>().context("failed to read map ATTACHMENTS")
+    }
+
+    fn unreferenced(&self) -> anyhow::Result<Unreferenced> {
+        let live = self.live()?;
+        let sets: HashSet<u32> = live.values().map(|attachment| attachment.allow_set).collect();
+        let mut found = Unreferenced { targets: self.unwanted_targets(&live)?, ..Unreferenced::default() };
+        for entry in self.maps.rules.iter() {
+            let (key, id) = entry.context("failed to read map RULES")?;
+            let belongs =
+                live.get(&id).is_some_and(|a| key.port == a.port && [0, a.ifindex].contains(&key.ifindex));
+            found.rules.extend((!belongs).then_some(key));
+        }
+        for key in self.maps.allow.keys() {
+            let key = key.context("failed to read map ALLOW")?;
+            found.allow.extend((!sets.contains(&decode_allow(&key).0)).then_some(key));
+        }
+        for id in self.maps.stats.keys() {
+            let id = id.context("failed to read map STATS")?;
+            found.stats.extend((!live.contains_key(&id)).then_some(id));
+        }
+        Ok(found)
+    }
+
+    /// The addresses that are tracked, noted as MPTCP, or have a listener, and that no attachment wants.
+    fn unwanted_targets(&self, live: &HashMap<u32, abi::Attachment>) -> anyhow::Result<HashSet<TargetKey>> {
+        let wanted: HashSet<TargetKey> =
+            live.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect();
+        let listeners = self.maps.listener_keys()?.into_iter().map(|key| TargetKey::new(key.addr, key.port));
+        let mut found: HashSet<TargetKey> = listeners.collect();
+        found.extend(self.targets()?);
+        found.extend(self.mptcp_targets()?);
+        found.retain(|key| !wanted.contains(key));
+        Ok(found)
+    }
+}
