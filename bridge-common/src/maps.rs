@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use crate::{addr::Ip, counters};
+use crate::{addr::Ip, counters, steer::SYN_COOKIE_NS};
 
 /// Slots per (address, port), at most (see [`listener_share`]): how many members of one `SO_REUSEPORT` group the map
 /// holds. The kernel itself picks the
@@ -60,8 +60,21 @@ pub const ALLOW_ROOM: u32 = 2 * (MAX_ALLOW + MAX_RULES);
 pub const MAX_TARGETS: u32 = 3 * MAX_ATTACHMENTS;
 /// Most listening sockets. While fewer than 196 targets are tracked, each of their addresses gets all its slots.
 pub const MAX_LISTENERS: u32 = 32_768;
-/// Most sockets that are bound and do not listen yet, below Linux 5.15. The least recently used go first.
-pub const MAX_BOUND_NETNS: u32 = 8192;
+/// Most containers in all allow-lists together.
+pub const MAX_NAMED: u32 = 8192;
+/// Entries that `NAMED` and `CLIENTS` have room for: two versions of a list, while one replaces the other.
+pub const NAMED_ROOM: u32 = 2 * MAX_NAMED;
+/// Most connections on their way from named containers: more than a host has ports for one container. The least
+/// recently used go first; a connection that is lost here is refused. This is the minimum: userspace asks for more on a
+/// machine with many CPUs.
+pub const MAX_TICKETS: u32 = 8192;
+/// Most sockets that are bound and do not listen yet, or connect from a named container, below Linux 5.15. The least
+/// recently used go first.
+pub const MAX_SOCKET_NETNS: u32 = 8192;
+/// Connections with the loopback identity between their SYN and the request that the kernel makes of it, at once. Those
+/// whose SYN the kernel dropped stay until newer ones push them out. This is the minimum: userspace asks for more on a
+/// machine with many CPUs.
+pub const MAX_ASSIGNED: u32 = 4096;
 /// Slots for pending handshakes, of attachments with the loopback identity. The socket's cookie chooses the slot.
 pub const PENDING_SLOTS: u32 = 16384;
 /// Pending handshakes that lost their slot to a later one. The least recently used go first. A connection that is lost
@@ -129,9 +142,19 @@ pub struct ConnectionKey {
 pub struct Handoff {
     /// The connection that `steer_tc` looks up in the kernel's tables at this moment; port 0 outside of a lookup.
     pub lookup: ConnectionKey,
+    /// The connection whose packet `steer_tc` left alone a moment ago; port 0 if there is none.
+    pub left_alone: ConnectionKey,
+    /// Why: [`LEFT_KNOWN`] or [`LEFT_UNPREPARED`].
+    pub left_why: u32,
     /// The last packet that a steering program assigned to a listener.
     pub assigned: Assignment,
 }
+
+/// [`Handoff::left_why`]: the kernel knows a connection with these addresses. If that is in TIME_WAIT it asks for a
+/// listener, and finding none is no refusal: the client sends its SYN again.
+pub const LEFT_KNOWN: u32 = 1;
+/// [`Handoff::left_why`]: the listener is an MPTCP one that is not transparent. No other listener is to take its place.
+pub const LEFT_UNPREPARED: u32 = 2;
 
 /// A packet that a steering program assigned to a listener. The kernel makes a request or a socket of it next, on the
 /// same CPU.
@@ -146,6 +169,30 @@ pub struct Assignment {
     pub loopback: u16,
     /// 1 for a SYN that stays in the SYN count until the kernel makes a request of it, otherwise 0.
     pub counted: u16,
+}
+
+/// How many SYNs `steer_tc` assigned of which the kernel has made no request yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SynCount {
+    /// SYNs of which it is not known yet.
+    pub pending: u64,
+    /// `bpf_ktime_get_ns` of the last SYN.
+    pub assigned_ns: u64,
+    /// Until when a SYN cookie may be valid, by the same clock; 0: there was none.
+    pub until_ns: u64,
+}
+
+/// An MPTCP listener that userspace made transparent, so that NAT does not take it away from a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its cookie (that of the subflow).
+    pub listener: u64,
+    /// 1 once it is transparent, otherwise 0.
+    pub ready: u32,
+    /// 1 if it is so because of bridge-user, 0 if the service did it itself.
+    pub ours: u32,
 }
 
 /// A connection with the loopback identity whose handshake is pending, in its slot.
@@ -169,6 +216,30 @@ pub struct AllowKey {
     pub set: u32,
     /// The source address.
     pub addr: Ip,
+}
+
+/// A container in an allow-list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NamedKey {
+    /// The cookie of its network namespace, which no other run of any container ever has.
+    pub netns: u64,
+    /// The attachment's [`Attachment::allow_set`].
+    pub set: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// What is known of a container in an allow-list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedContainer {
+    /// The inode of its network namespace.
+    pub inode: u64,
+    /// Its address on the attachment's network when it was attached.
+    pub addr: Ip,
+    /// Its name, NUL-padded.
+    pub name: [u8; CONTAINER_LEN],
 }
 
 /// Bits of an [`AllowKey`] that come before the address.
@@ -284,8 +355,13 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ConnectionKey>() == 36);
     assert!(size_of::<Assignment>() == 60);
-    assert!(size_of::<Handoff>() == 96);
+    assert!(size_of::<Handoff>() == 136);
     assert!(size_of::<PendingHandshake>() == 32);
+    assert!(size_of::<SynCount>() == 24);
+    assert!(size_of::<NamedKey>() == 16);
+    assert!(size_of::<NamedContainer>() == 24 + CONTAINER_LEN);
+    assert!(size_of::<Prepared>() == 16);
+    assert!(offset_of!(SynCount, pending) == 0);
     assert!(size_of::<AllowKey>() == 20);
     assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
     assert!(size_of::<Stats>() == 56);
@@ -305,6 +381,15 @@ impl ConnectionKey {
             at += 1;
         }
         differs | (self.source_port ^ other.source_port) as u32 | (self.port ^ other.port) as u32 == 0
+    }
+}
+
+impl SynCount {
+    /// Whether an ACK that arrives at `now_ns` may be the answer to a SYN cookie.
+    #[inline(always)]
+    pub const fn may_be_in_use(&self, now_ns: u64) -> bool {
+        let pending = self.pending != 0 && now_ns.wrapping_sub(self.assigned_ns) < SYN_COOKIE_NS;
+        pending || now_ns < self.until_ns
     }
 }
 
@@ -389,6 +474,18 @@ mod tests {
     }
 
     #[test]
+    fn acks_are_looked_at_while_a_cookie_may_be_valid() {
+        let second = 1_000_000_000;
+        let none = SynCount::default();
+        assert!(!none.may_be_in_use(second));
+        let pending = SynCount { pending: 1, assigned_ns: second, until_ns: 0 };
+        assert!(pending.may_be_in_use(second) && pending.may_be_in_use(121 * second));
+        assert!(!pending.may_be_in_use(second + SYN_COOKIE_NS), "a count that nobody took off does not last");
+        let seen = SynCount { until_ns: second + SYN_COOKIE_NS, ..none };
+        assert!(seen.may_be_in_use(121 * second) && !seen.may_be_in_use(second + SYN_COOKIE_NS));
+    }
+
+    #[test]
     fn a_new_generation_takes_over_every_slot() {
         let slots: std::collections::BTreeSet<u16> =
             (5000..5000 + u64::from(LISTENER_SLOTS)).map(|cookie| overflow_slot(cookie, 16)).collect();
@@ -433,8 +530,12 @@ mod pod {
         ConnectionKey,
         AllowKey,
         Attachment,
+        NamedKey,
+        NamedContainer,
         PendingHandshake,
+        Prepared,
         Stats,
+        SynCount,
         TrackStats,
         Meta
     );

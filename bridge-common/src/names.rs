@@ -3,8 +3,8 @@
 
 use crate::{
     maps::{
-        AllowKey, Attachment, Handoff, ListenerKey, Meta, PendingHandshake, RuleKey, Stats, TargetKey,
-        TrackStats,
+        AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, Meta, NamedContainer, NamedKey,
+        PendingHandshake, Prepared, RuleKey, Stats, SynCount, TargetKey, TrackStats,
     },
     registry::maps,
 };
@@ -44,6 +44,31 @@ maps! {
         reader: "steer, steer_tc, user",
         lifetime: "a set is complete before the attachment that names it is written, and removed after it",
     }
+    /// The containers in allow-lists: [`NamedKey`] → [`NamedContainer`].
+    NAMED: "hash", NamedKey => NamedContainer {
+        key: "namespace cookie, allow set",
+        value: "name, address, inode of the namespace",
+        writer: "user",
+        reader: "steer, steer_tc, user",
+        lifetime: "as the set in ALLOW",
+    }
+    /// The same containers, whichever list names them: namespace cookie → 1.
+    CLIENTS: "hash", u64 => u32 {
+        key: "namespace cookie",
+        value: "1",
+        writer: "user",
+        reader: "sock_ops, connect4 and 6",
+        lifetime: "written before an entry of NAMED, removed after the last one",
+    }
+    /// Which named container a connection is from: [`ConnectionKey`] → namespace cookie.
+    TICKETS: "LRU hash", ConnectionKey => u64 {
+        key: "addresses and ports",
+        value: "namespace cookie of the client's socket",
+        writer: "sock_ops, steer",
+        reader: "steer, steer_tc, sock_ops",
+        lifetime: "from connect(2) until the service's side is established, the client's socket is closed, the \
+                   connection is refused, or newer ones push it out",
+    }
     /// Where listeners are wanted: [`TargetKey`] → 1.
     TARGETS: "hash", TargetKey => u32 {
         key: "address, port",
@@ -52,14 +77,23 @@ maps! {
         reader: "sock_ops, user",
         lifetime: "written before its attachment, removed after it",
     }
-    /// Targets with an MPTCP listener: [`TargetKey`] → 1.
-    MPTCP_TARGETS: "hash", TargetKey => u32 {
+    /// The newest MPTCP listener on a target: [`TargetKey`] → its cookie.
+    MPTCP_TARGETS: "hash", TargetKey => u64 {
         key: "address, port",
-        value: "1",
+        value: "cookie of the listening subflow",
         writer: "sock_ops, user",
         reader: "steer, steer_tc, user",
         lifetime: "from an MPTCP listen(2) or attach until a plain listen(2) there, until no attachment wants it, or \
                    until an attach finds no such listener; without effect once the listener is gone",
+    }
+    /// The MPTCP listeners that are transparent: [`TargetKey`] → [`Prepared`].
+    MPTCP_PREPARED: "hash", TargetKey => Prepared {
+        key: "address, port",
+        value: "cookie of the listening subflow; whether it is transparent, and by whom",
+        writer: "user",
+        reader: "steer, steer_tc, user",
+        lifetime: "written before and after the listener is made transparent, until no attachment wants it; without \
+                   effect where MPTCP_TARGETS names another listener",
     }
     /// The listening sockets: [`ListenerKey`] → socket. Only with values of 8 bytes userspace may look an entry up; it
     /// gets the socket's cookie (`sock_map_lookup_sys`).
@@ -86,27 +120,36 @@ maps! {
         reader: "user",
         lifetime: "that of the instance",
     }
-    /// Network namespaces of bound sockets, below Linux 5.15: socket cookie → namespace cookie.
-    BOUND_NETNS: "LRU hash", u64 => u64 {
+    /// Network namespaces of sockets, below Linux 5.15: socket cookie → namespace cookie.
+    SOCKET_NETNS: "LRU hash", u64 => u64 {
         key: "socket cookie",
         value: "namespace cookie",
-        writer: "post_bind4 and 6",
+        writer: "post_bind4 and 6, connect4 and 6",
         reader: "sock_ops, user",
-        lifetime: "from bind(2) until newer ones push it out",
+        lifetime: "from bind(2), or a named container's connect(2), until newer ones push it out",
     }
     /// The hand-off from the steering programs to `sock_ops`: index 0 → [`Handoff`].
     HANDOFF: "per-CPU array", u32 => Handoff {
         key: "0",
-        value: "the connection that steer_tc looks up; the last packet assigned to a listener",
+        value: "the connection that steer_tc looks up, or left alone; the last packet assigned to a listener",
         writer: "steer, steer_tc, sock_ops",
         reader: "steer, sock_ops",
         lifetime: "the lookup while it runs; the assignment until sock_ops takes it, or the next packet for a listener",
     }
-    /// The SYN count: index 0 → number.
-    SYN_COUNT: "array", u32 => u64 {
+    /// Connections with the loopback identity that the kernel has made no request of yet: [`ConnectionKey`] → target.
+    ASSIGNED: "LRU hash", ConnectionKey => TargetKey {
+        key: "addresses and ports",
+        value: "target",
+        writer: "steer, steer_tc, sock_ops",
+        reader: "steer, steer_tc, sock_ops",
+        lifetime: "from the assignment of its SYN until sock_ops takes it, another packet of it needs a listener, or \
+                   newer ones push it out",
+    }
+    /// The SYN count: index 0 → [`SynCount`].
+    SYN_COUNT: "array", u32 => SynCount {
         key: "0",
-        value: "number of SYNs that steer_tc assigned and the kernel made no request of",
-        writer: "steer_tc, sock_ops",
+        value: "SYNs that steer_tc assigned and the kernel made no request of yet; until when a cookie may be valid",
+        writer: "steer, steer_tc, sock_ops",
         reader: "steer_tc",
         lifetime: "that of the instance",
     }
@@ -162,6 +205,10 @@ pub const PROG_SOCK_OPS: &str = "sock_ops";
 pub const PROG_POST_BIND4: &str = "post_bind4";
 /// The `cgroup/post_bind6` program that records the namespace of a bound IPv6 socket (below Linux 5.15).
 pub const PROG_POST_BIND6: &str = "post_bind6";
+/// The `cgroup/connect4` program that records the namespace of a named container's IPv4 socket (below Linux 5.15).
+pub const PROG_CONNECT4: &str = "connect4";
+/// The `cgroup/connect6` program that records the same for IPv6 (below Linux 5.15).
+pub const PROG_CONNECT6: &str = "connect6";
 /// The `cgroup/getpeername4` program: a service with the loopback identity sees 127.0.0.1 as its client.
 pub const PROG_GETPEERNAME4: &str = "getpeername4";
 /// The `cgroup/getpeername6` program: the same with ::1 or ::ffff:127.0.0.1.
@@ -174,12 +221,14 @@ pub const PROG_GETSOCKNAME6: &str = "getsockname6";
 pub const PROG_SOCK_RELEASE: &str = "sock_release";
 
 /// Every program. Which of them are loaded depends on the kernel, and on what is attached.
-pub const ALL_PROGRAMS: [&str; 10] = [
+pub const ALL_PROGRAMS: [&str; 12] = [
     PROG_STEER,
     PROG_STEER_TC,
     PROG_SOCK_OPS,
     PROG_POST_BIND4,
     PROG_POST_BIND6,
+    PROG_CONNECT4,
+    PROG_CONNECT6,
     PROG_GETPEERNAME4,
     PROG_GETPEERNAME6,
     PROG_GETSOCKNAME4,

@@ -9,9 +9,8 @@ use crate::{
 /// listener). Accepted connections are logged at debug level and not limited.
 pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// The mark of a packet that `steer_tc` sends through the bridge's ingress again to assign it to an MPTCP listener. The
-/// nftables rule takes the packet out of connection tracking, and clears the mark before routing looks at it.
-pub const ASSIGNED_MARK: u32 = 0xb7d9_e5c1;
+/// How long the kernel takes a SYN cookie, in nanoseconds (`TCP_SYNCOOKIE_VALID`, two minutes), and some more for its way.
+pub const SYN_COOKIE_NS: u64 = 130_000_000_000;
 
 /// What happened to one connection that matched a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

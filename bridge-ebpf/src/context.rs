@@ -23,14 +23,20 @@ pub(crate) fn socket_cookie<C: EbpfContext>(ctx: &C) -> u64 {
 #[inline(always)]
 pub(crate) fn in_attached_netns(ctx: &SockOpsContext) -> bool {
     let Some(meta) = maps::META.get(0) else { return false };
-    let cookie = if switches::HAVE_NETNS_COOKIE.load() != 0 {
+    let cookie = netns_cookie(ctx);
+    cookie != 0 && cookie == meta.netns_cookie
+}
+
+/// The cookie of the network namespace of the context's socket; 0 if it is not known.
+#[inline(always)]
+pub(crate) fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+    if switches::HAVE_NETNS_COOKIE.load() != 0 {
         // SAFETY: allowed for sock_ops where the switch is on.
         unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
     } else {
         // SAFETY: the value is a plain integer.
-        unsafe { maps::BOUND_NETNS.get(&socket_cookie(ctx)) }.copied().unwrap_or(0)
-    };
-    cookie != 0 && cookie == meta.netns_cookie
+        unsafe { maps::SOCKET_NETNS.get(&socket_cookie(ctx)) }.copied().unwrap_or(0)
+    }
 }
 
 /// Reads four context words.

@@ -5,6 +5,11 @@
 //! once, and calls `sock_ops` with `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`. Both happen in the same softirq, before this
 //! CPU sees another packet.
 //!
+//! A note that nobody took, because the kernel dropped the SYN, must not be taken by a later connection with the same
+//! addresses and ports, whose handshake may end on this CPU. So a note about the loopback identity counts only while
+//! `ASSIGNED` has the connection, too: every later packet of that connection that needs a listener takes it out there,
+//! on whichever CPU it arrives, and so does its request.
+//!
 //! Invariant: every packet that reaches a listener of the namespace passes a steering program, which clears the
 //! assignment of the packet before. (A packet that another tc program assigned to a socket does not pass one. It is
 //! mistaken for the assigned one only if it has the same addresses and ports, and is the next on this CPU.)
@@ -36,22 +41,63 @@ pub(crate) fn this_cpu() -> Option<&'static mut Handoff> {
 
 /// Clears the assignment: the packet that arrives now is not assigned yet.
 #[inline(always)]
-pub(crate) fn clear(handoff: &mut Handoff) {
-    handoff.assigned.connection.port = 0;
+pub(crate) fn clear(handoff: &mut Handoff, packet: &Packet) {
+    give_up(handoff);
+    handoff.left_alone.port = 0;
+    forget(&packet.connection());
+}
+
+/// Records why the packet is left to the kernel and to `steer`.
+#[inline(always)]
+pub(crate) fn leave(packet: &Packet, why: u32) {
+    if let Some(handoff) = this_cpu() {
+        handoff.left_alone = packet.connection();
+        handoff.left_why = why;
+    }
+}
+
+/// Why `steer_tc` left this packet alone; 0 if it did not.
+#[inline(always)]
+pub(crate) fn left(handoff: &Handoff, packet: &Packet) -> u32 {
+    if handoff.left_alone.is(&packet.connection()) { handoff.left_why } else { 0 }
 }
 
 /// Records that the packet is assigned to a listener. `counted`: it is a SYN, and enters the SYN count.
 #[inline(always)]
 pub(crate) fn record(handoff: &mut Handoff, packet: &Packet, attachment: &AttachmentFields, counted: bool) {
+    give_up(handoff);
     if counted {
         syn_cookies::syn_assigned();
     }
-    handoff.assigned = Assignment {
-        connection: packet.connection(),
-        target: TargetKey::new(attachment.target, attachment.port),
-        loopback: u16::from(attachment.identity == IDENTITY_LOOPBACK),
-        counted: u16::from(counted),
-    };
+    let (connection, target) = (packet.connection(), TargetKey::new(attachment.target, attachment.port));
+    let loopback = attachment.identity == IDENTITY_LOOPBACK;
+    if loopback {
+        // Without a place the service sees the container, which it trusts less.
+        let _ = maps::ASSIGNED.insert(&connection, &target, 0);
+    } else {
+        forget(&connection);
+    }
+    handoff.assigned =
+        Assignment { connection, target, loopback: u16::from(loopback), counted: u16::from(counted) };
+}
+
+/// Nobody took the assignment of the packet before: the kernel made nothing of it.
+#[inline(always)]
+fn give_up(handoff: &mut Handoff) {
+    if handoff.assigned.connection.port != 0 && handoff.assigned.counted != 0 {
+        syn_cookies::no_request();
+    }
+    handoff.assigned.connection.port = 0;
+}
+
+/// What a note says of this connection, on whichever CPU, is of the past.
+#[inline(always)]
+fn forget(connection: &ConnectionKey) {
+    // Looking is cheaper than removing, which takes a lock.
+    // SAFETY: the value is not used.
+    if unsafe { maps::ASSIGNED.get(connection) }.is_some() {
+        let _ = maps::ASSIGNED.remove(connection);
+    }
 }
 
 /// Takes the assignment, if the context's request or socket is the one that the kernel made of it.
@@ -66,8 +112,14 @@ pub(crate) fn take(ctx: &SockOpsContext) -> Option<Assignment> {
     if switches::HAVE_NETNS_COOKIE.load() != 0 && !in_attached_netns(ctx) {
         return None;
     }
-    let taken = *assigned;
+    let mut taken = *assigned;
     assigned.connection.port = 0;
+    if taken.counted != 0 {
+        syn_cookies::request_made();
+    }
+    if taken.loopback != 0 {
+        taken.loopback = u16::from(maps::ASSIGNED.remove(&taken.connection).is_ok());
+    }
     Some(taken)
 }
 

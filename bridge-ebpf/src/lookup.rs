@@ -1,16 +1,19 @@
 //! What `steer` and `steer_tc` look up alike on the way from a packet to its listener.
 //!
-//! Both look up the rule, its attachment, and the class of the source, in this order. They build the keys of `RULES`
-//! and `ALLOW` themselves: inlined functions that do it left `steer_tc` with another stack layout and 25 more
-//! instructions.
+//! Both look up the rule, its attachment, and the class of the source, in this order.
 //!
 //! Invariant: nothing here decides or counts.
 
 use core::ptr::addr_of;
 
-use bridge_common::{Ip, maps::ConnectionKey, steer};
+use aya_ebpf::maps::lpm_trie::Key;
+use bridge_common::{
+    Ip,
+    maps::{ALLOW_KEY_BITS, AllowKey, ConnectionKey, TargetKey},
+    steer::{self, SourceClass},
+};
 
-use crate::maps;
+use crate::{maps, tickets};
 
 /// The addresses and ports of a packet for some gateway; ports in host byte order.
 pub(crate) struct Packet {
@@ -62,14 +65,37 @@ pub(crate) fn attachment(id: u32) -> Option<AttachmentFields> {
     }
 }
 
-/// Whether the newest listener that may serve the attachment is an MPTCP one.
+/// What the allow-list says of where a packet comes from: by its address, or by the container it is from.
 #[inline(always)]
-pub(crate) fn is_mptcp_target(attachment: &AttachmentFields) -> bool {
+pub(crate) fn source_class(attachment: &AttachmentFields, packet: &Packet) -> SourceClass {
+    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
+    let class = SourceClass::from_entry(maps::ALLOW.get(&source).copied());
+    if class == SourceClass::Unlisted && tickets::admits(attachment.allow_set, &packet.connection()) {
+        return SourceClass::Allowed;
+    }
+    class
+}
+
+/// Whether an MPTCP listener was noted on an address that may serve the attachment. That need not be the one that does:
+/// anybody may listen on `[::]` for IPv6 only.
+#[inline(always)]
+pub(crate) fn may_have_mptcp_listener(attachment: &AttachmentFields) -> bool {
     let [exact, any_v4, any_v6] = steer::candidates(attachment.target, attachment.port);
     // SAFETY: the values are plain integers.
     unsafe {
         maps::MPTCP_TARGETS.get(&exact).is_some()
             || maps::MPTCP_TARGETS.get(&any_v4).is_some()
             || maps::MPTCP_TARGETS.get(&any_v6).is_some()
+    }
+}
+
+/// Whether the newest MPTCP listener on an address is the one that userspace made transparent last.
+#[inline(always)]
+pub(crate) fn is_prepared(bound: &TargetKey) -> bool {
+    // SAFETY: the values are plain integers; torn ones would not be equal.
+    unsafe {
+        let Some(newest) = maps::MPTCP_TARGETS.get(bound) else { return false };
+        let Some(prepared) = maps::MPTCP_PREPARED.get(bound) else { return false };
+        prepared.ready != 0 && prepared.listener == *newest
     }
 }

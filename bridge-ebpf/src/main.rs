@@ -20,6 +20,7 @@ mod steer;
 mod steer_tc;
 mod switches;
 mod syn_cookies;
+mod tickets;
 mod track;
 
 /// Helpers that touch sockets need a GPL-compatible licence string.

@@ -13,9 +13,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::maps::{
-    ALLOW_ROOM, AllowKey, Attachment, Handoff, ListenerKey, MAX_ATTACHMENTS, MAX_BOUND_NETNS, MAX_IDENTITIES,
-    MAX_LISTENERS, MAX_PENDING_LRU, MAX_TARGETS, Meta, PENDING_SLOTS, PendingHandshake, RULES_ROOM, RuleKey,
-    Stats, TargetKey, TrackStats,
+    ALLOW_ROOM, AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, MAX_ASSIGNED, MAX_ATTACHMENTS,
+    MAX_IDENTITIES, MAX_LISTENERS, MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TARGETS, MAX_TICKETS, Meta,
+    NAMED_ROOM, NamedContainer, NamedKey, PENDING_SLOTS, PendingHandshake, Prepared, RULES_ROOM, RuleKey, Stats, SynCount,
+    TargetKey, TrackStats,
 };
 
 /// Of maps that are large, and mostly empty: memory for an entry is taken when it is made, and not before.
@@ -42,9 +43,14 @@ pub(crate) static ALLOW: LpmTrie<AllowKey, u32> = LpmTrie::with_max_entries(ALLO
 #[map]
 pub(crate) static TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, ON_DEMAND);
 
-/// Targets whose newest listener is an MPTCP one. Once that is gone, `steer_tc` finds nothing there.
+/// The newest MPTCP listener on each target, by cookie, unless a plain one came after it.
 #[map]
-pub(crate) static MPTCP_TARGETS: HashMap<TargetKey, u32> = HashMap::with_max_entries(MAX_TARGETS, ON_DEMAND);
+pub(crate) static MPTCP_TARGETS: HashMap<TargetKey, u64> = HashMap::with_max_entries(MAX_TARGETS, ON_DEMAND);
+
+/// The MPTCP listeners that userspace made transparent.
+#[map]
+pub(crate) static MPTCP_PREPARED: HashMap<TargetKey, Prepared> =
+    HashMap::with_max_entries(MAX_TARGETS, ON_DEMAND);
 
 /// Userspace makes and removes the entries; programs only count.
 #[map]
@@ -55,17 +61,34 @@ pub(crate) static STATS: PerCpuHashMap<u32, Stats> =
 #[map]
 pub(crate) static TRACK_STATS: PerCpuArray<TrackStats> = PerCpuArray::with_max_entries(1, 0);
 
+/// Containers that an allow-list names.
+#[map]
+pub(crate) static NAMED: HashMap<NamedKey, NamedContainer> = HashMap::with_max_entries(NAMED_ROOM, ON_DEMAND);
+
+/// Containers that any allow-list names.
+#[map]
+pub(crate) static CLIENTS: HashMap<u64, u32> = HashMap::with_max_entries(NAMED_ROOM, ON_DEMAND);
+
+/// Connections on their way from a named container; see `tickets`.
+#[map]
+pub(crate) static TICKETS: LruHashMap<ConnectionKey, u64> = LruHashMap::with_max_entries(MAX_TICKETS, 0);
+
 /// Written below Linux 5.15 only.
 #[map]
-pub(crate) static BOUND_NETNS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_BOUND_NETNS, 0);
+pub(crate) static SOCKET_NETNS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_SOCKET_NETNS, 0);
 
 /// The hand-off on this CPU; see `handoff`.
 #[map]
 pub(crate) static HANDOFF: PerCpuArray<Handoff> = PerCpuArray::with_max_entries(1, 0);
 
+/// Connections with the loopback identity that were assigned to a listener a moment ago; see `handoff`.
+#[map]
+pub(crate) static ASSIGNED: LruHashMap<ConnectionKey, TargetKey> =
+    LruHashMap::with_max_entries(MAX_ASSIGNED, 0);
+
 /// The SYN count; see `syn_cookies`.
 #[map]
-pub(crate) static SYN_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static SYN_COUNT: Array<SynCount> = Array::with_max_entries(1, 0);
 
 /// Pending handshakes. A connection that needs the slot of another one moves that one to [`PENDING_LRU`].
 #[map]

@@ -25,6 +25,6 @@ fn record_netns(ctx: &SockContext) -> i32 {
     // SAFETY: the helper takes the program's context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // A full map evicts its oldest entry; that socket stays untracked until the next attach registers it.
-    let _ = maps::BOUND_NETNS.insert(&socket_cookie(ctx), &netns, 0);
+    let _ = maps::SOCKET_NETNS.insert(&socket_cookie(ctx), &netns, 0);
     ALLOW
 }

@@ -13,12 +13,11 @@ use aya_ebpf::{
     },
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::sk_lookup,
-    maps::lpm_trie::Key,
     programs::SkLookupContext,
 };
 use bridge_common::{
     Ip,
-    maps::{ALLOW_KEY_BITS, AllowKey, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
+    maps::{LEFT_KNOWN, LEFT_UNPREPARED, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
     steer::{self, Outcome, SourceClass},
 };
 
@@ -26,7 +25,7 @@ use crate::{
     context::words,
     events, handoff,
     lookup::{self, AttachmentFields, Packet},
-    maps, switches,
+    maps, switches, tickets,
 };
 
 /// `IPPROTO_TCP`.
@@ -51,7 +50,8 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     }
     let packet = read_packet(sk);
     let handoff = handoff::this_cpu()?;
-    handoff::clear(handoff);
+    let left = handoff::left(handoff, &packet);
+    handoff::clear(handoff, &packet);
     let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
         0 => 0,
         // SAFETY: as above; the verifier never reaches this where the field does not exist.
@@ -68,17 +68,19 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     let stats = maps::STATS.get_ptr_mut(&id)?;
     // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
     let stats = unsafe { &mut *stats };
-    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
-    let outcome = match SourceClass::from_entry(maps::ALLOW.get(&source).copied()) {
+    let outcome = match lookup::source_class(&attachment, &packet) {
+        SourceClass::Allowed if left == LEFT_UNPREPARED => Outcome::NoListener,
         SourceClass::Allowed => serve(ctx, &attachment, stats),
         SourceClass::Host => return None,
         SourceClass::Unlisted => Outcome::Denied,
     };
     if outcome == Outcome::Accepted {
         handoff::record(handoff, &packet, &attachment, false);
+    } else {
+        // The kernel answers with a reset, after which the client does not repeat its SYN.
+        tickets::end(&packet.connection());
     }
-    if outcome == Outcome::NoListener && lookup::is_mptcp_target(&attachment) {
-        // `steer_tc` serves it. The lookups that it makes for known connections pass here.
+    if outcome == Outcome::NoListener && left == LEFT_KNOWN {
         return None;
     }
     events::record(ctx, stats, outcome, &packet);

@@ -2,30 +2,35 @@
 //! MPTCP one. A socket map cannot hold such a listener, so `steer` cannot assign it.
 //!
 //! Runs before netfilter and before the listener lookup, for every packet of the bridge. It is done with a packet that
-//! is no SYN, unless there are SYN cookies (`syn_cookies`), and with the first lookup that finds nothing. It never
-//! drops a packet, and never decides for other filters: the next one always runs. `steer` sees every packet that this
-//! program leaves alone; it decides who is refused, and counts it.
+//! is no SYN, unless there are SYN cookies (`syn_cookies`), and with the first lookup that finds nothing. It changes
+//! nothing but which listener a packet gets, never drops one, and never decides for other filters: the next one always
+//! runs, and so does netfilter. `steer` sees every packet that this program leaves alone; it decides who is refused,
+//! and counts it.
+//!
+//! nf_nat takes a listener away again from a packet that conntrack knows, unless the listener is transparent
+//! (`nf_nat_ipv4_local_in`). Userspace makes it so (`state::transparent` in `bridge-user`) and says so in
+//! `MPTCP_PREPARED`; other listeners are left alone.
 
 use core::{mem::MaybeUninit, ptr::addr_of};
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple,
+        BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
-    helpers::{bpf_redirect, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_mptcp_sock},
     macros::classifier,
-    maps::lpm_trie::Key,
     programs::TcContext,
 };
 use bridge_common::{
     Ip,
-    maps::{ALLOW_KEY_BITS, AllowKey, RuleKey, Stats},
-    steer::{ASSIGNED_MARK, Outcome, SourceClass},
+    maps::{LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, Stats, TargetKey},
+    steer::{Outcome, SourceClass},
 };
 
 use crate::{
+    context::words,
     events, handoff,
     lookup::{self, AttachmentFields, Packet},
     maps, switches, syn_cookies,
@@ -38,7 +43,10 @@ const IPV6_LEN: usize = 40;
 const ETH_P_IP: u32 = (0x0800_u16).to_be() as u32;
 const ETH_P_IPV6: u32 = (0x86dd_u16).to_be() as u32;
 const IPPROTO_TCP: u8 = 6;
+/// `PACKET_HOST`: the frame is for this interface.
+const PACKET_HOST: u32 = 0;
 /// Flags of byte 13 of a TCP header.
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
@@ -50,22 +58,29 @@ struct Segment {
 }
 
 impl Segment {
+    /// A SYN that a listener answers: it drops one with FIN (`tcp_rcv_state_process`).
     const fn is_syn(&self) -> bool {
-        self.flags & (SYN | ACK) == SYN
+        self.flags & (FIN | SYN | RST | ACK) == SYN
+    }
+
+    /// What may be the answer to a SYN cookie.
+    const fn is_ack(&self) -> bool {
+        self.flags & (SYN | RST | ACK) == ACK
     }
 }
 
 /// Entry point.
 #[classifier]
 pub(crate) fn steer_tc(ctx: TcContext) -> i32 {
-    try_steer(&ctx).unwrap_or(TC_ACT_UNSPEC)
+    let _ = try_steer(&ctx);
+    TC_ACT_UNSPEC
 }
 
 /// `None`: nothing for this program to do.
 #[inline(always)]
-fn try_steer(ctx: &TcContext) -> Option<i32> {
+fn try_steer(ctx: &TcContext) -> Option<()> {
     let segment = read_segment(ctx)?;
-    if segment.flags & RST != 0 || !segment.is_syn() && !syn_cookies::may_be_in_use() {
+    if !segment.is_syn() && !(segment.is_ack() && syn_cookies::may_be_in_use()) {
         return None;
     }
     let packet = &segment.packet;
@@ -78,53 +93,44 @@ fn try_steer(ctx: &TcContext) -> Option<i32> {
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
     let attachment = lookup::attachment(id)?;
-    if !lookup::is_mptcp_target(&attachment) {
+    if !lookup::may_have_mptcp_listener(&attachment)
+        || lookup::source_class(&attachment, packet) != SourceClass::Allowed
+    {
         return None;
     }
-    // SAFETY: the kernel passes a valid context.
-    let arrives_again = unsafe { addr_of!((*ctx.skb.skb).mark).read_volatile() } == ASSIGNED_MARK;
-    // The kernel's tables were searched when the packet arrived first, a moment ago.
-    if !arrives_again && is_known(ctx, packet) {
+    if is_known(ctx, packet) {
+        handoff::leave(packet, LEFT_KNOWN);
         return None;
     }
-    let source = Key::new(ALLOW_KEY_BITS, AllowKey { set: attachment.allow_set, addr: packet.source });
-    if SourceClass::from_entry(maps::ALLOW.get(&source).copied()) != SourceClass::Allowed {
-        return None;
-    }
-    if !arrives_again {
-        return Some(arrive_again(ctx));
-    }
-    let stats = maps::STATS.get_ptr_mut(&id)?;
-    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
-    let stats: &mut Stats = unsafe { &mut *stats };
-    let outcome = assign(ctx, packet, &attachment);
+    let outcome = assign(ctx, packet, &attachment)?;
     if outcome == Outcome::Accepted {
         handoff::record(handoff::this_cpu()?, packet, &attachment, segment.is_syn());
     }
     // The ACK that ends a handshake with a SYN cookie belongs to a connection that is counted already.
     if segment.is_syn() {
+        let stats = maps::STATS.get_ptr_mut(&id)?;
+        // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
+        let stats: &mut Stats = unsafe { &mut *stats };
         events::record(ctx, stats, outcome, packet);
     }
-    None
+    Some(())
 }
 
-/// Marks the packet and redirects it to the bridge's ingress, where it arrives again. The redirect removes what
-/// connection tracking has attached to it (`skb_scrub_packet`). With br_netfilter, netfilter's PREROUTING has seen the
-/// packet before this program; now it sees the packet again, with the mark.
-#[inline(always)]
-fn arrive_again(ctx: &TcContext) -> i32 {
-    // SAFETY: the kernel passes a valid context, and lets tc programs write the mark.
-    unsafe {
-        (*ctx.skb.skb).mark = ASSIGNED_MARK;
-        bpf_redirect((*ctx.skb.skb).ifindex, u64::from(BPF_F_INGRESS)) as i32
-    }
-}
-
-/// IPv4 without fragments, IPv6 without extension headers: the usual TCP handshake. Other packets are left alone.
+/// IPv4 without fragments, IPv6 without extension headers: the usual TCP handshake. Other packets are left alone, and so
+/// are frames for somebody else, and those with a VLAN tag: they are for another interface on top of this one.
 #[inline(always)]
 fn read_segment(ctx: &TcContext) -> Option<Segment> {
     // SAFETY: the kernel passes a valid context.
-    let protocol = unsafe { addr_of!((*ctx.skb.skb).protocol).read_volatile() };
+    let (protocol, kind, vlan) = unsafe {
+        (
+            addr_of!((*ctx.skb.skb).protocol).read_volatile(),
+            addr_of!((*ctx.skb.skb).pkt_type).read_volatile(),
+            addr_of!((*ctx.skb.skb).vlan_present).read_volatile(),
+        )
+    };
+    if kind != PACKET_HOST || vlan != 0 {
+        return None;
+    }
     let (source, gateway, transport) = match protocol {
         ETH_P_IP => read_ipv4(ctx)?,
         ETH_P_IPV6 => read_ipv6(ctx)?,
@@ -186,24 +192,53 @@ fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
     }
 }
 
-/// Assigns the packet to the listener on the target.
+/// What kind of socket the kernel finds for a packet to the target.
+enum Found {
+    /// An MPTCP listener for any interface that userspace made transparent.
+    Prepared,
+    /// One that it did not make transparent yet.
+    Unprepared,
+    /// None of those: `steer` decides.
+    Other,
+}
+
+/// Assigns the packet to the listener that the kernel finds for a packet from there to the target. `None`: that is none
+/// of this program's; `steer` sees the packet.
 #[inline(always)]
-fn assign(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Outcome {
-    let Some(sk) = find_socket(ctx, packet.source, packet.source_port, attachment.target, attachment.port)
-    else {
-        return Outcome::NoListener;
-    };
-    // SAFETY: `sk` is referenced until it is released, on every path.
-    let (state, device) =
-        unsafe { (addr_of!((*sk).state).read_volatile(), addr_of!((*sk).bound_dev_if).read_volatile()) };
-    let mut outcome = Outcome::NoListener;
-    if state == BPF_TCP_LISTEN && device == 0 {
-        // SAFETY: as above.
-        let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
-        outcome = if refused { Outcome::AssignFailed } else { Outcome::Accepted };
+fn assign(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Option<Outcome> {
+    let sk = find_socket(ctx, packet.source, packet.source_port, attachment.target, attachment.port)?;
+    let mut outcome = None;
+    match inspect(sk) {
+        Found::Prepared => {
+            // SAFETY: `sk` is referenced until it is released.
+            let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
+            outcome = Some(if refused { Outcome::AssignFailed } else { Outcome::Accepted });
+        }
+        Found::Unprepared => handoff::leave(packet, LEFT_UNPREPARED),
+        Found::Other => {}
     }
     release(sk);
     outcome
+}
+
+#[inline(always)]
+fn inspect(sk: *mut bpf_sock) -> Found {
+    // SAFETY: `sk` is referenced until it is released.
+    let (state, device, bound) = unsafe {
+        let family = addr_of!((*sk).family).read_volatile();
+        let (v4, v6) = (addr_of!((*sk).src_ip4).read_volatile(), words(addr_of!((*sk).src_ip6)));
+        let port = addr_of!((*sk).src_port).read_volatile() as u16;
+        (
+            addr_of!((*sk).state).read_volatile(),
+            addr_of!((*sk).bound_dev_if).read_volatile(),
+            TargetKey::new(Ip::from_context(family, v4, v6), port),
+        )
+    };
+    // SAFETY: as above.
+    if state != BPF_TCP_LISTEN || device != 0 || unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null() {
+        return Found::Other;
+    }
+    if lookup::is_prepared(&bound) { Found::Prepared } else { Found::Unprepared }
 }
 
 /// The socket of this network namespace that a packet from `source` to `to` would reach. It is referenced.

@@ -42,7 +42,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
     if is_mptcp(ctx.ops) {
         stats.mptcp += 1;
         // It cannot be full: it is as large as TARGETS, and holds only keys of TARGETS.
-        let _ = maps::MPTCP_TARGETS.insert(&key, &1, 0);
+        let _ = maps::MPTCP_TARGETS.insert(&key, &socket_cookie(ctx), 0);
         debug!(ctx, "mptcp-listener on port {}", key.port);
         return;
     }

@@ -167,11 +167,10 @@ fn change_instance(writer: &mut Writer, change: &Change) -> anyhow::Result<()> {
         }
         Change::WriteMeta { new, old } => writer.write_meta(*new, old.is_none()),
         Change::RemoveLeftovers { .. } => writer.remove_leftovers(),
-        Change::AddTable { .. } => writer.add_table(),
-        Change::RemoveTable { .. } => writer.remove_table(),
         Change::AttachTc { tc, .. } => writer.attach_tc(tc.interface.index, tc.hook),
         Change::DetachTc { tc } => writer.detach_tc(tc.interface.index),
         Change::TrackTarget { target, is_new, .. } => writer.track(&[(*target, *is_new)]),
+        Change::ReleaseListeners { .. } => writer.release(),
         Change::UntrackTarget { target } => writer.untrack(*target),
         Change::PutAttachment { id, new, old, .. } => writer
             .put(*id, new, old.as_deref())

@@ -90,7 +90,7 @@ impl AttachmentReport {
             self.datapath.to_string(),
             plan::list(gateways),
             self.target.clone(),
-            few(&self.allow),
+            few(&self.allowed()),
             self.counters.accepted.to_string(),
             self.counters.denied.to_string(),
             self.counters.no_listener.to_string(),

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
     datapath::{Datapath, Reason},
     identity::Identity,
     naming,
+    source::Source,
     target::{Port, Target},
 };
 
@@ -32,7 +32,7 @@ pub struct Attachment {
     /// Addresses containers connect to, sorted: the gateway's, or those of the container itself.
     pub gateways: BTreeSet<IpAddr>,
     /// Allowed sources, sorted.
-    pub allow: BTreeSet<IpNet>,
+    pub allow: BTreeSet<Source>,
     /// What carries the connections.
     pub datapath: Datapath,
     /// Why that datapath.

@@ -74,10 +74,25 @@ codes! {
         cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
     }
     MPTCP_STEERING_MISSING: "mptcp-steering-missing", Error, "status", "0.1.0" {
-        symptom: "`failed`: an MPTCP listener, and what steers to it is missing",
-        cause: "the tc program or the nftables table `bridge_user` was removed; `nft flush ruleset` removes the table",
-        see: "`nft list tables`; `tc filter show dev BRIDGE ingress`, or `bpftool net` from Linux 6.6 on",
+        symptom: "`failed`: an MPTCP listener, and the program that steers to it is missing",
+        cause: "the tc program was taken off the bridge, with its qdisc for example",
+        see: "`tc filter show dev BRIDGE ingress`, or `bpftool net` from Linux 6.6 on",
         cure: "attach again, or start the service with MPTCP off (Go programs: `GODEBUG=multipathtcp=0`)",
+    }
+    MPTCP_NOT_PREPARED: "mptcp-not-prepared", Warning, "status", "0.1.0" {
+        symptom: "`waiting-for-listener`: the service began to listen with MPTCP since the last attach",
+        cause: "NAT takes an MPTCP listener away from steered connections until bridge-user has set IP_TRANSPARENT on \
+                it, which no program in the kernel can do; connections are refused until then",
+        see: "[MPTCP and Go services](guide.md#mptcp-and-go-services)",
+        cure: "attach again after each restart, from the service's unit for example (`ExecStartPost=`), or start the \
+               service with MPTCP off (Go programs: `GODEBUG=multipathtcp=0`)",
+    }
+    NAMED_RUN_ENDED: "named-run-ended", Warning, "status", "0.1.0" {
+        symptom: "a container that was allowed by name was stopped or restarted since",
+        cause: "`--allow NAME` admits the run of the container that was there then: another container may have its \
+                address now",
+        see: "`docker ps`; `allowed_containers` in `status --output json`",
+        cure: "attach again once it runs, or allow its network or address",
     }
     LISTENER_NOT_REGISTERED: "listener-not-registered", Error, "status", "0.1.0" {
         symptom: "`failed`: the listener is not registered",
@@ -144,6 +159,13 @@ codes! {
         cause: "`--identity loopback` makes a rule that trusts 127.0.0.1 trust every container that is allowed",
         see: "the ALLOW column: these are trusted now",
         cure: "narrow it with `--allow`, make the service ask for a password, or attach with `--identity container`",
+    }
+    ALLOW_WIDENED: "allow-widened", Warning, "attach", "0.1.0" {
+        symptom: "`warning: …: … may connect from now on`",
+        cause: "attach replaced an allow-list by one that admits more; without `--allow` it is the default, which is the \
+                bridge's subnets",
+        see: "the ALLOW column",
+        cure: "attach again with the old list",
     }
     MISSING_BPFFS: "missing-bpffs", Info, "check", "0.1.0" {
         symptom: "`bpffs`: not mounted",
@@ -222,9 +244,9 @@ codes! {
     }
     MISSING_STEER_TC: "missing-steer-tc", Warning, "check", "0.1.0" {
         symptom: "`steer_tc`: MPTCP listeners are not steered to",
-        cause: "the kernel is older than Linux 5.19 or has no MPTCP, or there is no `nft`",
-        see: "`nft --version`; `sysctl net.mptcp.enabled`",
-        cure: "install nftables, or relay such services (`attach --foreground`)",
+        cause: "the kernel is older than Linux 5.19 or has no MPTCP",
+        see: "DETAIL; `sysctl net.mptcp.enabled`",
+        cure: "relay such services (`attach --foreground`), or start them with MPTCP off",
     }
     MISSING_LOOPBACK_IDENTITY: "missing-loopback-identity", Warning, "check", "0.1.0" {
         symptom: "`loopback_identity`: a steered connection does not look local",

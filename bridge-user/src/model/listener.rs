@@ -42,6 +42,12 @@ impl Listener {
         dual_stack && wanted.is_ipv4() && (self.is_on_every_address() || bound.to_canonical() == wanted)
     }
 
+    /// How the kernel prefers it among those that serve `target`: the exact address before every one, and the target's
+    /// own family before the other (`compute_score`, net/ipv4/inet_hashtables.c).
+    pub fn specificity(&self, target: SocketAddr) -> (bool, bool) {
+        (!self.is_on_every_address(), self.addr.is_ipv4() == target.is_ipv4())
+    }
+
     /// Whether it is bound to 0.0.0.0, also in its IPv4-mapped form (as .NET does), or to `::`.
     pub fn is_on_every_address(&self) -> bool {
         self.addr.ip().to_canonical().is_unspecified()

@@ -19,6 +19,7 @@ pub mod listener;
 pub mod naming;
 pub mod presets;
 pub mod programs;
+pub mod source;
 pub mod spec;
 pub mod target;
 

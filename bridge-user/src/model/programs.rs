@@ -19,9 +19,6 @@ pub const IDENTITY: [&str; 5] = [
     names::PROG_GETSOCKNAME6,
 ];
 
-/// The pin that stands for the nftables table.
-pub const TABLE_MARK: &str = "table_bridge_user";
-
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +29,8 @@ pub enum Hook {
     SockOps,
     /// Of the root cgroup.
     PostBind,
+    /// Of the root cgroup.
+    Connect,
     /// Of the root cgroup.
     Getpeername,
     /// Of the root cgroup.
@@ -46,6 +45,7 @@ impl Hook {
         match program {
             names::PROG_STEER => Self::SkLookup,
             names::PROG_POST_BIND4 | names::PROG_POST_BIND6 => Self::PostBind,
+            names::PROG_CONNECT4 | names::PROG_CONNECT6 => Self::Connect,
             names::PROG_GETPEERNAME4 | names::PROG_GETPEERNAME6 => Self::Getpeername,
             names::PROG_GETSOCKNAME4 | names::PROG_GETSOCKNAME6 => Self::Getsockname,
             names::PROG_SOCK_RELEASE => Self::SockRelease,
@@ -60,6 +60,7 @@ impl fmt::Display for Hook {
             Self::SkLookup => "sk_lookup of the network namespace",
             Self::SockOps => "sock_ops of the root cgroup",
             Self::PostBind => "post_bind of the root cgroup",
+            Self::Connect => "connect of the root cgroup",
             Self::Getpeername => "getpeername of the root cgroup",
             Self::Getsockname => "getsockname of the root cgroup",
             Self::SockRelease => "sock_release of the root cgroup",
@@ -87,12 +88,18 @@ impl TcHook {
     }
 }
 
-/// The programs that track listeners, in attach order; they are attached before the one that steers.
+/// The programs that track listeners and named clients, in attach order; they are attached before the one that steers.
 pub fn tracking(features: Features) -> &'static [&'static str] {
     if features.netns_cookie {
         &[names::PROG_SOCK_OPS]
     } else {
-        &[names::PROG_POST_BIND4, names::PROG_POST_BIND6, names::PROG_SOCK_OPS]
+        &[
+            names::PROG_POST_BIND4,
+            names::PROG_POST_BIND6,
+            names::PROG_CONNECT4,
+            names::PROG_CONNECT6,
+            names::PROG_SOCK_OPS,
+        ]
     }
 }
 

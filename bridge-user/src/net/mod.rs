@@ -5,6 +5,7 @@
 //! inside one: each returns within milliseconds). The netlink answers are read attribute by attribute, so an unknown
 //! or longer attribute of a newer kernel is skipped, not an error.
 
+pub(crate) mod clients;
 pub mod links;
 pub mod listeners;
 pub mod namespace;

@@ -7,6 +7,7 @@
 //! its inode meanwhile.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::{self, File},
     io,
@@ -77,6 +78,15 @@ impl Namespace {
     /// # Errors
     /// When it is not found, and processes of others may not be looked into.
     pub(crate) fn find(inode: u64) -> anyhow::Result<Option<Self>> {
+        Ok(Self::find_all(&BTreeSet::from([inode]))?.pop())
+    }
+
+    /// Those with these inodes, as far as a process is in them.
+    ///
+    /// # Errors
+    /// When not all are found, and processes of others may not be looked into.
+    pub(crate) fn find_all(inodes: &BTreeSet<u64>) -> anyhow::Result<Vec<Self>> {
+        let mut all: Vec<Self> = Vec::new();
         for process in fs::read_dir("/proc").context("failed to list processes: is /proc mounted?")?.flatten()
         {
             if process.file_name().to_str().is_none_or(|name| name.parse::<i32>().is_err()) {
@@ -85,15 +95,18 @@ impl Namespace {
             // It ended meanwhile, or the system hides it, as containers' processes are not.
             let Ok(file) = File::open(process.path().join("ns/net")) else { continue };
             let found = Self::of(file)?;
-            if found.inode() == inode {
-                return Ok(Some(found));
+            if inodes.contains(&found.inode()) && !all.contains(&found) {
+                all.push(found);
+                if all.len() == inodes.len() {
+                    return Ok(all);
+                }
             }
         }
         ensure!(
             caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE)?,
             "failed to look for a network namespace in every process: run as root, or with CAP_SYS_PTRACE"
         );
-        Ok(None)
+        Ok(all)
     }
 
     fn of(file: File) -> anyhow::Result<Self> {

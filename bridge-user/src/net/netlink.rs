@@ -30,8 +30,15 @@ pub(crate) fn get(
     kind: u16,
     body: &[u8],
 ) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open(namespace, protocol)?;
-    Ok(exchange(&socket, kind, 0, body)?.payloads)
+    ask(&open(namespace, protocol)?, kind, body)
+}
+
+/// The same by a socket that [`open`] made.
+///
+/// # Errors
+/// As [`get`].
+pub(crate) fn ask(socket: &Socket, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    Ok(exchange(socket, kind, 0, body)?.payloads)
 }
 
 /// Asks for a whole table. Returns one payload per object, from one uninterrupted pass if possible.
@@ -97,7 +104,11 @@ struct Reply {
     interrupted: bool,
 }
 
-fn open(namespace: &Namespace, protocol: isize) -> io::Result<Socket> {
+/// A netlink socket of a namespace that talks to the kernel alone.
+///
+/// # Errors
+/// That of socket(2), or when the namespace cannot be entered.
+pub(crate) fn open(namespace: &Namespace, protocol: isize) -> io::Result<Socket> {
     let socket = namespace.run(|| Socket::new(protocol))??;
     socket.connect(&SocketAddr::new(0, 0))?;
     Ok(socket)

@@ -7,13 +7,12 @@
 use std::fmt;
 
 use anyhow::{Context as _, ensure};
-use ipnet::IpNet;
 
 use super::networks::BlockingDocker;
 use crate::{
     engine::container::{ContainerInfo, Endpoint},
     kernel::instance::owned::owned,
-    model::attachment::Attachment,
+    model::{attachment::Attachment, source::Source},
     net::{links::interface_with, namespace::Namespace},
     plan::{Earlier, Network, request::Request},
     scope::Scope,
@@ -28,7 +27,10 @@ pub struct ContainerRun {
     /// Where this is asked from, which sees and detaches what is attached in the container.
     owner: Scope,
     /// The networks to attach to, with the allowed sources.
-    networks: Vec<(Endpoint, Vec<IpNet>)>,
+    networks: Vec<(Endpoint, Vec<Source>)>,
+    /// The namespaces of containers among the sources.
+    #[expect(dead_code, reason = "held for its Drop")]
+    held: Vec<Namespace>,
 }
 
 impl ContainerRun {
@@ -38,25 +40,21 @@ impl ContainerRun {
     /// When the container cannot be attached in, or is not on a network that was named.
     pub(crate) fn find(request: &Request, owner: &Scope, container: &str) -> anyhow::Result<Self> {
         let docker = BlockingDocker::connect()?;
-        let running = docker.ask(docker.docker.running(container))?;
-        let with_sources = |endpoint: &Endpoint| {
-            let sources = docker.sources(&request.allow, (&endpoint.network_id, &endpoint.network))?;
-            Ok((endpoint.clone(), sources))
-        };
-        let networks = running.endpoints_on(&request.networks)?.into_iter().map(with_sources);
-        let networks = networks.collect::<anyhow::Result<_>>()?;
-        let name = &running.name;
-        let namespace = Namespace::of_process(running.pid)
-            .with_context(|| format!("failed to find the network namespace of container {name}"))?;
-        ensure!(
-            docker.ask(docker.docker.running(&running.id))? == running,
-            "failed to attach inside container {name}: it was restarted meanwhile: try again"
-        );
+        let (running, namespace) = docker
+            .run_of(container)
+            .with_context(|| format!("failed to attach inside container {container}"))?;
+        let mut held = Vec::new();
+        let mut networks = Vec::new();
+        for endpoint in running.endpoints_on(&request.networks)? {
+            let network = (endpoint.network_id.as_str(), endpoint.network.as_str());
+            networks.push((endpoint.clone(), docker.sources(&request.allow, network, &mut held)?));
+        }
         ensure!(
             namespace != owner.namespace,
-            "failed to attach inside container {name}: its network namespace is this one: leave --container out"
+            "failed to attach inside container {}: its network namespace is this one: leave --container out",
+            running.name
         );
-        Ok(Self { running, scope: owner.inside(namespace), owner: owner.clone(), networks })
+        Ok(Self { running, scope: owner.inside(namespace), owner: owner.clone(), networks, held })
     }
 
     /// The container's namespace, with the roots of who asks.
@@ -76,7 +74,7 @@ impl ContainerRun {
 
     /// The networks as they are inside the container.
     pub(crate) fn networks(&self) -> anyhow::Result<Vec<Network>> {
-        let network = |(endpoint, allow): &(Endpoint, Vec<IpNet>)| {
+        let network = |(endpoint, allow): &(Endpoint, Vec<Source>)| {
             let address = endpoint.addrs.first().context("the container has no address on the network")?;
             Ok(Network {
                 container: Some(self.running.name.clone()),

@@ -1,12 +1,17 @@
 //! What the command line names, as a namespace has it: networks, bridges and allowed sources.
 
-use anyhow::{Context as _, bail};
-use ipnet::IpNet;
+use anyhow::{Context as _, bail, ensure};
 
 use crate::{
     UsageError,
-    engine::docker::{Docker, DockerError},
-    model::attachment::Attachment,
+    engine::{
+        container::ContainerInfo,
+        docker::{Docker, DockerError},
+    },
+    model::{
+        attachment::Attachment,
+        source::{NamedContainer, Source},
+    },
     net::{links::bridge_by_name, namespace::Namespace},
     plan::{
         Network,
@@ -41,23 +46,58 @@ impl BlockingDocker {
         self.runtime.block_on(request)
     }
 
-    /// The addresses that `allow` stands for, on the network with this id and name.
+    /// The sources that `allow` stands for, on the network with this id and name. `held` gets the namespaces of
+    /// containers, which keeps anybody else from getting their inodes.
     pub(crate) fn sources(
         &self,
         allow: &[AllowedSource],
         network: (&str, &str),
-    ) -> anyhow::Result<Vec<IpNet>> {
-        let mut nets = Vec::new();
+        held: &mut Vec<Namespace>,
+    ) -> anyhow::Result<Vec<Source>> {
+        let mut sources = Vec::new();
         for source in allow {
             match source {
-                AllowedSource::Net(net) => nets.push(*net),
-                AllowedSource::Container(name) => {
-                    let addrs = self.ask(self.docker.container_addresses(name, network))?;
-                    nets.extend(addrs.into_iter().map(IpNet::from));
-                }
+                AllowedSource::Net(net) => sources.push(Source::Net(*net)),
+                AllowedSource::Container(name) => sources.extend(self.container(name, network, held)?),
             }
         }
-        Ok(nets)
+        Ok(sources)
+    }
+
+    /// The present run of a container, once for each of its addresses on the network.
+    fn container(
+        &self,
+        name: &str,
+        network: (&str, &str),
+        held: &mut Vec<Namespace>,
+    ) -> anyhow::Result<Vec<Source>> {
+        let addresses = self.ask(self.docker.container_addresses(name, network))?;
+        let (running, namespace) = self.run_of(name).with_context(|| format!("failed to allow {name}"))?;
+        let source = |address| {
+            Source::Container(NamedContainer {
+                name: running.name.clone(),
+                address,
+                inode: namespace.inode(),
+                cookie: namespace.cookie(),
+            })
+        };
+        let sources = addresses.into_iter().map(source).collect();
+        held.push(namespace);
+        Ok(sources)
+    }
+
+    /// The present run of a container and its network namespace. Docker is asked again once that is open: a process id
+    /// may have been given to another process in between.
+    pub(crate) fn run_of(&self, name: &str) -> anyhow::Result<(ContainerInfo, Namespace)> {
+        let running = self.ask(self.docker.running(name))?;
+        let namespace = Namespace::of_process(running.pid)
+            .with_context(|| format!("failed to find the network namespace of container {}", running.name))?;
+        ensure!(
+            self.ask(self.docker.running(&running.id))? == running,
+            "container {} was restarted meanwhile: try again",
+            running.name
+        );
+        Ok((running, namespace))
     }
 }
 
@@ -73,7 +113,12 @@ impl NetworkResolver {
         Ok(Self { docker })
     }
 
-    pub(crate) fn networks(&self, request: &Request, namespace: &Namespace) -> anyhow::Result<Vec<Network>> {
+    pub(crate) fn networks(
+        &self,
+        request: &Request,
+        namespace: &Namespace,
+        held: &mut Vec<Namespace>,
+    ) -> anyhow::Result<Vec<Network>> {
         let mut all = Vec::new();
         let default = ["bridge".to_owned()];
         let names: &[String] = match (&request.networks[..], &request.bridges[..]) {
@@ -81,7 +126,7 @@ impl NetworkResolver {
             (names, _) => names,
         };
         for name in names {
-            all.push(self.docker_network(name, &request.allow, namespace)?);
+            all.push(self.docker_network(name, &request.allow, namespace, held)?);
         }
         for name in &request.bridges {
             let bridge = bridge_by_name(namespace, name)?;
@@ -96,13 +141,14 @@ impl NetworkResolver {
         name: &str,
         allow: &[AllowedSource],
         namespace: &Namespace,
+        held: &mut Vec<Namespace>,
     ) -> anyhow::Result<Network> {
         let docker = self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
         let network = docker.ask(docker.docker.network(name))?;
         let bridge = bridge_by_name(namespace, &network.bridge).with_context(|| {
             format!("failed to find the bridge of Docker network {name} in this network namespace")
         })?;
-        let allow = docker.sources(allow, (&network.id, &network.name))?;
+        let allow = docker.sources(allow, (&network.id, &network.name), held)?;
         Ok(Network { container: None, name: network.name, bridge, allow })
     }
 
@@ -123,9 +169,9 @@ impl NetworkResolver {
 }
 
 /// A source on a bridge that is not Docker's.
-fn address(source: &AllowedSource) -> Result<IpNet, UsageError> {
+fn address(source: &AllowedSource) -> Result<Source, UsageError> {
     match source {
-        AllowedSource::Net(net) => Ok(*net),
+        AllowedSource::Net(net) => Ok(Source::Net(*net)),
         AllowedSource::Container(name) => Err(UsageError(format!(
             "--allow {name} does not go with --bridge: a container's address is known per Docker network, and --bridge \
              names none: use --network, or give the container's address"

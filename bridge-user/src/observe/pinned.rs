@@ -17,7 +17,7 @@ use crate::{
     },
     model::{attachment::Attachment, bridge::Interface, features::Features, listener::Listener},
     net::{links::link_by_index, listeners::tcp_listeners, namespace::Namespace, proc_fd},
-    plan::{self, HeldListener, Pinned, Snapshot, TableState, TcState, show::DryRun},
+    plan::{self, HeldListener, Pinned, Snapshot, TcState, show::DryRun},
     scope::Scope,
 };
 
@@ -85,7 +85,6 @@ pub(crate) fn unreadable(scope: &Scope) -> Snapshot {
         let interface = Interface { index, name: None };
         pinned.tc.insert(index, TcState { interface, hook: tc::hook(&dir, index), is_attached: true });
     }
-    pinned.table.is_marked = tc::has_table_mark(&dir);
     Snapshot { dir, instance: Some(pinned), ..Snapshot::default() }
 }
 
@@ -104,21 +103,19 @@ pub(crate) fn of_gone(owned: &Owned) -> anyhow::Result<Snapshot> {
 fn pinned(instance: &Instance) -> anyhow::Result<Pinned> {
     let dir = instance.path();
     let namespace = instance.namespace();
-    let really = instance.mptcp()?;
+    let really = instance.mptcp_bridges()?;
     let mut on_interfaces = BTreeMap::new();
     for index in tc::attached(&dir)? {
         let name = link_by_index(namespace, index)?.map(|link| link.name);
         let state = TcState {
             interface: Interface { index, name },
             hook: tc::hook(&dir, index),
-            is_attached: really.attached.contains(&index),
+            is_attached: really.contains(&index),
         };
         on_interfaces.insert(index, state);
     }
-    let is_marked = tc::has_table_mark(&dir);
     Ok(Pinned {
         tc: on_interfaces,
-        table: TableState { is_marked, is_there: tc::has_table(namespace, &dir) },
         identity: identity::attached(&dir),
         ..read_maps(&instance.state)?
     })
@@ -130,6 +127,7 @@ fn read_maps(state: &State) -> anyhow::Result<Pinned> {
         .into_iter()
         .map(|(key, cookie)| (TargetKey::new(key.addr, key.port), cookie))
         .collect();
+    let noted = state.mptcp_targets()?;
     let says = state.meta()?;
     let all = Pinned {
         is_other_build: state.is_other_build()?,
@@ -137,11 +135,20 @@ fn read_maps(state: &State) -> anyhow::Result<Pinned> {
         next_id: says.next_id,
         attachments: state.list()?,
         targets: state.targets()?,
-        mptcp_targets: state.mptcp_targets()?,
+        prepared: prepared(&noted, &state.prepared()?),
+        mptcp_targets: noted.into_keys().collect(),
         has_leftovers: state.has_leftovers()?,
         ..Pinned::default()
     };
     Ok(all.without_leftovers(&listeners))
+}
+
+/// The addresses whose newest MPTCP listener is the one that was made transparent last.
+pub(super) fn prepared(
+    newest: &HashMap<TargetKey, u64>,
+    transparent: &HashMap<TargetKey, u64>,
+) -> HashSet<TargetKey> {
+    newest.iter().filter(|(key, cookie)| transparent.get(key) == Some(cookie)).map(|(key, _)| *key).collect()
 }
 
 /// The listeners that could serve one of the targets, and who holds those that can be registered and are not.
@@ -159,7 +166,7 @@ fn listeners(
     found.sort_by_key(|listener| listener.cookie);
     let is_open = |listener: &&Listener| {
         let is_known = if listener.mptcp {
-            pinned.mptcp_targets.contains(&listener.key())
+            pinned.prepared.contains(&listener.key())
         } else {
             pinned.registered.contains(&listener.cookie)
         };

@@ -11,10 +11,12 @@ use crate::{
         attachment::Attachment,
         datapath::{Capabilities, Requested},
         identity::Identity,
+        source::Source,
     },
     net::{
         self,
         listeners::{Listener, tcp_listeners},
+        namespace::Namespace,
         proc_fd,
     },
     plan::{self, Intent, Network, request::Request},
@@ -30,6 +32,9 @@ pub struct Prepared {
     pub scope: Scope,
     /// The container whose namespace that is.
     pub container: Option<ContainerRun>,
+    /// The namespaces of allowed containers, held so that nobody else gets their inodes until they are written down.
+    #[expect(dead_code, reason = "held for its Drop")]
+    held: Vec<Namespace>,
 }
 
 impl Prepared {
@@ -54,15 +59,17 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
     preflight::may_attach(request.may_steer().then_some(request.datapath), &scope.roots)?;
     let Some(container) = &request.container else {
         let docker = NetworkResolver::new(request)?;
-        let networks = docker.networks(request, &scope.namespace)?;
+        let mut held = Vec::new();
+        let networks = docker.networks(request, &scope.namespace, &mut held)?;
         let intent = decide(request, scope, &networks, |state| docker.refuse_published(state))?;
-        return Ok(Prepared { intent, scope: scope.clone(), container: None });
+        return Ok(Prepared { intent, scope: scope.clone(), container: None, held });
     };
     preflight::may_enter()?;
     let container = ContainerRun::find(request, scope, container)?;
     let decided = container.scope().run(|| decide_inside(request, &container));
     let intent = decided.with_context(|| container.failed())?;
-    Ok(Prepared { intent, scope: container.scope().clone(), container: Some(container) })
+    let scope = container.scope().clone();
+    Ok(Prepared { intent, scope, container: Some(container), held: Vec::new() })
 }
 
 fn decide_inside(request: &Request, container: &ContainerRun) -> anyhow::Result<Intent> {
@@ -80,6 +87,7 @@ fn decide(
     refuse_published: impl Fn(&Attachment) -> anyhow::Result<()>,
 ) -> anyhow::Result<Intent> {
     let instance = Instance::open(scope)?;
+    let networks = &with_cookies(networks, instance.as_ref())?;
     let Steering { features, works, loopback } = steering(request, &scope.roots, instance.as_ref())?;
     let listeners = tcp_listeners(&scope.namespace)?;
     let capabilities = Capabilities {
@@ -109,12 +117,28 @@ fn decide(
         refuse_published(state).with_context(failed)?;
         refuse_bound(state, &listeners).with_context(failed)?;
     }
-    let (relayed, steered): (Vec<_>, Vec<_>) =
+    let (relayed, steered): (_, Vec<Attachment>) =
         wanted.into_iter().partition(|state| state.datapath.is_relay());
     if !steered.is_empty() {
         preflight::may_pin(scope, &hidden::find(scope)?)?;
     }
-    Ok(Intent { features, steered, relayed, listeners, event_level: request.event_level })
+    let is_replaced = |present: &Attachment| steered.iter().any(|state| state.is_same(present));
+    let replaced = present.into_iter().filter(is_replaced).collect();
+    Ok(Intent { features, steered, relayed, replaced, listeners, event_level: request.event_level })
+}
+
+/// The networks with the cookies of allowed containers that only an attached program can tell (below Linux 5.14).
+fn with_cookies(networks: &[Network], instance: Option<&Instance>) -> anyhow::Result<Vec<Network>> {
+    let mut networks = networks.to_vec();
+    let Some(instance) = instance else { return Ok(networks) };
+    for source in networks.iter_mut().flat_map(|network| &mut network.allow) {
+        if let Source::Container(container) = source
+            && container.cookie.is_none()
+        {
+            container.cookie = Some(instance.state.cookie_of(container)?);
+        }
+    }
+    Ok(networks)
 }
 
 /// Whether the socket-map relay may be used, if it was asked for.
@@ -178,7 +202,7 @@ fn mptcp_steering(
     if !request.specs.iter().any(|spec| plan::is_mptcp(listeners, &spec.target)) {
         return Ok(Ok(()));
     }
-    let known = instance.map_or(Ok(false), |instance| instance.mptcp().map(|there| there.table))?;
+    let known = instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|there| !there.is_empty()))?;
     if known {
         return Ok(Ok(()));
     }

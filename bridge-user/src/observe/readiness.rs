@@ -1,13 +1,16 @@
 //! Whether an attachment can serve connections, judged from a snapshot of its namespace. Pure but for asking whether a
 //! UNIX socket is bound.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
+use bridge_common::maps::TargetKey;
 use serde::{Deserialize, Serialize};
 
 use super::checks::serving;
 use crate::{
-    model::{attachment::Attachment, datapath::Datapath, finding::Finding, target::Target},
+    model::{
+        attachment::Attachment, datapath::Datapath, finding::Finding, source::Source, target::Target,
+    },
     net::listeners::{Listener, is_bound},
     plan,
 };
@@ -24,7 +27,7 @@ pub enum Readiness {
     WaitingForBridge,
     /// Something else is bound to the gateway's port.
     Conflict,
-    /// A listener is there but cannot be steered to.
+    /// A listener is there but cannot be steered to, or nobody is admitted any more.
     Failed,
 }
 
@@ -37,6 +40,10 @@ pub struct Snapshot {
     pub registered: BTreeSet<u64>,
     /// Interfaces over which MPTCP listeners can be steered to.
     pub mptcp_bridges: BTreeSet<u32>,
+    /// Addresses whose newest MPTCP listener is transparent.
+    pub prepared: HashSet<TargetKey>,
+    /// Containers in allow-lists whose run is over, by the cookies of their network namespaces.
+    pub ended: BTreeSet<u64>,
 }
 
 impl Snapshot {
@@ -69,6 +76,21 @@ impl Judgement {
 /// Judges one steered attachment. `bridge_there`: the interface index still belongs to the bridge, with its gateway
 /// addresses.
 pub fn judge(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgement {
+    let mut judgement = of_listener(state, bridge_there, facts);
+    let ended: Vec<_> = state
+        .allow
+        .iter()
+        .filter_map(Source::container)
+        .filter(|container| container.cookie.is_some_and(|cookie| facts.ended.contains(&cookie)))
+        .collect();
+    if judgement.state == Readiness::Ready && !ended.is_empty() && ended.len() == state.allow.len() {
+        judgement.state = Readiness::Failed;
+    }
+    judgement.findings.extend(ended.into_iter().map(|container| serving::named_run_ended(state, container)));
+    judgement
+}
+
+fn of_listener(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgement {
     if !bridge_there {
         return bridge_gone(state, "attach again");
     }
@@ -79,15 +101,12 @@ pub fn judge(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgem
     let Some(target) = state.target.tcp() else {
         return Judgement::because(Readiness::Failed, serving::not_steerable(state));
     };
+    if let Some(listener) = plan::mptcp_listener(&facts.listeners, target) {
+        return of_mptcp(state, listener, facts);
+    }
     let serving: Vec<_> = facts.listeners.iter().filter(|l| l.can_serve(target)).collect();
     if serving.iter().any(|l| facts.registered.contains(&l.cookie)) {
         return Judgement::ready();
-    }
-    if facts.carrier(state) == Datapath::SteerTc {
-        return Judgement::ready();
-    }
-    if let Some(listener) = plan::only_mptcp(&facts.listeners, target) {
-        return Judgement::because(Readiness::Failed, serving::mptcp_steering_missing(state, listener));
     }
     if let Some(listener) = serving.first() {
         return Judgement::because(Readiness::Failed, serving::listener_not_registered(state, listener));
@@ -96,6 +115,17 @@ pub fn judge(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgem
         return Judgement::because(Readiness::Failed, serving::listener_bound_to_interface(state, listener));
     }
     waiting_for_listener(state, &facts.listeners)
+}
+
+/// One whose service has an MPTCP listener.
+fn of_mptcp(state: &Attachment, listener: &Listener, facts: &Snapshot) -> Judgement {
+    if !facts.mptcp_bridges.contains(&state.ifindex) {
+        return Judgement::because(Readiness::Failed, serving::mptcp_steering_missing(state, listener));
+    }
+    if !facts.prepared.contains(&listener.key()) {
+        return Judgement::because(Readiness::WaitingForListener, serving::mptcp_not_prepared(state, listener));
+    }
+    Judgement::ready()
 }
 
 /// Judges one relayed attachment; `listeners`: those of this namespace.

@@ -7,7 +7,10 @@ use super::{
     *,
 };
 use crate::{
-    model::{JSON_VERSION, datapath::Reason, finding::Severity, identity::Identity, target::Port},
+    model::{
+        JSON_VERSION, datapath::Reason, finding::Severity, identity::Identity, source::NamedContainer,
+        target::Port,
+    },
     relay::RelayStats,
 };
 
@@ -22,7 +25,7 @@ pub(crate) fn state() -> Attachment {
         port: Port::new(6379).unwrap(),
         target: Target::Tcp("127.0.0.1:6379".parse().unwrap()),
         gateways: BTreeSet::from(["172.17.0.1".parse().unwrap()]),
-        allow: BTreeSet::from(["172.17.0.0/16".parse().unwrap()]),
+        allow: BTreeSet::from([Source::Net("172.17.0.0/16".parse().unwrap())]),
         datapath: Datapath::Steer,
         reason: Reason::ProbePassed,
         identity: Identity::Container,
@@ -34,7 +37,7 @@ fn listener(addr: &str, cookie: u64, mptcp: bool) -> Listener {
 }
 
 fn facts(listeners: Vec<Listener>, registered: &[u64]) -> Snapshot {
-    Snapshot { listeners, registered: registered.iter().copied().collect(), mptcp_bridges: BTreeSet::new() }
+    Snapshot { listeners, registered: registered.iter().copied().collect(), ..Snapshot::default() }
 }
 
 /// State and code; every finding is about the attachment and says what to do.
@@ -102,13 +105,36 @@ fn a_service_on_the_other_loopback_is_pointed_out() {
 }
 
 #[test]
-fn an_mptcp_listener_is_ready_where_the_tc_program_is() {
+fn an_mptcp_listener_is_ready_where_the_tc_program_is_and_it_is_transparent() {
     let mut facts = facts(vec![listener("127.0.0.1:6379", 5, true)], &[]);
     facts.mptcp_bridges.insert(3);
+    let waiting = not_ready(Readiness::WaitingForListener, "mptcp-not-prepared");
+    assert_eq!(short(judge(&state(), true, &facts)), waiting);
+    facts.prepared.insert(facts.listeners[0].key());
     assert_eq!(judge(&state(), true, &facts), Judgement::ready());
     assert_eq!(facts.carrier(&state()), Datapath::SteerTc);
-    facts.listeners.push(listener("0.0.0.0:6379", 6, false));
+    facts.listeners.push(listener("127.0.0.1:6379", 6, false));
     assert_eq!(facts.carrier(&state()), Datapath::Steer);
+}
+
+#[test]
+fn a_named_container_whose_run_is_over_is_told() {
+    let web = |name: &str, cookie| {
+        let address = "172.17.0.9".parse().unwrap();
+        Source::Container(NamedContainer { name: name.into(), address, inode: 1, cookie: Some(cookie) })
+    };
+    let judged = |allow: &[Source]| {
+        let state = Attachment { allow: allow.iter().cloned().collect(), ..state() };
+        let mut facts = facts(vec![listener("127.0.0.1:6379", 5, false)], &[5]);
+        facts.ended.insert(70);
+        let Judgement { state, findings } = judge(&state, true, &facts);
+        (state, findings.iter().map(|finding| finding.code.to_string()).collect::<Vec<_>>())
+    };
+    let net = Source::Net("10.0.0.0/8".parse().unwrap());
+    assert_eq!(judged(&[web("a", 71)]), (Readiness::Ready, vec![]));
+    assert_eq!(judged(&[web("a", 70), net]), (Readiness::Ready, vec!["named-run-ended".into()]));
+    assert_eq!(judged(&[web("a", 70), web("b", 71)]).0, Readiness::Ready);
+    assert_eq!(judged(&[web("a", 70)]), (Readiness::Failed, vec!["named-run-ended".into()]));
 }
 
 #[test]

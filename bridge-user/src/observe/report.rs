@@ -11,7 +11,12 @@ use super::{
 };
 use crate::{
     model::{
-        attachment::Attachment, datapath::Datapath, finding::Finding, identity::Identity, naming,
+        attachment::Attachment,
+        datapath::Datapath,
+        finding::Finding,
+        identity::Identity,
+        naming,
+        source::{NamedContainer, Source},
         target::Port,
     },
     relay::RelayStats,
@@ -87,12 +92,30 @@ pub struct AttachmentReport {
     /// Why not, where not ready: those of the findings that say it, as people read them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Allowed sources.
+    /// Allowed sources, as they are typed.
     pub allow: Vec<String>,
+    /// The containers among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_containers: Vec<AllowedContainer>,
     /// What is so on purpose, then what keeps it from being ready.
     pub findings: Vec<Finding>,
     /// Connections so far.
     pub counters: AttachmentCounters,
+}
+
+/// A container in an allow-list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AllowedContainer {
+    /// Its name.
+    pub name: String,
+    /// Its address on the network when it was attached. It is admitted by its network namespace, not by this.
+    pub address: String,
+}
+
+impl From<&NamedContainer> for AllowedContainer {
+    fn from(container: &NamedContainer) -> Self {
+        Self { name: container.name.clone(), address: container.address.to_string() }
+    }
 }
 
 /// Connections so far.
@@ -117,6 +140,17 @@ impl AttachmentReport {
         let container = self.container.as_deref();
         let matches = |port| naming::matches(query, container, &self.network, &self.service, port);
         Port::new(self.port).is_some_and(matches)
+    }
+
+    /// Allowed sources, containers with the address they had when they were attached.
+    pub fn allowed(&self) -> Vec<String> {
+        let with_address = |source: &String| {
+            match self.allowed_containers.iter().find(|container| container.name == *source) {
+                Some(AllowedContainer { name, address }) => format!("{name} ({address})"),
+                None => source.clone(),
+            }
+        };
+        self.allow.iter().map(with_address).collect()
     }
 
     /// A steered attachment's.
@@ -162,7 +196,8 @@ impl AttachmentReport {
             identity: state.identity,
             state: judgement.state,
             detail: if reasons.is_empty() { None } else { Some(reasons.join("; ")) },
-            allow: state.allow.iter().map(ToString::to_string).collect(),
+            allow: state.allow.iter().map(Source::as_typed).collect(),
+            allowed_containers: state.allow.iter().filter_map(Source::container).map(Into::into).collect(),
             findings,
             counters,
         }

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     checks::steering,
+    pinned::prepared,
     readiness::{self, Snapshot},
     report::{AttachmentReport, ListenerTracking, Report},
 };
@@ -19,7 +20,11 @@ use crate::{
             pins::PinDir,
         },
     },
-    model::{JSON_VERSION, attachment::Attachment},
+    model::{
+        JSON_VERSION,
+        attachment::Attachment,
+        source::{NamedContainer, Source},
+    },
     net::{
         NetError,
         links::{addresses, link_by_index},
@@ -72,13 +77,16 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
     report.findings = steering::beside_pins(&beside, &scope.namespace, &PinDir::of(scope).path());
     let Some(instance) = Instance::open(scope)? else { return Ok(report) };
     let state = &instance.state;
+    let attachments = state.list()?;
     let snapshot = Snapshot {
         listeners: tcp_listeners(&scope.namespace)?,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
-        mptcp_bridges: instance.mptcp()?.bridges(),
+        mptcp_bridges: instance.mptcp_bridges()?,
+        prepared: prepared(&state.mptcp_targets()?, &state.prepared()?),
+        ended: ended(&attachments),
     };
     let mut bridges = HashMap::new();
-    for (id, attachment) in state.list()? {
+    for (id, attachment) in attachments {
         let bridge = match bridges.entry(attachment.ifindex) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Present::find(&scope.namespace, attachment.ifindex)?),
@@ -90,6 +98,26 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
     }
     report.listener_tracking = Some(ListenerTracking(state.track_stats()?));
     Ok(report)
+}
+
+/// The named containers whose run is over. Who may not look into other processes' namespaces finds none.
+fn ended(attachments: &[(u32, Attachment)]) -> BTreeSet<u64> {
+    let allowed = attachments.iter().flat_map(|(_, attachment)| &attachment.allow);
+    let named: Vec<_> = allowed.filter_map(Source::container).collect();
+    if named.is_empty() {
+        return BTreeSet::new();
+    }
+    let Ok(present) = Namespace::find_all(&named.iter().map(|container| container.inode).collect()) else {
+        return BTreeSet::new();
+    };
+    let is_there = |container: &&NamedContainer| {
+        let is_it = |namespace: &Namespace| {
+            namespace.inode() == container.inode
+                && namespace.cookie().is_none_or(|cookie| Some(cookie) == container.cookie)
+        };
+        present.iter().any(is_it)
+    };
+    named.into_iter().filter(|one| !is_there(one)).filter_map(|container| container.cookie).collect()
 }
 
 /// Whether the interface an attachment was made for is still there, with the gateway addresses.

@@ -5,7 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use serde::{Serialize, Serializer};
@@ -15,7 +15,7 @@ use crate::model::{
     bridge::Interface,
     event_level::EventLevel,
     instance::InstanceMeta,
-    programs::{Hook, IDENTITY, TABLE_MARK, TcHook},
+    programs::{Hook, IDENTITY, TcHook},
 };
 
 /// One step.
@@ -81,24 +81,12 @@ pub enum Change {
         /// Where the maps are pinned.
         dir: PathBuf,
     },
-    /// Put the nftables table there that steering to MPTCP listeners needs.
-    AddTable {
-        /// Where it is noted.
-        mark: PathBuf,
-        /// No MPTCP listener is there now, so that failing is no failure.
-        optional: bool,
-    },
-    /// Take it away.
-    RemoveTable {
-        /// Where it is noted.
-        mark: PathBuf,
-    },
     /// Attach the program that steers to MPTCP listeners to an interface.
     AttachTc {
         /// Which, how, and where that is noted.
         #[serde(flatten)]
         tc: TcPin,
-        /// As of the table.
+        /// No MPTCP listener is there now, so that failing is no failure.
         optional: bool,
     },
     /// Take it off.
@@ -123,6 +111,11 @@ pub enum Change {
     UntrackTarget {
         /// The target.
         target: SocketAddr,
+    },
+    /// Take back that MPTCP listeners are transparent.
+    ReleaseListeners {
+        /// Where they listen.
+        addresses: Vec<SocketAddr>,
     },
     /// Make or change an attachment: what it refers to first, its entry in `ATTACHMENTS` as the commit, what only the
     /// old one referred to last.
@@ -196,8 +189,10 @@ pub struct Registration {
     pub owner: String,
     /// Where it listens.
     pub address: SocketAddr,
-    /// It uses MPTCP: no map takes it, and its address is noted.
+    /// It uses MPTCP: no map takes it, and it is made transparent.
     pub mptcp: bool,
+    /// The kernel has noted its address already.
+    pub is_noted: bool,
 }
 
 impl Change {
@@ -221,8 +216,6 @@ impl Change {
                 }
             }
             Self::WriteMeta { new, old: Some(old) } => Self::WriteMeta { new: old, old: Some(new) },
-            Self::AddTable { mark, .. } => Self::RemoveTable { mark },
-            Self::RemoveTable { mark } => Self::AddTable { mark, optional: false },
             Self::AttachTc { tc, .. } => Self::DetachTc { tc },
             Self::DetachTc { tc } => Self::AttachTc { tc, optional: false },
             Self::TrackTarget { target, is_new: true, .. } => Self::UntrackTarget { target },
@@ -248,6 +241,7 @@ impl Change {
             | Self::DetachProgram(_)
             | Self::WriteMeta { old: None, .. }
             | Self::RemoveLeftovers { .. }
+            | Self::ReleaseListeners { .. }
             | Self::TrackTarget { .. }
             | Self::Withdraw { .. }
             | Self::ForgetEarlier { .. } => return None,
@@ -262,7 +256,7 @@ impl Change {
     /// Whether its failure is a warning. The optional changes after one that failed are left out: they build on each
     /// other.
     pub fn is_optional(&self) -> bool {
-        matches!(self, Self::AddTable { optional: true, .. } | Self::AttachTc { optional: true, .. })
+        matches!(self, Self::AttachTc { optional: true, .. })
     }
 
     /// Whether it may be carried out only if all that was to be removed before it was: the pins that it removes say
@@ -287,11 +281,6 @@ impl Change {
                 | Self::ForgetEarlier { .. }
         )
     }
-}
-
-/// Where the nftables table is noted.
-pub(super) fn table_mark(dir: &Path) -> PathBuf {
-    dir.join(TABLE_MARK)
 }
 
 /// An attachment with its name, which is made of its other fields.

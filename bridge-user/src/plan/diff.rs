@@ -12,7 +12,7 @@ use std::{
 use bridge_common::{maps::TargetKey, names, steer};
 
 use super::{
-    change::{Change, ProgramPin, Registration, TcPin, table_mark},
+    change::{Change, ProgramPin, Registration, TcPin},
     is_mptcp,
     snapshot::{Earlier, HeldListener, Pinned, Snapshot, TcState},
 };
@@ -92,9 +92,6 @@ fn steering(there: &Snapshot, wanted: &Wanted, steered: &Steered) -> Vec<Change>
     changes.extend(attachments(there, pinned, steered));
     let is_kept = |index| steered.all().any(|state| state.ifindex == index);
     changes.extend(tc_removals(there, pinned, is_kept));
-    if steered.asked.is_empty() && !pinned.tc.keys().any(|&index| is_kept(index)) {
-        changes.extend(table_removal(there, pinned));
-    }
     if there.instance.is_none() && there.features.is_some() {
         changes.push(Change::Publish { pin: there.dir.join(programs::link_name(names::PROG_STEER)) });
     }
@@ -156,9 +153,6 @@ fn tc_additions(there: &Snapshot, pinned: &Pinned, steered: &Steered, features: 
     let listeners: Vec<_> = there.listeners.iter().map(|held| held.listener.clone()).collect();
     let optional = !steered.asked.iter().any(|state| is_mptcp(&listeners, &state.target));
     let mut changes = Vec::new();
-    if !pinned.table.is_there {
-        changes.push(Change::AddTable { mark: table_mark(&there.dir), optional });
-    }
     let bridges: BTreeSet<Interface> = steered
         .asked
         .iter()
@@ -247,7 +241,8 @@ fn track(
         let listener = &held.listener;
         let key = listener.key();
         let is_known = if listener.mptcp {
-            !noted.insert(key) || pinned.mptcp_targets.contains(&key)
+            noted.insert(key);
+            pinned.prepared.contains(&key)
         } else {
             pinned.registered.contains(&listener.cookie)
         };
@@ -256,6 +251,7 @@ fn track(
                 owner: owner.clone(),
                 address: listener.addr,
                 mptcp: listener.mptcp,
+                is_noted: pinned.mptcp_targets.contains(&key),
             });
         }
     }
@@ -276,10 +272,6 @@ fn tc_removals(there: &Snapshot, pinned: &Pinned, is_kept: impl Fn(u32) -> bool)
     pinned.tc.iter().filter(|(index, _)| !is_kept(**index)).map(detach).collect()
 }
 
-fn table_removal(there: &Snapshot, pinned: &Pinned) -> Option<Change> {
-    pinned.table.is_marked.then(|| Change::RemoveTable { mark: table_mark(&there.dir) })
-}
-
 /// Removes an instance.
 fn removal(there: &Snapshot, pinned: &Pinned) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -287,10 +279,18 @@ fn removal(there: &Snapshot, pinned: &Pinned) -> Vec<Change> {
     if !pinned.is_gone {
         changes.push(Change::Withdraw { pin: there.dir.join(programs::link_name(names::PROG_STEER)) });
         changes.extend(tc_removals(there, pinned, |_| false));
-        changes.extend(table_removal(there, pinned));
+        changes.extend(release(pinned));
     }
     changes.push(Change::RemoveInstance { dir: there.dir.clone() });
     changes
+}
+
+/// Takes back what was done to the services' sockets.
+fn release(pinned: &Pinned) -> Option<Change> {
+    let address = |key: &TargetKey| SocketAddr::new(IpAddr::from(key.addr), key.port);
+    let mut addresses: Vec<_> = pinned.prepared.iter().map(address).collect();
+    addresses.sort();
+    (!addresses.is_empty()).then_some(Change::ReleaseListeners { addresses })
 }
 
 #[cfg(test)]

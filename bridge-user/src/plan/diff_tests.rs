@@ -8,9 +8,10 @@ use crate::{
     model::{
         datapath::{Datapath, Reason},
         listener::Listener,
+        source::Source,
         target::{Port, Target},
     },
-    plan::{HeldListener, TableState},
+    plan::HeldListener,
 };
 
 const FEATURES: Features =
@@ -29,7 +30,7 @@ fn attachment((bridge, service, target, gateway, local): Numbers) -> Attachment 
         port: Port::new(7000 + service).unwrap(),
         target: Target::Tcp(SocketAddr::from(([127, 0, 0, 1], 3000 + target))),
         gateways: BTreeSet::from([IpAddr::from([172, 30, bridge as u8, gateway])]),
-        allow: BTreeSet::from(["172.30.0.0/16".parse().unwrap()]),
+        allow: BTreeSet::from([Source::Net("172.30.0.0/16".parse().unwrap())]),
         datapath: Datapath::Steer,
         reason: Reason::ProbePassed,
         identity: if local { Identity::Loopback } else { Identity::Container },
@@ -98,11 +99,9 @@ fn in_instance(pinned: &mut Pinned, listeners: &[HeldListener], change: &Change)
             let registered: Vec<_> = all.filter(|(_, cookie)| pinned.registered.contains(cookie)).collect();
             *pinned = Pinned { has_leftovers: false, ..pinned.clone().without_leftovers(&registered) };
         }
-        Change::AddTable { .. } => pinned.table = TableState { is_marked: true, is_there: true },
-        Change::RemoveTable { .. } => pinned.table = TableState::default(),
+        Change::ReleaseListeners { .. } => pinned.prepared.clear(),
         Change::AttachTc { tc: TcPin { interface, hook, .. }, .. } => {
             let state = TcState { interface: interface.clone(), hook: *hook, is_attached: true };
-            assert!(pinned.table.is_there, "the program would come before its table");
             assert!(pinned.tc.insert(interface.index, state).is_none(), "{interface} has the program");
         }
         Change::DetachTc { tc } => {
@@ -144,10 +143,14 @@ fn track_in(
     }
     for key in forgotten.iter().map(|addr| TargetKey::new(addr.ip().into(), addr.port())) {
         pinned.mptcp_targets.remove(&key);
+        pinned.prepared.remove(&key);
     }
     for HeldListener { listener, .. } in listeners {
         match (keys.contains(&listener.key()), listener.mptcp) {
-            (true, true) => drop(pinned.mptcp_targets.insert(listener.key())),
+            (true, true) => {
+                pinned.mptcp_targets.insert(listener.key());
+                pinned.prepared.insert(listener.key());
+            }
             (true, false) => drop(pinned.registered.insert(listener.cookie)),
             (false, _) => {}
         }
@@ -160,6 +163,7 @@ fn untrack_in(pinned: &mut Pinned, listeners: &[HeldListener], target: SocketAdd
     let gone = keys_of(target).into_iter().filter(|key| !live.contains(key)).collect::<HashSet<_>>();
     pinned.targets.retain(|key| !gone.contains(key));
     pinned.mptcp_targets.retain(|key| !gone.contains(key));
+    pinned.prepared.retain(|key| !gone.contains(key));
     for HeldListener { listener, .. } in listeners.iter().filter(|held| gone.contains(&held.listener.key())) {
         pinned.registered.remove(&listener.cookie);
     }
@@ -334,11 +338,22 @@ fn only_a_present_mptcp_listener_makes_its_program_necessary() {
     let is_optional = |mptcp| {
         let there = empty(&[(0, false, mptcp)]);
         let changes = diff(&there, &adding(&there, &[attachment((1, 1, 0, 1, false))]));
-        let is_table = |change: &Change| matches!(change, Change::AddTable { .. });
-        changes[first(&changes, is_table)].is_optional()
+        let is_tc = |change: &Change| matches!(change, Change::AttachTc { .. });
+        changes[first(&changes, is_tc)].is_optional()
     };
     assert!(is_optional(false));
     assert!(!is_optional(true));
+}
+
+#[test]
+fn an_mptcp_listener_that_came_later_is_made_transparent() {
+    let one = attachment((1, 1, 0, 1, false));
+    let mut there = world(&[(0, false, true)], std::slice::from_ref(&one));
+    assert_eq!(diff(&there, &adding(&there, std::slice::from_ref(&one))), []);
+    there.instance.as_mut().unwrap().prepared.clear();
+    let changes = diff(&there, &adding(&there, &[one]));
+    let [Change::TrackTarget { is_new: false, listeners, .. }] = &changes[..] else { panic!("{changes:?}") };
+    assert!(listeners[0].mptcp && listeners[0].is_noted, "{listeners:?}");
 }
 
 #[test]

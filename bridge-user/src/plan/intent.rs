@@ -21,6 +21,8 @@ pub struct Intent {
     pub steered: Vec<Attachment>,
     /// What to relay.
     pub relayed: Vec<Attachment>,
+    /// What is attached now of what is to be steered.
+    pub replaced: Vec<Attachment>,
     /// The listeners there are now.
     pub listeners: Vec<Listener>,
     /// The level of events that was asked for.

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use bridge_common::{
-    maps::{MAX_ALLOW, MAX_ATTACHMENTS, MAX_RULES, MAX_TARGETS, TargetKey},
+    maps::{MAX_ALLOW, MAX_ATTACHMENTS, MAX_NAMED, MAX_RULES, MAX_TARGETS, TargetKey},
     steer,
 };
 
@@ -19,6 +19,7 @@ struct Totals {
     attachments: usize,
     rules: usize,
     allow: usize,
+    named: usize,
     /// Also those of attachments as they were: they are tracked until the end of a change.
     targets: HashSet<TargetKey>,
 }
@@ -59,7 +60,9 @@ impl Totals {
     fn add(&mut self, state: &Attachment) {
         self.attachments += 1;
         self.rules += state.gateways.len();
-        self.allow += state.allow.len();
+        let named = state.allow.iter().filter(|source| source.container().is_some()).count();
+        self.named += named;
+        self.allow += state.allow.len() - named;
     }
 
     fn track(&mut self, state: &Attachment) {
@@ -81,6 +84,7 @@ impl Totals {
         too_many("rules, one for each gateway address of an attachment", self.rules, MAX_RULES, DETACH)?;
         let narrower = format!("allow a subnet instead of single addresses, or {DETACH}");
         too_many("allow-list entries", self.allow, MAX_ALLOW, &narrower)?;
+        too_many("containers in allow-lists", self.named, MAX_NAMED, &narrower)?;
         let fewer = format!("change fewer attachments at once, or {DETACH}");
         too_many(
             "addresses that services may listen on, old and new ones",
@@ -98,11 +102,12 @@ mod tests {
         net::{IpAddr, Ipv4Addr, SocketAddr},
     };
 
-    use ipnet::IpNet;
-
     use super::*;
     use crate::{
-        model::target::{Port, Target},
+        model::{
+            source::Source,
+            target::{Port, Target},
+        },
         observe::readiness::tests::state,
     };
 
@@ -135,7 +140,7 @@ mod tests {
     #[test]
     fn an_allow_list_may_be_replaced_by_one_as_long() {
         let with = |count| {
-            let allow: BTreeSet<IpNet> = addresses(count).map(IpNet::from).collect();
+            let allow: BTreeSet<Source> = addresses(count).map(|one| Source::Net(one.into())).collect();
             Attachment { allow, ..numbered(1) }
         };
         let full = with(MAX_ALLOW);

@@ -16,5 +16,5 @@ pub use change::{Change, ProgramPin};
 pub use diff::{Steered, Wanted, diff};
 pub use intent::Intent;
 pub use limits::require_room;
-pub use snapshot::{Earlier, HeldListener, Pinned, Snapshot, TableState, TcState};
+pub use snapshot::{Earlier, HeldListener, Pinned, Snapshot, TcState};
 pub use wanted::*;

@@ -40,12 +40,13 @@ impl fmt::Display for Change {
             Self::RemoveLeftovers { dir } => {
                 write!(f, "remove what a killed process left in the maps in {}", dir.display())
             }
-            Self::AddTable { .. }
-            | Self::RemoveTable { .. }
-            | Self::AttachTc { .. }
-            | Self::DetachTc { .. } => tc_sentence(f, self),
+            Self::AttachTc { tc, .. } => write!(f, "attach program steer_tc to {tc}"),
+            Self::DetachTc { tc } => write!(f, "take program steer_tc off {tc}"),
             Self::TrackTarget { target, is_new, listeners, forgotten } => {
                 track_sentence(f, *target, *is_new, listeners, forgotten)
+            }
+            Self::ReleaseListeners { addresses } => {
+                write!(f, "take IP_TRANSPARENT off the MPTCP listeners on {}", list(addresses))
             }
             Self::UntrackTarget { target } => write!(f, "stop tracking who listens on {target}"),
             Self::PutAttachment { dir, new, old, .. } => put_sentence(f, dir, new, old.as_deref()),
@@ -93,20 +94,6 @@ fn stop_sentence(f: &mut fmt::Formatter<'_>, process: Option<u32>, names: &[Stri
     match process {
         Some(process) => write!(f, " in process {process}, when its connections have ended"),
         None => Ok(()),
-    }
-}
-
-fn tc_sentence(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
-    match change {
-        Change::AddTable { mark, .. } => {
-            write!(f, "add nftables table inet bridge_user, noted as {}", mark.display())
-        }
-        Change::RemoveTable { mark } => {
-            write!(f, "remove nftables table inet bridge_user, and {}", mark.display())
-        }
-        Change::AttachTc { tc, .. } => write!(f, "attach program steer_tc to {tc}"),
-        Change::DetachTc { tc } => write!(f, "take program steer_tc off {tc}"),
-        _ => Err(fmt::Error),
     }
 }
 
@@ -170,7 +157,7 @@ fn track_sentence(
         (false, false) => write!(f, "register ")?,
     }
     let one = |listener: &Registration| {
-        let mptcp = if listener.mptcp { " (MPTCP)" } else { "" };
+        let mptcp = if listener.mptcp { " (MPTCP, with IP_TRANSPARENT)" } else { "" };
         format!("{} on {}{mptcp}", listener.owner, listener.address)
     };
     f.write_str(&list(listeners.iter().map(one)))?;

@@ -65,14 +65,14 @@ pub struct Pinned {
     pub attachments: Vec<(u32, Attachment)>,
     /// The interfaces that the tc program is attached to, or that a pin says it was.
     pub tc: BTreeMap<u32, TcState>,
-    /// The nftables table.
-    pub table: TableState,
     /// The programs of the loopback identity that are attached.
     pub identity: BTreeSet<&'static str>,
     /// The addresses whose listeners are tracked for an attachment.
     pub targets: HashSet<TargetKey>,
     /// Those that are known to have an MPTCP listener.
     pub mptcp_targets: HashSet<TargetKey>,
+    /// Those whose newest MPTCP listener is transparent.
+    pub prepared: HashSet<TargetKey>,
     /// Cookies of the listeners that are registered for an attachment.
     pub registered: HashSet<u64>,
     /// Map entries without effect, which a killed process left.
@@ -90,15 +90,6 @@ pub struct TcState {
     pub is_attached: bool,
 }
 
-/// The nftables table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableState {
-    /// A pin says that it was made.
-    pub is_marked: bool,
-    /// It was made, and nobody took it away.
-    pub is_there: bool,
-}
-
 impl Pinned {
     /// The same without tracked addresses and listeners that no attachment wants, which a killed process left: they are
     /// removed before anything else is done, and to be made anew for who wants them then. `listeners`: the registered
@@ -111,6 +102,7 @@ impl Pinned {
         Self {
             targets: &self.targets & &wanted,
             mptcp_targets: &self.mptcp_targets & &wanted,
+            prepared: &self.prepared & &wanted,
             registered: registered.collect(),
             ..self
         }

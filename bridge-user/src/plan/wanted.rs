@@ -13,6 +13,7 @@ use crate::model::{
     datapath::{self, Capabilities, Datapath, Reason},
     identity::Identity,
     listener::Listener,
+    source::Source,
     spec::ServiceSpec,
     target::{Port, Target},
 };
@@ -27,7 +28,7 @@ pub struct Network {
     /// Its bridge on this host; in a container the interface that holds the container's address.
     pub bridge: Bridge,
     /// Sources that may connect; empty: every address of the bridge's own subnets.
-    pub allow: Vec<IpNet>,
+    pub allow: Vec<Source>,
 }
 
 /// `failed to attach redis (6379) on br-1a2b`, the start of every refusal.
@@ -76,9 +77,9 @@ fn attachment(
         None => (bridge.addrs.clone(), allowed_to_relay(network)?),
     };
     let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
-    if let Some(host) =
-        allow.iter().find(|net| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr()))
-    {
+    let is_gateway =
+        |net: &&IpNet| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr());
+    if let Some(host) = allow.iter().filter_map(Source::net).find(is_gateway) {
         return Err(format!(
             "--allow {} is the gateway itself, which no container connects from: allow the containers' addresses",
             host.addr()
@@ -106,7 +107,7 @@ fn steered(
     network: &Network,
     target: SocketAddr,
     match_ifindex: bool,
-) -> Result<(Vec<IpNet>, BTreeSet<IpNet>), String> {
+) -> Result<(Vec<IpNet>, BTreeSet<Source>), String> {
     let bridge = &network.bridge;
     let own: Vec<IpNet> =
         bridge.addrs.iter().copied().filter(|a| a.addr().is_ipv4() == target.is_ipv4()).collect();
@@ -127,12 +128,12 @@ fn steered(
     Ok((own, allow))
 }
 
-fn allowed_to_relay(network: &Network) -> Result<BTreeSet<IpNet>, String> {
+fn allowed_to_relay(network: &Network) -> Result<BTreeSet<Source>, String> {
     let bridge = &network.bridge;
     if network.allow.is_empty() {
         return everybody(subnets(&bridge.addrs), &bridge.name, &bridge.addrs);
     }
-    Ok(network.allow.iter().map(IpNet::trunc).collect())
+    Ok(network.allow.iter().map(truncated).collect())
 }
 
 /// Where containers are, by the addresses of their bridge: one with a full prefix, as of a virtual IP, says nothing of
@@ -142,27 +143,35 @@ fn subnets(own: &[IpNet]) -> BTreeSet<IpNet> {
 }
 
 /// The allow-list where nobody asked for one.
-fn everybody(subnets: BTreeSet<IpNet>, bridge: &str, own: &[IpNet]) -> Result<BTreeSet<IpNet>, String> {
+fn everybody(subnets: BTreeSet<IpNet>, bridge: &str, own: &[IpNet]) -> Result<BTreeSet<Source>, String> {
     if subnets.is_empty() {
         return Err(format!(
             "{bridge} has no subnet whose containers could be let in, only {}: say with --allow who may connect",
             list(own)
         ));
     }
-    Ok(subnets)
+    Ok(subnets.into_iter().map(Source::Net).collect())
+}
+
+/// A network without the bits of a host in it.
+fn truncated(source: &Source) -> Source {
+    match source {
+        Source::Net(net) => Source::Net(net.trunc()),
+        container => container.clone(),
+    }
 }
 
 /// The allow-list that was asked for, for one family. Without `ingress_ifindex` the source subnet is the only proof
 /// that a connection came over the bridge, so a wider list is refused there.
 fn allowed(
-    asked: &[IpNet],
+    asked: &[Source],
     subnets: &BTreeSet<IpNet>,
     target: SocketAddr,
     match_ifindex: bool,
-) -> Result<BTreeSet<IpNet>, String> {
+) -> Result<BTreeSet<Source>, String> {
     let all = asked;
-    let asked: BTreeSet<IpNet> =
-        all.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv4() == target.is_ipv4()).collect();
+    let has_family = |source: &&Source| source.addr().is_ipv4() == target.is_ipv4();
+    let asked: BTreeSet<Source> = all.iter().filter(has_family).map(truncated).collect();
     if asked.is_empty() {
         return Err(format!(
             "--allow {} has no address of the target's family, and target {target} is reached over {}: allow an \
@@ -172,9 +181,9 @@ fn allowed(
             list(subnets)
         ));
     }
-    if let Some(outside) =
-        asked.iter().find(|net| !match_ifindex && !subnets.iter().any(|s| s.contains(*net)))
-    {
+    // A container proves by itself which one it is.
+    let mut nets = asked.iter().filter_map(Source::net);
+    if let Some(outside) = nets.find(|net| !match_ifindex && !subnets.iter().any(|s| s.contains(*net))) {
         return Err(format!(
             "--allow {outside} is outside the bridge's subnet {}, and this kernel (below 5.17) can tell the bridge \
              only by its subnet: allow sources within it, or use a newer kernel",
@@ -332,23 +341,19 @@ pub fn bound_on_gateway<'a>(
     here.find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
 }
 
-/// Whether only an MPTCP listener serves `target` now.
+/// Whether an MPTCP listener serves `target` now.
 pub fn is_mptcp(listeners: &[Listener], target: &Target) -> bool {
-    target.tcp().is_some_and(|target| only_mptcp(listeners, target).is_some())
+    target.tcp().is_some_and(|target| mptcp_listener(listeners, target).is_some())
 }
 
-/// The MPTCP listener that would have to serve `target`, when no plain TCP listener does.
-pub fn only_mptcp(listeners: &[Listener], target: SocketAddr) -> Option<&Listener> {
-    let mut serving = listeners.iter().filter(|l| l.can_serve(target)).peekable();
-    serving.peek()?;
-    let mut mptcp = None;
-    for listener in serving {
-        if !listener.mptcp {
-            return None;
-        }
-        mptcp = Some(listener);
-    }
-    mptcp
+/// The MPTCP listener that serves `target`, if no plain one on an equally specific address does: the kernel gives a
+/// connection to one on the most specific address.
+pub fn mptcp_listener(listeners: &[Listener], target: SocketAddr) -> Option<&Listener> {
+    let serving = || listeners.iter().filter(|listener| listener.can_serve(target));
+    let best = serving().map(|listener| listener.specificity(target)).max()?;
+    let mut closest = serving().filter(|listener| listener.specificity(target) == best);
+    let first = closest.next()?;
+    (first.mptcp && closest.all(|listener| listener.mptcp)).then_some(first)
 }
 
 /// `attached: a, b`, the end of a refusal of an unknown name.

@@ -1,12 +1,15 @@
 //! Tests of what is planned, and of what is in the way.
 
 use super::*;
-use crate::model::datapath::{Requested, tests::facts};
+use crate::model::{
+    datapath::{Requested, tests::facts},
+    source::NamedContainer,
+};
 
 fn network(addrs: &[&str], allow: &[&str]) -> Network {
-    let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
+    let nets = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|t| t.parse().unwrap()).collect() };
     let bridge = Bridge { index: 7, name: "br-a".into(), addrs: nets(addrs) };
-    Network { container: None, name: "appnet".into(), bridge, allow: nets(allow) }
+    Network { container: None, name: "appnet".into(), bridge, allow: nets(allow).into_iter().map(Source::Net).collect() }
 }
 
 fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
@@ -159,11 +162,33 @@ fn gateway_conflicts_include_wildcards_but_not_loopback() {
 }
 
 #[test]
-fn mptcp_is_a_problem_only_without_a_plain_listener() {
+fn the_most_specific_listener_decides_whether_it_is_mptcp() {
     let target = "127.0.0.1:11434".parse().unwrap();
-    let mptcp = listener("127.0.0.1:11434", None, true);
-    let plain = listener("0.0.0.0:11434", None, false);
-    assert!(only_mptcp(&[], target).is_none());
-    assert!(only_mptcp(std::slice::from_ref(&mptcp), target).is_some());
-    assert!(only_mptcp(&[mptcp, plain], target).is_none());
+    let one = |addr, mptcp| listener(addr, None, mptcp);
+    let v6 = |v6only| listener("[::]:11434", Some(v6only), true);
+    let found = |listeners: &[Listener]| mptcp_listener(listeners, target).map(|found| found.addr.to_string());
+    let exact = Some("127.0.0.1:11434".to_owned());
+    assert_eq!(found(&[]), None);
+    assert_eq!(found(&[one("127.0.0.1:11434", true), one("0.0.0.0:11434", false)]), exact);
+    assert_eq!(found(&[one("127.0.0.1:11434", false), one("0.0.0.0:11434", true)]), None);
+    assert_eq!(found(&[one("0.0.0.0:11434", false), v6(false)]), None);
+    assert_eq!(found(&[v6(false)]), Some("[::]:11434".to_owned()));
+    assert_eq!(found(&[v6(true)]), None, "an IPv6-only listener serves no IPv4 target");
+    assert_eq!(found(&[one("127.0.0.1:11434", true), one("127.0.0.1:11434", false)]), None);
+}
+
+#[test]
+fn a_container_is_allowed_by_itself_and_not_by_its_address() {
+    let web = Source::Container(NamedContainer {
+        name: "web".into(),
+        address: "172.30.1.7".parse().unwrap(),
+        inode: 7,
+        cookie: Some(70),
+    });
+    let allowing = |source: &Source| Network { allow: vec![source.clone()], ..network(&["172.30.1.1/24"], &[]) };
+    let all = plan(&["redis"], allowing(&web), false).unwrap();
+    assert_eq!(all[0].allow, BTreeSet::from([web.clone()]));
+    assert_eq!((list(&all[0].allow), web.as_typed()), ("web (172.30.1.7)".into(), "web".into()));
+    let error = plan(&["web=8080:[::1]:80"], allowing(&web), true).unwrap_err();
+    assert!(error.contains("target's family") || error.contains("IPv6 gateway"), "{error}");
 }

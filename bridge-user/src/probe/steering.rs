@@ -30,6 +30,8 @@ use crate::{
         event_level::EventLevel,
         identity::Identity,
         instance::InstanceMeta,
+        programs::TcHook,
+        source::Source,
         target::{Port, Target},
     },
     netfilter::nft,
@@ -61,7 +63,7 @@ impl Probe<'_> {
             port: Port::new(port).context("a listener cannot have port 0")?,
             target: Target::Tcp(loopback(port)),
             gateways: BTreeSet::from([GATEWAY.into()]),
-            allow: BTreeSet::from([allow.parse()?]),
+            allow: BTreeSet::from([Source::Net(allow.parse()?)]),
             datapath: Datapath::Steer,
             reason: Reason::Requested(Datapath::Steer),
             identity: self.identity,
@@ -70,7 +72,7 @@ impl Probe<'_> {
         for (id, other) in self.state.list()? {
             if other.port == attachment.port {
                 self.state.remove(id, &other)?;
-                self.state.untrack(loopback(port))?;
+                self.state.untrack(loopback(port), &self.scratch.host)?;
             }
         }
         let id = self.state.list()?.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
@@ -222,9 +224,9 @@ pub(crate) fn run_mptcp(features: Features) -> anyhow::Result<()> {
     Scratch::run(|scratch| {
         let mut ebpf = object::load(features, EventLevel::Off, None)?;
         let maps = Maps::take(&mut ebpf)?;
-        nft::nft(&scratch.host, NAT)?;
-        nft::install(&scratch.host)?;
-        tc::attach_for_now(&scratch.host, &mut ebpf, &scratch.bridge.name)?;
+        // Where this host cannot have any, no NAT is in the way.
+        let _ = nft::nft(&scratch.host, NAT);
+        tc::attach_for_now(&scratch.host, &mut ebpf, &scratch.bridge.name, TcHook::of(features))?;
         let mut state = State::new(maps, features.ingress_ifindex);
         let mut probe = Probe { scratch, state: &mut state, identity: Identity::Container };
         let listener = scratch.host.run(mptcp_listener)??;

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use crate::{
     kernel::redirect::Redirect,
-    model::{attachment::Attachment, datapath::Datapath},
+    model::{attachment::Attachment, datapath::Datapath, source::Source},
     net::{listeners::tcp_listeners, namespace::Namespace},
     observe::{readiness, report::AttachmentReport, snapshot::bridge_is_there},
     plan,
@@ -84,7 +84,7 @@ impl RunningRelay {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
         let start = |&gateway| {
             let listen = SocketAddr::new(gateway, state.port.get());
-            let allow = state.allow.iter().copied().collect();
+            let allow = state.allow.iter().filter_map(Source::net).copied().collect();
             let mut config = RelayConfig::new(
                 &state.name(),
                 namespace,

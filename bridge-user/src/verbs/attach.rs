@@ -15,7 +15,7 @@ use crate::{
         spec::ServiceSpec,
     },
     observe::{
-        checks::advice::{Advice, advice},
+        checks::advice::{Advice, advice, widened},
         pinned, prepare,
         report::Report,
         snapshot,
@@ -225,7 +225,9 @@ fn report(scope: &Scope, intent: &Intent, runner: &Runner) -> anyhow::Result<Rep
 
 /// What to tell of the attached services.
 fn notes(request: &Request, intent: &Intent) -> Vec<Advice> {
-    advice(&request.specs, &intent.wanted().collect::<Vec<_>>())
+    let mut notes = advice(&request.specs, &intent.wanted().collect::<Vec<_>>());
+    notes.extend(widened(&intent.replaced, &intent.steered));
+    notes
 }
 
 fn parse_request(args: &Args) -> anyhow::Result<Request> {

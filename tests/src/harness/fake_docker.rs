@@ -1,9 +1,10 @@
-//! A stand-in for a Docker engine that knows one container, `web` on network `app`, which is a namespace of the
+//! A stand-in for a Docker engine that knows containers on network `app`, bridge `br-a`, which are namespaces of the
 //! suite: for kernels in VMs, where there is no Docker.
 //!
-//! Invariants: it answers the four requests that bridge-user makes and nothing else; a run of the container is a
-//! process in its namespace, which ends with the next run.
+//! Invariants: it answers the requests that bridge-user makes and nothing else; a run of a container is a process in
+//! its namespace, which ends with the next run.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -18,25 +19,26 @@ use tempfile::TempDir;
 use super::netns::Netns;
 use super::proc::Guarded;
 
-const ID: &str = "c0ffee0123456789c0ffee0123456789c0ffee0123456789c0ffee0123456789";
+/// What each container was last inspected as, by name.
+type Known = BTreeMap<&'static str, Value>;
 
 /// The stand-in.
 pub(crate) struct FakeDocker {
     directory: TempDir,
-    answers: Arc<Mutex<Option<Value>>>,
-    process: Option<Guarded>,
+    answers: Arc<Mutex<Known>>,
+    processes: BTreeMap<&'static str, Guarded>,
     server: Option<JoinHandle<()>>,
 }
 
 impl FakeDocker {
-    /// Listens; the container does not run yet.
+    /// Listens; no container runs yet.
     pub(crate) fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let listener = UnixListener::bind(directory.path().join("docker.sock"))?;
-        let answers = Arc::new(Mutex::new(None));
+        let answers = Arc::new(Mutex::new(Known::new()));
         let known = Arc::clone(&answers);
         let server = std::thread::spawn(move || serve(&listener, &known));
-        Ok(Self { directory, answers, process: None, server: Some(server) })
+        Ok(Self { directory, answers, processes: BTreeMap::new(), server: Some(server) })
     }
 
     /// The engine's address, as `DOCKER_HOST` has it.
@@ -44,19 +46,25 @@ impl FakeDocker {
         format!("unix://{}/docker.sock", self.directory.path().display())
     }
 
-    /// Begins a run of the container in a namespace, and ends the run before it.
+    /// Begins a run of container `web` in a namespace, and ends the run before it.
     pub(crate) fn run_container(&mut self, netns: &Netns, address: Ipv4Addr) -> Result<()> {
+        self.run("web", netns, address)
+    }
+
+    /// Begins a run of a container in a namespace, and ends the run before it.
+    pub(crate) fn run(&mut self, name: &'static str, netns: &Netns, address: Ipv4Addr) -> Result<()> {
         let child = netns.spawn(Command::new("sleep").arg("1000000")).context("failed to run sleep")?;
-        let process = self.process.insert(Guarded::new(child));
+        let process = Guarded::new(child);
         let networks = json!({"app": {"NetworkID": "aa11", "IPAddress": address.to_string()}});
         let pid = process.pid();
         let inspected = json!({
-            "Id": ID,
+            "Id": id(name),
             "State": {"Status": "running", "Running": true, "Pid": pid, "StartedAt": format!("run {pid}")},
             "HostConfig": {"NetworkMode": "app"},
             "NetworkSettings": {"Networks": networks},
         });
-        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(inspected);
+        self.processes.insert(name, process);
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(name, inspected);
         Ok(())
     }
 }
@@ -72,14 +80,14 @@ impl Drop for FakeDocker {
 }
 
 /// One request per connection, until one asks for nothing.
-fn serve(listener: &UnixListener, known: &Mutex<Option<Value>>) {
+fn serve(listener: &UnixListener, known: &Mutex<Known>) {
     for stream in listener.incoming().flatten() {
         let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
         let Some(request) = lines.next() else { return };
         // The headers, which end with an empty line.
         drop(lines.take_while(|line| !line.is_empty()).last());
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let body = answer(path, known.lock().unwrap_or_else(PoisonError::into_inner).as_ref()).to_string();
+        let body = answer(path, &known.lock().unwrap_or_else(PoisonError::into_inner)).to_string();
         let head =
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ";
         // A client that went away needs no answer.
@@ -87,13 +95,26 @@ fn serve(listener: &UnixListener, known: &Mutex<Option<Value>>) {
     }
 }
 
-fn answer(path: &str, inspected: Option<&Value>) -> Value {
+/// 64 hexadecimal digits that only this name has.
+fn id(name: &str) -> String {
+    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits:0<64}")
+}
+
+fn answer(path: &str, known: &Known) -> Value {
     if path.ends_with("/version") {
         return json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"});
     }
-    let Some(inspected) = inspected else { return json!([]) };
-    if path.contains(ID) {
+    if path.contains("/networks") {
+        let options = json!({"com.docker.network.bridge.name": "br-a"});
+        return json!([{"Id": "aa11", "Name": "app", "Driver": "bridge", "Options": options}]);
+    }
+    if let Some((_, inspected)) = known.iter().find(|(name, _)| path.contains(&id(name))) {
         return inspected.clone();
     }
-    json!([{"Id": ID, "Names": ["/web"], "State": "running", "NetworkSettings": inspected["NetworkSettings"]}])
+    let summary = |(name, inspected): (&&str, &Value)| {
+        let (names, settings) = (json!([format!("/{name}")]), &inspected["NetworkSettings"]);
+        json!({"Id": id(name), "Names": names, "State": "running", "NetworkSettings": settings})
+    };
+    Value::Array(known.iter().map(summary).collect())
 }

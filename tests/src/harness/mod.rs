@@ -26,6 +26,7 @@ pub(crate) mod pinned;
 pub(crate) mod planned;
 pub(crate) mod postgres;
 pub(crate) mod proc;
+pub(crate) mod raw;
 pub(crate) mod recorder;
 pub(crate) mod redis;
 pub(crate) mod relay;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use bridge_common::names::{
-    ALL_MAPS, ALLOW, ATTACHMENTS, LISTENERS, META, MPTCP_TARGETS, RULES, STATS, TARGETS,
+    ALL_MAPS, ALLOW, ATTACHMENTS, LISTENERS, META, MPTCP_PREPARED, MPTCP_TARGETS, RULES, STATS, TARGETS,
 };
 use serde_json::Value;
 
@@ -64,7 +64,6 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
             if change["pin"].is_null() { vec![link] } else { vec![link, pin()?] }
         }
         "write-meta" => vec![written(META)],
-        "add-table" => vec![Made::Pin(path(&change["mark"])?), Made::Started("nft".to_owned())],
         "attach-tc" => {
             ensure!(change["hook"] == "tcx", "this machine has no tcx links: {change}");
             vec![Made::Link(TCX_INGRESS), pin()?]
@@ -92,7 +91,7 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
             let marks = marks.map(|mark| Made::Removed(pin.with_file_name(mark)));
             [Made::Detached, removed(&change["pin"])?].into_iter().chain(marks).collect()
         }
-        "remove-table" => vec![Made::Started("nft".to_owned()), removed(&change["mark"])?],
+        "release-listeners" => vec![deleted(MPTCP_PREPARED); list(change, "addresses")?.len()],
         "remove-instance" => {
             let dir = path(&change["dir"])?;
             let pins = ALL_MAPS.into_iter().chain(["link_sock_ops"]).map(|pin| Made::Removed(dir.join(pin)));
@@ -103,19 +102,22 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
 }
 
 fn of_targets(changes: &[Value]) -> Result<Vec<Made>> {
-    let [mut tracked, mut forgotten, mut noted, mut registered] = [0; 4];
+    let [mut tracked, mut forgotten, mut noted, mut prepared, mut registered] = [0; 5];
     for change in changes {
         tracked += if change["is_new"] == true { 3 } else { 0 };
         forgotten += list(change, "forgotten")?.len();
         let (mptcp, plain): (Vec<_>, Vec<_>) =
             list(change, "listeners")?.iter().partition(|listener| listener["mptcp"] == true);
-        noted += mptcp.len();
+        noted += mptcp.iter().filter(|listener| listener["is_noted"] == false).count();
+        prepared += mptcp.len();
         registered += plain.len();
     }
     Ok([
         vec![written(TARGETS); tracked],
         vec![deleted(MPTCP_TARGETS); forgotten],
         vec![written(MPTCP_TARGETS); noted],
+        // Before and after each listener is made transparent.
+        vec![written(MPTCP_PREPARED); 2 * prepared],
         vec![written(LISTENERS); registered],
     ]
     .concat())

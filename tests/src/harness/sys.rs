@@ -214,6 +214,16 @@ pub(crate) fn mptcp_listener(address: SocketAddr) -> Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
+/// A listener on `[::]` that takes no IPv4, in the calling thread's namespace.
+pub(crate) fn mptcp_v6only_listener(port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    let fd = mptcp_socket(address)?;
+    setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).context("failed to bind the MPTCP socket")?;
+    listen(&fd, Backlog::MAXCONN).context("failed to listen on the MPTCP socket")?;
+    Ok(TcpListener::from(fd))
+}
+
 /// A connection that asks for MPTCP, from the calling thread's namespace.
 pub(crate) fn mptcp_connect(address: SocketAddr) -> Result<TcpStream> {
     let fd = mptcp_socket(address)?;
@@ -231,6 +241,29 @@ fn mptcp_socket(address: SocketAddr) -> Result<OwnedFd> {
     }
     // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A socket that sends whole frames over an interface of the calling thread's namespace.
+pub(crate) fn packet_socket(interface: &str) -> Result<OwnedFd> {
+    let index = nix::net::if_::if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
+    // SAFETY: socket(2) takes three integers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("failed to open a packet socket");
+    }
+    // SAFETY: the kernel just returned this descriptor to us and nothing else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all zeroes is a valid address of this type.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = i32::try_from(index)?;
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `address`, which is that large.
+    let result = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
+    if result != 0 {
+        return Err(io::Error::last_os_error()).context("failed to bind the packet socket");
+    }
+    Ok(socket)
 }
 
 /// Sets the options of every IPv4 header the socket sends.

@@ -24,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::unknown_network_lists_the_known", || on_engine(unknown_network)),
     Test::on_host("docker::published_port_names_its_container", || on_engine(published_port)),
     Test::on_host("docker::allow_a_container_by_name", || on_engine(allow_container)),
+    Test::on_host("docker::containers_that_swap_addresses_keep_their_names", || on_engine(swapped_containers)),
     Test::on_host("docker::unknown_container_is_refused", || on_engine(unknown_container)),
     Test::on_host("docker::go_server_with_an_mptcp_listener_is_steered_to", || on_engine(go_server)),
     Test::on_host("docker::removed_network_is_waited_for", || on_engine(removed_network)),
@@ -153,13 +154,42 @@ fn allow_container(engine: &Engine) -> Result<()> {
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--allow", "c1"])?;
     let attachment = cli.attachment(DEFAULT)?;
-    let expected = format!("{}/32", engine.address("c1", "bridge")?);
-    ensure!(attachment.allow == [expected.clone()], "the list is {:?}, not {expected}", attachment.allow);
+    ensure!(attachment.allow == ["c1"], "the list is {:?}", attachment.allow);
+    let address = engine.address("c1", "bridge")?.to_string();
+    let shown = &attachment.raw["allowed_containers"][0];
+    ensure!(shown["name"] == "c1" && shown["address"] == address.as_str(), "{shown}, not {address}");
     expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
     expect_moved(&cli, DEFAULT, Moved::denied(2), || {
         let shut_out = engine.netns("c3")?;
         (0..2).try_for_each(|_| refused(&shut_out, endpoint(engine, "bridge")?))
     })
+}
+
+/// Both containers start again in another order, and swap addresses: nobody inherits the name.
+fn swapped_containers(engine: &Engine) -> Result<()> {
+    let _redis = redis(engine)?;
+    engine.container("c3", &[])?;
+    let cli = engine.cli();
+    let attach = ["attach", "redis", "--allow", "c1"];
+    cli.ok(&attach)?;
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
+    let before = [engine.address("c1", "bridge")?, engine.address("c3", "bridge")?];
+    engine.docker(&["stop", "--time", "0", "c1", "c3"])?;
+    engine.docker(&["start", "c3"])?;
+    engine.docker(&["start", "c1"])?;
+    let after = [engine.address("c3", "bridge")?, engine.address("c1", "bridge")?];
+    ensure!(after == before, "they did not swap addresses: {before:?}, then {after:?}");
+    let gateway = endpoint(engine, "bridge")?;
+    for container in ["c3", "c1"] {
+        let netns = engine.netns(container)?;
+        expect_moved(&cli, DEFAULT, Moved::denied(1), || refused(&netns, gateway))?;
+    }
+    let attachment = cli.attachment(DEFAULT)?;
+    ensure!(attachment.state == "failed", "{}", attachment.raw);
+    attachment.expect_finding("named-run-ended")?;
+    cli.ok(&attach)?;
+    expect_moved(&cli, DEFAULT, Moved::accepted(1), || pongs(engine, "c1", "bridge"))?;
+    expect_moved(&cli, DEFAULT, Moved::denied(1), || refused(&engine.netns("c3")?, gateway))
 }
 
 fn unknown_container(engine: &Engine) -> Result<()> {
@@ -229,12 +259,12 @@ fn ipv6_network(engine: &Engine) -> Result<()> {
     let specs = ["attach", "redis", "six=6380:[::1]:6379", "--network", NETWORK];
     cli.ok(&[&specs, ["--allow", "c6"].as_slice()].concat())?;
     let (address, address6) = (engine.address("c6", NETWORK)?, engine.address6("c6", NETWORK)?);
-    let four = (FOUR, endpoint(engine, NETWORK)?, format!("{address}/32"), address.to_string());
-    let six = (SIX, at6(gateway6, 6380), format!("{address6}/128"), format!("[{address6}]"));
-    for (name, gateway, allow, client) in [four, six] {
+    let four = (FOUR, endpoint(engine, NETWORK)?, address.to_string());
+    let six = (SIX, at6(gateway6, 6380), format!("[{address6}]"));
+    for (name, gateway, client) in [four, six] {
         let attachment = cli.attachment(name)?;
         ensure!(attachment.gateways == [gateway.ip().to_string()], "{name} has {:?}", attachment.gateways);
-        ensure!(attachment.allow == [allow.clone()], "the list is {:?}, not {allow}", attachment.allow);
+        ensure!(attachment.allow == ["c6"], "the list is {:?}", attachment.allow);
         expect_moved(&cli, name, Moved::accepted(1), || pongs_at(engine, "c6", gateway, &client))?;
         expect_moved(&cli, name, Moved::denied(1), || refused(&engine.netns("d6")?, gateway))?;
     }

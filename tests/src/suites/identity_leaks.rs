@@ -4,17 +4,20 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
 
 use super::Test;
 use crate::harness::client::{answers, connect, refused, round};
+use crate::harness::proc::run_in;
+use crate::harness::raw::{Checksum, FIN, SEGMENT_PORT, SYN, send_segment};
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Service};
 use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{A1, A2, GATEWAY_A, GATEWAY_B, at, local};
-use crate::harness::wait::patience;
+use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("identity::other_attachments_of_the_service_show_the_truth", other_attachments),
@@ -25,6 +28,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("identity::another_namespace_with_the_same_addresses_is_not_concerned", same_addresses)
         .in_kernels(),
     Test::new("identity::only_allowed_sources_look_local", allow_list),
+    Test::on_host("identity::a_dropped_syn_leaves_nothing_for_a_later_connection", dropped_syn),
 ];
 
 const NAME: &str = "br-a-tcp-7001";
@@ -106,20 +110,21 @@ fn is_usurped(rig: &Rig, service: Service) -> Result<()> {
     half_made(rig)?;
     service.stop();
     let usurper = Service::start(&rig.net.host, gateway())?;
-    drop(rig.net.a1.run(|| dial_from(SOURCE_PORT))?);
+    drop(rig.net.a1.run(|| dial_from(SOURCE_PORT, 1))?);
     answers(&rig.net.a1, gateway())?;
     let seen = remotes(&usurper);
     ensure!(seen == [A1, A1], "the other program saw {seen:?}");
     Ok(())
 }
 
+/// Drops what comes from the gateway's port.
+const DEAF: &str = "table ip deaf { chain c { type filter hook input priority 0; tcp sport 7001 drop; }; }";
+
 /// A connection from [`SOURCE_PORT`] whose SYN was assigned to the service, and whose handshake never ends.
 fn half_made(rig: &Rig) -> Result<()> {
-    const DEAF: &str =
-        "table ip deaf { chain c { type filter hook input priority 0; tcp sport 7001 drop; }; }";
     let before = rig.cli().attachment(NAME)?.counters.accepted;
     rig.net.a1.nft(DEAF)?;
-    let outcome = rig.net.a1.run(|| dial_from(SOURCE_PORT));
+    let outcome = rig.net.a1.run(|| dial_from(SOURCE_PORT, 1));
     ensure!(outcome.is_err(), "the handshake was completed");
     rig.net.a1.nft("delete table ip deaf")?;
     let after = rig.cli().attachment(NAME)?.counters.accepted;
@@ -127,13 +132,56 @@ fn half_made(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// Connects from a port of its own to the gateway, in the calling thread's namespace; gives up soon.
-fn dial_from(port: u16) -> Result<TcpStream> {
+/// The kernel drops a SYN that was assigned to the service, on one processor. Later, when the service sees containers
+/// again, a connection with the same addresses begins on another processor, and its handshake ends on that one.
+fn dropped_syn() -> Result<()> {
+    let (rig, service) = shown()?;
+    ensure!(std::thread::available_parallelism()?.get() > 1, "this takes two processors");
+    receive_on(&rig, ONLY_SECOND)?;
+    rig.net.a1.run(|| send_segment(A1, gateway(), SYN | FIN, Checksum::Right))?;
+    until("the SYN was assigned", patience(10), || {
+        Ok((rig.cli().attachment(NAME)?.counters.accepted == 2).then_some(()))
+    })?;
+    rig.attach("7001")?;
+    rig.net.a1.nft(DEAF)?;
+    receive_on(&rig, ONLY_FIRST)?;
+    let client = std::thread::scope(|scope| {
+        let dialling = scope.spawn(|| rig.net.a1.run(|| dial_from(SEGMENT_PORT, 10)));
+        until("the second SYN was assigned", patience(10), || {
+            Ok((rig.cli().attachment(NAME)?.counters.accepted > 2).then_some(()))
+        })?;
+        receive_on(&rig, ONLY_SECOND)?;
+        rig.net.a1.nft("delete table ip deaf")?;
+        dialling.join().expect("the client does not panic")
+    })?;
+    drop(client);
+    until("the service saw the connection", patience(10), || {
+        Ok((service.peers().len() == 2).then_some(()))
+    })?;
+    let seen = remotes(&service)[1];
+    ensure!(seen == A1, "the service saw {seen}");
+    Ok(())
+}
+
+/// Masks of processors, as in `rps_cpus`.
+const ONLY_FIRST: &str = "1";
+const ONLY_SECOND: &str = "2";
+
+/// Which processor handles what comes from a1. The files of sysfs are those of the namespace that mounted it.
+fn receive_on(rig: &Rig, cpus: &str) -> Result<()> {
+    let script =
+        format!("mount -t sysfs sysfs /sys && echo {cpus} > /sys/class/net/va1/queues/rx-0/rps_cpus");
+    let mut command = Command::new("unshare");
+    run_in(&rig.net.host, command.args(["--mount", "sh", "-c", &script]))?.success()
+}
+
+/// Connects from a port of its own to the gateway, in the calling thread's namespace; gives up after some seconds.
+fn dial_from(port: u16, seconds: u64) -> Result<TcpStream> {
     let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     // Also bounds connect(2).
-    let second = nix::sys::time::TimeVal::new(i64::try_from(patience(1).as_secs())?, 0);
-    socket::setsockopt(&fd, sockopt::SendTimeout, &second)?;
+    let limit = nix::sys::time::TimeVal::new(i64::try_from(patience(seconds).as_secs())?, 0);
+    socket::setsockopt(&fd, sockopt::SendTimeout, &limit)?;
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(at(A1, port)))?;
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(gateway())).context("failed to connect")?;
     Ok(TcpStream::from(fd))
@@ -147,7 +195,7 @@ fn same_addresses() -> Result<()> {
     rig.attach_with("7001", LOOPBACK)?;
     looks_local(&rig, &service)?;
     half_made(&rig)?;
-    drop(other.net.a1.run(|| dial_from(SOURCE_PORT))?);
+    drop(other.net.a1.run(|| dial_from(SOURCE_PORT, 1))?);
     answers(&other.net.a1, gateway())?;
     let seen = remotes(&stranger);
     ensure!(seen == [A1, A1], "a service of another namespace saw {seen:?}");

@@ -30,6 +30,7 @@ mod crash;
 mod docker;
 mod dry_run;
 mod events;
+mod firewalls;
 mod fragments;
 mod growth;
 mod identity;
@@ -43,6 +44,7 @@ mod listeners;
 mod mptcp;
 mod mptcp_go;
 mod mptcp_time_wait;
+mod named;
 mod namespaces;
 mod pins;
 mod pins_unsafe;
@@ -157,6 +159,8 @@ pub(crate) fn all() -> Vec<Test> {
         namespaces::TESTS,
         attack::TESTS,
         allow::TESTS,
+        named::TESTS,
+        firewalls::TESTS,
         restart::TESTS,
         services::TESTS,
         events::TESTS,

@@ -60,7 +60,7 @@ fn serves(rig: &Rig) -> Result<()> {
     (0..3).try_for_each(|_| requests(connect(&rig.net.a1, gateway())?, false))
 }
 
-/// Go's listener is followed from MPTCP to plain TCP and back, with no userspace of ours in between.
+/// Go's listener is followed from MPTCP to plain TCP with no userspace of ours in between, and back with another attach.
 fn go_http_server() -> Result<()> {
     let rig = Rig::new()?;
     let server = start(&rig, &[])?;
@@ -74,6 +74,8 @@ fn go_http_server() -> Result<()> {
     expect_carrier(&rig, "steer")?;
     server.stop()?;
     let _server = start(&rig, &[])?;
+    rig.expect_tc(NAME, Moved::no_listener(1), || refused(&rig.net.a1, gateway()))?;
+    rig.attach("go=7001")?;
     rig.expect_tc(NAME, Moved::accepted(3), || serves(&rig))?;
     expect_carrier(&rig, "steer-tc")
 }

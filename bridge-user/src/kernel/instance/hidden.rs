@@ -23,7 +23,6 @@ use super::pins::{Lock, PinDir};
 use crate::{
     kernel::{programs::tc, state::name_of, sys::objects},
     net::namespace::Namespace,
-    netfilter::nft,
     scope::Scope,
 };
 
@@ -102,8 +101,7 @@ pub fn find_now(scope: &Scope) -> anyhow::Result<Hidden> {
     Ok(if ours.is_empty() { Hidden::Nothing } else { Hidden::Found(ours) })
 }
 
-/// Ends what was found, in this order: what steers, what is on interfaces, what tracks listeners, and the nftables
-/// table.
+/// Ends what was found, in this order: what steers, what is on interfaces, and what tracks listeners.
 ///
 /// # Errors
 /// With everything that could not be ended; the rest is.
@@ -113,8 +111,6 @@ pub fn end(namespace: &Namespace, all: &[Generation]) -> anyhow::Result<()> {
         failures.extend(generation.end().with_context(|| format!("failed to end {generation}")).err());
     }
     failures.extend(tc::remove_everywhere(namespace).err());
-    let table = nft::is_installed(namespace).unwrap_or(false);
-    failures.extend(table.then(|| nft::remove(namespace)).and_then(Result::err));
     match failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
         none if none.is_empty() => Ok(()),
         all => Err(anyhow!(all.join("; "))),

@@ -68,7 +68,7 @@ fn set(maps: &mut Maps, says: InstanceMeta, rest: Meta) -> anyhow::Result<()> {
 
 /// The cookie of the namespace. Where the kernel does not tell (below Linux 5.14), a socket is bound there and the
 /// attached bind hook has noted it.
-fn netns_cookie(maps: &Maps, namespace: &Namespace) -> anyhow::Result<u64> {
+pub(crate) fn netns_cookie(maps: &Maps, namespace: &Namespace) -> anyhow::Result<u64> {
     let socket = namespace
         .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?
         .context("failed to bind a socket on 127.0.0.1")?;
@@ -76,7 +76,7 @@ fn netns_cookie(maps: &Maps, namespace: &Namespace) -> anyhow::Result<u64> {
         Ok(cookie) => Ok(cookie),
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
             let cookie = socket_cookie(&socket)?;
-            maps.bound_netns.get(&cookie, 0).context("the bind hook noted nothing")
+            maps.socket_netns.get(&cookie, 0).context("the bind hook noted nothing")
         }
         Err(error) => Err(error.into()),
     }

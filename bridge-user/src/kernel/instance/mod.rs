@@ -27,22 +27,6 @@ pub struct Instance {
     pub state: State,
 }
 
-/// What steers to MPTCP listeners.
-#[derive(Default)]
-pub struct MptcpSteering {
-    /// The nftables table that the tc program needs is there.
-    pub table: bool,
-    /// The interfaces the tc program is attached to.
-    pub attached: BTreeSet<u32>,
-}
-
-impl MptcpSteering {
-    /// The interfaces over which connections can be steered.
-    pub fn bridges(self) -> BTreeSet<u32> {
-        if self.table { self.attached } else { BTreeSet::new() }
-    }
-}
-
 impl Instance {
     /// Opens the namespace's instance, if there is one.
     ///
@@ -69,11 +53,11 @@ impl Instance {
         }
     }
 
-    /// What steers to MPTCP listeners, as far as nobody took it away.
+    /// The interfaces with the program that steers to MPTCP listeners, as far as nobody took it off.
     ///
     /// # Errors
     /// When the pins cannot be read, or the kernel not be asked.
-    pub fn mptcp(&self) -> anyhow::Result<MptcpSteering> {
+    pub fn mptcp_bridges(&self) -> anyhow::Result<BTreeSet<u32>> {
         let path = self.dir.path();
         let marked = tc::attached(&path).with_context(|| format!("failed to read {}", path.display()))?;
         let mut attached = BTreeSet::new();
@@ -82,8 +66,7 @@ impl Instance {
                 attached.insert(ifindex);
             }
         }
-        let table = !attached.is_empty() && tc::has_table(&self.namespace, &path);
-        Ok(MptcpSteering { table, attached })
+        Ok(attached)
     }
 
     /// Where it is pinned.

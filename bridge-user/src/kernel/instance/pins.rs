@@ -10,7 +10,6 @@
 //! the way of a new namespace's is then renamed to `<netns inode>-<netns cookie>`.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     io,
     os::{
@@ -304,7 +303,7 @@ fn link_inode(pin: &Path) -> io::Result<u64> {
 
 /// Removes a directory of pins, and what its marks stand for in its namespace.
 fn remove_tree(path: &Path, namespace: &Namespace) -> anyhow::Result<()> {
-    tc::sweep(namespace, path, &BTreeSet::new())?;
+    tc::sweep(namespace, path)?;
     remove_pins(path)
 }
 

@@ -174,18 +174,8 @@ impl Writer {
     /// # Errors
     /// When a map cannot be written.
     pub(crate) fn remove_leftovers(&mut self) -> anyhow::Result<()> {
-        self.state()?.remove_leftovers()
-    }
-
-    /// As [`tc::add_table`].
-    pub(crate) fn add_table(&mut self) -> anyhow::Result<()> {
         let namespace = self.scope.namespace.clone();
-        tc::add_table(&namespace, &self.dir.path(), self.loaded()?)
-    }
-
-    /// As [`tc::remove_table`].
-    pub(crate) fn remove_table(&self) -> anyhow::Result<()> {
-        tc::remove_table(&self.scope.namespace, &self.dir.path())
+        self.state()?.remove_leftovers(&namespace)
     }
 
     /// As [`tc::attach`].
@@ -207,7 +197,14 @@ impl Writer {
 
     /// As [`State::untrack`].
     pub(crate) fn untrack(&mut self, target: SocketAddr) -> anyhow::Result<()> {
-        self.state()?.untrack(target)
+        let namespace = self.scope.namespace.clone();
+        self.state()?.untrack(target, &namespace)
+    }
+
+    /// As [`State::release`].
+    pub(crate) fn release(&mut self) -> anyhow::Result<()> {
+        let namespace = self.scope.namespace.clone();
+        self.state()?.release(&namespace)
     }
 
     /// As [`State::put`].

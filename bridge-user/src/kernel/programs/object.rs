@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
+    programs::{CgroupSock, CgroupSockAddr, ProgramError, SchedClassifier, SkLookup, SockOps, links::FdLink},
 };
 use aya_obj::generated::bpf_attach_type;
 use bridge_common::{
-    maps::{MAX_BOUND_NETNS, MAX_PENDING_LRU},
+    maps::{MAX_ASSIGNED, MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TICKETS},
     names,
 };
 
@@ -55,9 +55,11 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
         .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
         .override_global(aya_log::LEVEL, level.as_static(), true)
-        .map_max_entries(names::PENDING_LRU, pending_lru_entries(cpus))
-        // Nobody writes it where the kernel tells a listener's namespace itself.
-        .map_max_entries(names::BOUND_NETNS, if features.netns_cookie { 1 } else { MAX_BOUND_NETNS });
+        .map_max_entries(names::PENDING_LRU, lru_entries(MAX_PENDING_LRU, cpus))
+        .map_max_entries(names::ASSIGNED, lru_entries(MAX_ASSIGNED, cpus))
+        .map_max_entries(names::TICKETS, lru_entries(MAX_TICKETS, cpus))
+        // Nobody writes it where the kernel tells a socket's namespace itself.
+        .map_max_entries(names::SOCKET_NETNS, if features.netns_cookie { 1 } else { MAX_SOCKET_NETNS });
     if let Some(dir) = pins {
         for name in names::ALL_MAPS {
             loader.map_pin_path(name, dir.join(name));
@@ -77,8 +79,8 @@ const fn flag(on: bool) -> &'static u8 {
 
 /// An LRU map keeps up to 128 entries aside for each CPU (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c), and when
 /// that is all of them, it takes entries away that are new.
-fn pending_lru_entries(cpus: usize) -> u32 {
-    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(MAX_PENDING_LRU)
+fn lru_entries(minimum: u32, cpus: usize) -> u32 {
+    u32::try_from(256 * cpus).unwrap_or(u32::MAX).max(minimum)
 }
 
 fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
@@ -93,6 +95,9 @@ fn load_programs(ebpf: &mut Ebpf, features: Features) -> anyhow::Result<()> {
     if !features.netns_cookie {
         for name in [names::PROG_POST_BIND4, names::PROG_POST_BIND6] {
             program::<CgroupSock>(ebpf, name)?.load().map_err(refused(name))?;
+        }
+        for name in [names::PROG_CONNECT4, names::PROG_CONNECT6] {
+            program::<CgroupSockAddr>(ebpf, name)?.load().map_err(refused(name))?;
         }
     }
     Ok(())
@@ -162,6 +167,8 @@ pub(crate) fn attach_to_cgroup(ebpf: &Ebpf, name: &str, cgroup: &File) -> anyhow
     let hook = match name {
         names::PROG_POST_BIND4 => bpf_attach_type::BPF_CGROUP_INET4_POST_BIND,
         names::PROG_POST_BIND6 => bpf_attach_type::BPF_CGROUP_INET6_POST_BIND,
+        names::PROG_CONNECT4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+        names::PROG_CONNECT6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
         names::PROG_GETPEERNAME4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
         names::PROG_GETPEERNAME6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
         names::PROG_GETSOCKNAME4 => bpf_attach_type::BPF_CGROUP_INET4_GETSOCKNAME,
@@ -231,11 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_pending_handshakes_on_every_cpu() {
-        assert_eq!(
-            [1, 32, 128].map(pending_lru_entries),
-            [MAX_PENDING_LRU, MAX_PENDING_LRU, 4 * MAX_PENDING_LRU]
-        );
+    fn an_lru_map_has_room_for_every_cpu() {
+        assert_eq!([1, 32, 128].map(|cpus| lru_entries(8192, cpus)), [8192, 8192, 32768]);
     }
 
     #[test]

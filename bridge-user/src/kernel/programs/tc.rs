@@ -3,8 +3,7 @@
 //! Invariants: what is attached to an interface is named by a pin in the instance's directory, made before and
 //! removed after it, so that whoever removes the directory knows what to undo: `link_steer_tc_<ifindex>` is a TCX
 //! link (Linux 6.6), `filter_steer_tc_<ifindex>` stands for a clsact filter, `qdisc_<ifindex>` for a clsact qdisc
-//! that was not there before; `table_bridge_user` for the nftables table (`netfilter/nft.rs`). Other programs'
-//! filters and qdiscs are never touched. Only what is attached to an existing interface is undone; the kernel removes
+//! that was not there before. Other programs' filters and qdiscs are never touched. Only what is attached to an existing interface is undone; the kernel removes
 //! the rest with the interface. Interfaces are those of the namespace that is passed, and everything that names one
 //! works in it.
 
@@ -31,13 +30,12 @@ use bridge_common::names;
 use super::{object, qdisc};
 use crate::{
     kernel::sys,
-    model::programs::{self, TABLE_MARK, TcHook, qdisc_mark},
+    model::programs::{self, TcHook, qdisc_mark},
     net::{
         NetError,
         links::{self, Link},
         namespace::Namespace,
     },
-    netfilter::nft,
 };
 
 /// Priority and handle of the clsact filter. It decides nothing for others, so it can be first.
@@ -49,22 +47,6 @@ fn pin(dir: &Path, hook: TcHook, ifindex: u32) -> PathBuf {
     dir.join(programs::tc_pin(hook, ifindex))
 }
 
-/// Puts the nftables table there that the program needs, and before it the mark.
-///
-/// # Errors
-/// When nft(8) is missing or refuses; nothing is left then.
-pub fn add_table(namespace: &Namespace, dir: &Path, ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    let mark = dir.join(TABLE_MARK);
-    let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
-    set_mark(program, &mark)?;
-    nft::install(namespace).inspect_err(|_| drop(fs::remove_file(&mark)))
-}
-
-/// Whether the nftables table is there. Who may not ask the kernel believes the mark.
-pub fn has_table(namespace: &Namespace, dir: &Path) -> bool {
-    has_table_mark(dir) && nft::is_installed(namespace).unwrap_or(true)
-}
-
 /// A process that was killed may have left the mark without what it stands for.
 fn set_mark(program: &mut SchedClassifier, mark: &Path) -> anyhow::Result<()> {
     if mark.exists() {
@@ -73,31 +55,14 @@ fn set_mark(program: &mut SchedClassifier, mark: &Path) -> anyhow::Result<()> {
     program.pin(mark).with_context(|| format!("failed to pin {}", mark.display()))
 }
 
-/// Takes the program off every interface but those in `keep`, and with the last one the table.
+/// Takes the program off every interface.
 ///
 /// # Errors
 /// When something cannot be undone; the rest still is.
-pub fn sweep(namespace: &Namespace, dir: &Path, keep: &BTreeSet<u32>) -> anyhow::Result<()> {
+pub fn sweep(namespace: &Namespace, dir: &Path) -> anyhow::Result<()> {
     let there = attached(dir).with_context(|| format!("failed to read {}", dir.display()))?;
-    let mut outcomes: Vec<_> =
-        there.difference(keep).map(|&ifindex| remove(namespace, dir, ifindex)).collect();
-    if there.is_disjoint(keep) {
-        outcomes.push(remove_table(namespace, dir));
-    }
+    let outcomes: Vec<_> = there.into_iter().map(|ifindex| remove(namespace, dir, ifindex)).collect();
     outcomes.into_iter().collect()
-}
-
-/// Takes the table away, and then the mark. No mark is no error.
-///
-/// # Errors
-/// When nft(8) is missing or refuses; the mark stays then.
-pub fn remove_table(namespace: &Namespace, dir: &Path) -> anyhow::Result<()> {
-    let mark = dir.join(TABLE_MARK);
-    if !mark.exists() {
-        return Ok(());
-    }
-    nft::remove(namespace)?;
-    fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))
 }
 
 /// Attaches the loaded program to an interface.
@@ -134,16 +99,22 @@ pub fn attach(
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn attach_for_now(namespace: &Namespace, ebpf: &mut Ebpf, interface: &str) -> anyhow::Result<()> {
+pub fn attach_for_now(
+    namespace: &Namespace,
+    ebpf: &mut Ebpf,
+    interface: &str,
+    hook: TcHook,
+) -> anyhow::Result<()> {
     let program: &mut SchedClassifier = object::program(ebpf, names::PROG_STEER_TC)?;
-    match namespace.run(|| attach_tcx(program, interface))? {
-        Err(ProgramError::SyscallError(error)) if has_no_tcx(&error.io_error) => {
+    match hook {
+        TcHook::Tcx => namespace.run(|| attach_tcx(program, interface))?.map(drop)?,
+        TcHook::Clsact => {
             namespace.run(|| tc::qdisc_add_clsact(interface))??;
             let id = namespace.run(|| attach_clsact(program, interface))??;
-            keep_filter(program, id)
+            keep_filter(program, id)?;
         }
-        result => Ok(result.map(drop)?),
     }
+    Ok(())
 }
 
 fn attach_tcx(program: &mut SchedClassifier, interface: &str) -> Result<SchedClassifierLinkId, ProgramError> {
@@ -156,11 +127,6 @@ fn attach_clsact(
 ) -> Result<SchedClassifierLinkId, ProgramError> {
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     program.attach_with_options(interface, INGRESS, TcAttachOptions::Netlink(options))
-}
-
-/// Kernels before 6.6 do not know the kind of link (EINVAL).
-fn has_no_tcx(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 fn attach_filter(
@@ -293,17 +259,12 @@ pub fn is_attached(namespace: &Namespace, dir: &Path, ifindex: u32) -> Result<bo
 
 /// Whether something outside the directory has to be undone with it.
 pub fn has_marks(dir: &Path) -> bool {
-    has_table_mark(dir) || attached(dir).is_ok_and(|all| !all.is_empty())
+    attached(dir).is_ok_and(|all| !all.is_empty())
 }
 
 /// How the program is attached to an interface, or was about to be.
 pub fn hook(dir: &Path, ifindex: u32) -> TcHook {
     if pin(dir, TcHook::Tcx, ifindex).exists() { TcHook::Tcx } else { TcHook::Clsact }
-}
-
-/// Whether a pin says that the nftables table was made.
-pub fn has_table_mark(dir: &Path) -> bool {
-    dir.join(TABLE_MARK).exists()
 }
 
 /// The interfaces the program is attached to, or was about to be.

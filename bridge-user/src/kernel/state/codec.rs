@@ -10,7 +10,7 @@ use bridge_common::{
     Ip,
     maps::{
         self as abi, ALLOW_SET_BITS, AllowKey, CONTAINER_LEN, IDENTITY_CONTAINER, IDENTITY_LOOPBACK,
-        IFNAME_LEN, NETWORK_LEN, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN,
+        IFNAME_LEN, NETWORK_LEN, NamedKey, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN,
     },
     steer::SourceClass,
 };
@@ -20,6 +20,7 @@ use crate::model::{
     attachment::Attachment,
     datapath::{Datapath, Reason},
     identity::Identity,
+    source::{NamedContainer, Source},
     target::{Port, Target},
 };
 
@@ -33,12 +34,12 @@ pub(super) fn rule_keys(state: &Attachment, match_ifindex: bool) -> Vec<RuleKey>
         .collect()
 }
 
-/// The entries of an allow-list: the sources, and the gateways, which are the host itself.
+/// The entries of an allow-list in `ALLOW`: the networks, and the gateways, which are the host itself.
 pub(super) fn allow_entries(
     state: &Attachment,
     set: u32,
 ) -> impl Iterator<Item = (lpm_trie::Key<AllowKey>, u32)> {
-    let allowed = state.allow.iter().map(|net| (*net, SourceClass::ALLOWED));
+    let allowed = state.allow.iter().filter_map(Source::net).map(|net| (*net, SourceClass::ALLOWED));
     let host = state.gateways.iter().map(|&gateway| (IpNet::from(gateway), SourceClass::HOST));
     allowed.chain(host).map(move |(net, class)| (encode_allow(set, &net), class))
 }
@@ -84,7 +85,7 @@ pub(super) fn encode(
 pub(super) fn decode(
     value: &abi::Attachment,
     gateways: BTreeSet<IpAddr>,
-    allow: BTreeSet<IpNet>,
+    allow: BTreeSet<Source>,
 ) -> Option<Attachment> {
     Some(Attachment {
         service: unpadded(&value.service),
@@ -104,6 +105,29 @@ pub(super) fn decode(
             Reason::ProbePassed
         },
     })
+}
+
+/// A container of an allow-list, whose namespace has this cookie.
+pub(super) fn encode_named(
+    set: u32,
+    cookie: u64,
+    container: &NamedContainer,
+) -> anyhow::Result<(NamedKey, abi::NamedContainer)> {
+    let value = abi::NamedContainer {
+        inode: container.inode,
+        addr: container.address.into(),
+        name: padded::<CONTAINER_LEN>("container", &container.name)?,
+    };
+    Ok((NamedKey { netns: cookie, set, pad: 0 }, value))
+}
+
+pub(super) fn decode_named(key: &NamedKey, value: &abi::NamedContainer) -> NamedContainer {
+    NamedContainer {
+        name: unpadded(&value.name),
+        address: value.addr.into(),
+        inode: value.inode,
+        cookie: Some(key.netns),
+    }
 }
 
 fn padded<const N: usize>(what: &str, text: &str) -> anyhow::Result<[u8; N]> {

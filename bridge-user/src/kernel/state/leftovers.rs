@@ -7,17 +7,20 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context as _;
 use aya::maps::lpm_trie;
 use bridge_common::{
-    maps::{self as abi, AllowKey, RuleKey, TargetKey},
+    maps::{self as abi, AllowKey, NamedKey, RuleKey, TargetKey},
     steer,
 };
 
 use super::{State, codec::decode_allow};
+use crate::net::namespace::Namespace;
 
 /// What no attachment refers to.
 #[derive(Default)]
 struct Unreferenced {
     rules: Vec<RuleKey>,
     allow: Vec<lpm_trie::Key<AllowKey>>,
+    named: Vec<NamedKey>,
+    clients: Vec<u64>,
     stats: Vec<u32>,
     targets: HashSet<TargetKey>,
 }
@@ -28,22 +31,24 @@ impl State {
     /// # Errors
     /// When a map cannot be read.
     pub fn has_leftovers(&self) -> anyhow::Result<bool> {
-        let Unreferenced { rules, allow, stats, targets } = self.unreferenced()?;
-        Ok(!(rules.is_empty() && allow.is_empty() && stats.is_empty() && targets.is_empty()))
+        let Unreferenced { rules, allow, named, clients, stats, targets } = self.unreferenced()?;
+        let has_settings = !(rules.is_empty() && allow.is_empty() && named.is_empty() && clients.is_empty());
+        Ok(has_settings || !(stats.is_empty() && targets.is_empty()))
     }
 
     /// Removes every entry that no attachment refers to.
     ///
     /// # Errors
     /// When a map cannot be read or written.
-    pub fn remove_leftovers(&mut self) -> anyhow::Result<()> {
-        let Unreferenced { rules, allow, stats, targets } = self.unreferenced()?;
+    pub fn remove_leftovers(&mut self, namespace: &Namespace) -> anyhow::Result<()> {
+        let Unreferenced { rules, allow, named, clients: _, stats, targets } = self.unreferenced()?;
         self.remove_rules(&rules)?;
         self.remove_allow(&allow)?;
+        self.remove_named(&named)?;
         for id in stats {
             self.maps.stats.remove(&id).context("failed to clean map STATS")?;
         }
-        self.forget(&targets.into_iter().collect::<Vec<_>>())
+        self.forget(&targets.into_iter().collect::<Vec<_>>(), namespace)
     }
 
     /// The entries of `ATTACHMENTS`.
@@ -68,6 +73,8 @@ impl State {
             let key = key.context("failed to read map ALLOW")?;
             found.allow.extend((!sets.contains(&decode_allow(&key).0)).then_some(key));
         }
+        found.named = self.named_keys()?.into_iter().filter(|key| !sets.contains(&key.set)).collect();
+        found.clients = self.unnamed_clients()?;
         for id in self.maps.stats.keys() {
             let id = id.context("failed to read map STATS")?;
             found.stats.extend((!live.contains_key(&id)).then_some(id));
@@ -75,14 +82,17 @@ impl State {
         Ok(found)
     }
 
-    /// The addresses that are tracked, noted as MPTCP, or have a listener, and that no attachment wants.
+    /// The addresses that are tracked, noted as MPTCP, transparent, or have a listener, and that no attachment wants.
     fn unwanted_targets(&self, live: &HashMap<u32, abi::Attachment>) -> anyhow::Result<HashSet<TargetKey>> {
         let wanted: HashSet<TargetKey> =
             live.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect();
         let listeners = self.maps.listener_keys()?.into_iter().map(|key| TargetKey::new(key.addr, key.port));
         let mut found: HashSet<TargetKey> = listeners.collect();
         found.extend(self.targets()?);
-        found.extend(self.mptcp_targets()?);
+        found.extend(self.mptcp_targets()?.into_keys());
+        for key in self.maps.mptcp_prepared.keys() {
+            found.insert(key.context("failed to read map MPTCP_PREPARED")?);
+        }
         found.retain(|key| !wanted.contains(key));
         Ok(found)
     }

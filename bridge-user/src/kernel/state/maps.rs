@@ -9,7 +9,10 @@ use aya::{
 };
 use bridge_common::{
     ABI_VERSION,
-    maps::{self as abi, AllowKey, ListenerKey, Meta, RuleKey, Stats, TargetKey, TrackStats},
+    maps::{
+        self as abi, AllowKey, ListenerKey, Meta, NamedContainer, NamedKey, Prepared, RuleKey, Stats,
+        TargetKey, TrackStats,
+    },
     names,
     registry::MapRow,
 };
@@ -28,16 +31,22 @@ pub struct Maps {
     pub allow: LpmTrie<MapData, AllowKey, u32>,
     /// See `TARGETS`.
     pub targets: HashMap<MapData, TargetKey, u32>,
+    /// See `NAMED`.
+    pub named: HashMap<MapData, NamedKey, NamedContainer>,
+    /// See `CLIENTS`.
+    pub clients: HashMap<MapData, u64, u32>,
     /// See `MPTCP_TARGETS`.
-    pub mptcp_targets: HashMap<MapData, TargetKey, u32>,
+    pub mptcp_targets: HashMap<MapData, TargetKey, u64>,
+    /// See `MPTCP_PREPARED`.
+    pub mptcp_prepared: HashMap<MapData, TargetKey, Prepared>,
     /// See `LISTENERS`.
     pub listeners: MapData,
     /// See `STATS`.
     pub stats: PerCpuHashMap<MapData, u32, Stats>,
     /// See `TRACK_STATS`.
     pub track_stats: PerCpuArray<MapData, TrackStats>,
-    /// See `BOUND_NETNS`.
-    pub bound_netns: HashMap<MapData, u64, u64>,
+    /// See `SOCKET_NETNS`.
+    pub socket_netns: HashMap<MapData, u64, u64>,
 }
 
 impl Maps {
@@ -103,11 +112,14 @@ impl Maps {
             attachments: get(names::ATTACHMENTS)?.try_into()?,
             allow: get(names::ALLOW)?.try_into()?,
             targets: get(names::TARGETS)?.try_into()?,
+            named: get(names::NAMED)?.try_into()?,
+            clients: get(names::CLIENTS)?.try_into()?,
             mptcp_targets: get(names::MPTCP_TARGETS)?.try_into()?,
+            mptcp_prepared: get(names::MPTCP_PREPARED)?.try_into()?,
             listeners,
             stats: get(names::STATS)?.try_into()?,
             track_stats: get(names::TRACK_STATS)?.try_into()?,
-            bound_netns: get(names::BOUND_NETNS)?.try_into()?,
+            socket_netns: get(names::SOCKET_NETNS)?.try_into()?,
         })
     }
 }

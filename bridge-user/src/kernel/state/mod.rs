@@ -3,8 +3,10 @@
 mod codec;
 mod leftovers;
 pub mod maps;
+mod named;
 mod register;
 mod track;
+mod transparent;
 mod write;
 
 use std::{
@@ -18,14 +20,13 @@ use bridge_common::{
     maps::{self as abi, ListenerKey, Meta, Stats, TargetKey, TrackStats},
     steer::SourceClass,
 };
-use ipnet::IpNet;
 
 use self::{
-    codec::{decode, decode_allow},
+    codec::{decode, decode_allow, decode_named},
     maps::Maps,
 };
 use super::programs::object::BUILD_ID;
-use crate::model::attachment::Attachment;
+use crate::model::{attachment::Attachment, source::Source};
 
 /// The name of an attachment as a map holds it.
 pub(super) fn name_of(value: &abi::Attachment) -> Option<String> {
@@ -86,13 +87,18 @@ impl State {
             let (key, id) = entry.context("failed to read map RULES")?;
             gateways.entry(id).or_default().insert(key.gateway.into());
         }
-        let mut allow: HashMap<u32, BTreeSet<IpNet>> = HashMap::new();
+        let mut allow: HashMap<u32, BTreeSet<Source>> = HashMap::new();
         for entry in self.maps.allow.iter() {
             let (key, source) = entry.context("failed to read map ALLOW")?;
             if source == SourceClass::ALLOWED {
                 let (set, net) = decode_allow(&key);
-                allow.entry(set).or_default().insert(net);
+                allow.entry(set).or_default().insert(Source::Net(net));
             }
+        }
+        for entry in self.maps.named.iter() {
+            let (key, value) = entry.context("failed to read map NAMED")?;
+            let container = decode_named(&key, &value);
+            allow.entry(key.set).or_default().insert(Source::Container(container));
         }
         let mut all = Vec::new();
         for entry in self.maps.attachments.iter() {
@@ -132,12 +138,24 @@ impl State {
         self.maps.targets.keys().collect::<Result<_, _>>().context("failed to read map TARGETS")
     }
 
-    /// Those that are known to have an MPTCP listener.
+    /// Those that are known to have an MPTCP listener, with the cookie of the newest one.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn mptcp_targets(&self) -> anyhow::Result<HashSet<TargetKey>> {
-        self.maps.mptcp_targets.keys().collect::<Result<_, _>>().context("failed to read map MPTCP_TARGETS")
+    pub fn mptcp_targets(&self) -> anyhow::Result<HashMap<TargetKey, u64>> {
+        self.maps.mptcp_targets.iter().collect::<Result<_, _>>().context("failed to read map MPTCP_TARGETS")
+    }
+
+    /// Those whose MPTCP listener was made transparent, with the listener's cookie.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn prepared(&self) -> anyhow::Result<HashMap<TargetKey, u64>> {
+        let entries = self.maps.mptcp_prepared.iter();
+        let all: HashMap<_, _> =
+            entries.collect::<Result<_, _>>().context("failed to read map MPTCP_PREPARED")?;
+        let ready = all.into_iter().filter(|(_, prepared)| prepared.ready != 0);
+        Ok(ready.map(|(key, prepared)| (key, prepared.listener)).collect())
     }
 
     /// The registered listeners: key and socket cookie. A listener that closes meanwhile is left out.

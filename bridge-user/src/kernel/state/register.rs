@@ -4,16 +4,15 @@
 //! port busy after the service has gone, and swallow connections.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
 use anyhow::Context as _;
-use aya::maps::MapError;
 use bridge_common::maps::{LISTENER_SLOTS, TargetKey, overflow_slot};
 
-use super::maps::Maps;
+use super::{maps::Maps, transparent, write::unless_gone};
 use crate::{
     kernel::sys,
     net::{
@@ -28,9 +27,9 @@ const BPF_ANY: u64 = 0;
 /// `BPF_NOEXIST`.
 const BPF_NOEXIST: u64 = 1;
 
-/// Registers every listener of the namespace that is bound to one of these addresses and is not registered yet. Of
-/// MPTCP listeners, which a SOCKMAP refuses, only the address is noted, and no address that has none any more; those
-/// bound to an interface are left out.
+/// Registers every listener of the namespace that is bound to one of these addresses and is not registered yet. MPTCP
+/// listeners, which a SOCKMAP refuses, are noted by address and cookie, and made transparent; an address that has none
+/// any more is forgotten. Those bound to an interface are left out.
 ///
 /// # Errors
 /// When listeners cannot be listed, or one cannot be registered.
@@ -42,16 +41,15 @@ pub(super) fn register(
     let known: HashSet<u64> = maps.registered()?.into_iter().map(|(_, cookie)| cookie).collect();
     let mut listeners = wanted_listeners(wanted, namespace)?;
     let mut noted = noted(maps, wanted)?;
-    let stale: Vec<_> = noted.difference(&mptcp_keys(&listeners)).copied().collect();
+    let keys = mptcp_keys(&listeners);
+    let stale: Vec<_> = noted.keys().filter(|key| !keys.contains(key)).copied().collect();
     if !stale.is_empty() {
         forget_mptcp(maps, &stale)?;
         // One that began to listen meanwhile may have been noted in the kernel, and forgotten here.
         listeners = wanted_listeners(wanted, namespace)?;
-        noted.retain(|key| !stale.contains(key));
+        noted.retain(|key, _| !stale.contains(key));
     }
-    for key in mptcp_keys(&listeners).difference(&noted) {
-        maps.mptcp_targets.insert(key, 1, 0).context("failed to write map MPTCP_TARGETS")?;
-    }
+    note_mptcp(maps, &listeners, noted)?;
     let mut missing: Vec<Listener> = listeners
         .into_iter()
         .filter(|listener| !listener.mptcp && !known.contains(&listener.cookie))
@@ -76,16 +74,40 @@ fn wanted_listeners(wanted: &HashSet<TargetKey>, namespace: &Namespace) -> anyho
     Ok(listeners)
 }
 
+/// Notes which MPTCP listener is the newest on its address, and makes all of them transparent. One that begins to listen
+/// meanwhile is noted in the kernel, as newer than those that were made transparent.
+fn note_mptcp(
+    maps: &mut Maps,
+    listeners: &[Listener],
+    mut noted: HashMap<TargetKey, u64>,
+) -> anyhow::Result<()> {
+    let mptcp: Vec<Listener> = listeners.iter().filter(|listener| listener.mptcp).cloned().collect();
+    for listener in &mptcp {
+        let key = listener.key();
+        let is_there = |cookie: &u64| mptcp.iter().any(|one| one.key() == key && one.cookie == *cookie);
+        if !noted.get(&key).is_some_and(is_there) {
+            maps.mptcp_targets
+                .insert(key, listener.cookie, 0)
+                .context("failed to write map MPTCP_TARGETS")?;
+            noted.insert(key, listener.cookie);
+        }
+    }
+    // The one that is noted comes last: its note says that all of its address are done.
+    let (newest, others): (Vec<_>, Vec<_>) =
+        mptcp.into_iter().partition(|listener| noted.get(&listener.key()) == Some(&listener.cookie));
+    transparent::prepare(maps, &[others, newest].concat())
+}
+
 fn mptcp_keys(listeners: &[Listener]) -> HashSet<TargetKey> {
     listeners.iter().filter(|listener| listener.mptcp).map(Listener::key).collect()
 }
 
-/// Those of the wanted addresses that are noted to have an MPTCP listener.
-fn noted(maps: &Maps, wanted: &HashSet<TargetKey>) -> anyhow::Result<HashSet<TargetKey>> {
-    let mut found = HashSet::new();
-    for key in maps.mptcp_targets.keys() {
-        let key = key.context("failed to read map MPTCP_TARGETS")?;
-        found.extend(wanted.contains(&key).then_some(key));
+/// Those of the wanted addresses that are noted to have an MPTCP listener, with the newest one's cookie.
+fn noted(maps: &Maps, wanted: &HashSet<TargetKey>) -> anyhow::Result<HashMap<TargetKey, u64>> {
+    let mut found = HashMap::new();
+    for entry in maps.mptcp_targets.iter() {
+        let (key, cookie) = entry.context("failed to read map MPTCP_TARGETS")?;
+        found.extend(wanted.contains(&key).then_some((key, cookie)));
     }
     Ok(found)
 }
@@ -96,13 +118,15 @@ fn noted(maps: &Maps, wanted: &HashSet<TargetKey>) -> anyhow::Result<HashSet<Tar
 /// When the map cannot be written.
 pub(super) fn forget_mptcp(maps: &mut Maps, stale: &[TargetKey]) -> anyhow::Result<()> {
     for key in stale {
-        match maps.mptcp_targets.remove(key) {
-            // A plain listener came there meanwhile, and the tracking program removed it.
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
-            result => result.context("failed to clean map MPTCP_TARGETS")?,
-        }
+        // A plain listener may have come there meanwhile: then the tracking program removed it.
+        unless_gone(maps.mptcp_targets.remove(key)).context("failed to clean map MPTCP_TARGETS")?;
     }
     Ok(())
+}
+
+/// Whether a listener stopped meanwhile; its successor registers itself.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 fn register_one(
@@ -113,8 +137,7 @@ fn register_one(
 ) -> anyhow::Result<()> {
     let socket = match proc_fd::duplicate(owner, listener.cookie) {
         Ok(socket) => socket,
-        // It stopped meanwhile; its successor registers itself.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => {
             return Err(error)
                 .with_context(|| format!("failed to register the listener on {}", listener.addr));

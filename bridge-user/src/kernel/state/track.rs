@@ -18,6 +18,7 @@ use bridge_common::{
 use super::{
     State,
     register::{forget_mptcp, register},
+    transparent,
     write::unless_gone,
 };
 use crate::{kernel::sys, net::namespace::Namespace};
@@ -35,7 +36,7 @@ impl State {
         let result = self.write_targets(&new).and_then(|()| register(&mut self.maps, &wanted, namespace));
         if result.is_err() {
             for target in new {
-                self.untrack(target)?;
+                self.untrack(target, namespace)?;
             }
         }
         result
@@ -61,18 +62,29 @@ impl State {
     ///
     /// # Errors
     /// When a map cannot be read or written.
-    pub fn untrack(&mut self, target: SocketAddr) -> anyhow::Result<()> {
+    pub fn untrack(&mut self, target: SocketAddr, namespace: &Namespace) -> anyhow::Result<()> {
         let wanted = match self.wanted.take() {
             Some(wanted) => wanted,
             None => self.live()?.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect(),
         };
         let unwanted: Vec<_> = keys_of(target).into_iter().filter(|key| !wanted.contains(key)).collect();
         self.wanted = Some(wanted);
-        self.forget(&unwanted)
+        self.forget(&unwanted, namespace)
     }
 
-    /// Forgets addresses: first that they are tracked, then the listeners that were registered until then.
-    pub(super) fn forget(&mut self, keys: &[TargetKey]) -> anyhow::Result<()> {
+    /// Takes back that MPTCP listeners are transparent.
+    ///
+    /// # Errors
+    /// When a listener cannot be reached, or the map not be written.
+    pub fn release(&mut self, namespace: &Namespace) -> anyhow::Result<()> {
+        let keys: Result<Vec<_>, _> = self.maps.mptcp_prepared.keys().collect();
+        let keys = keys.context("failed to read map MPTCP_PREPARED")?;
+        transparent::release(&mut self.maps, &keys, namespace)
+    }
+
+    /// Forgets addresses: first that they are tracked, then the listeners that were registered until then, and what was
+    /// done to them.
+    pub(super) fn forget(&mut self, keys: &[TargetKey], namespace: &Namespace) -> anyhow::Result<()> {
         for key in keys {
             unless_gone(self.maps.targets.remove(key)).context("failed to clean map TARGETS")?;
         }
@@ -92,7 +104,7 @@ impl State {
                 _ => {}
             }
         }
-        Ok(())
+        transparent::release(&mut self.maps, keys, namespace)
     }
 }
 

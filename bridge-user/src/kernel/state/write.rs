@@ -64,6 +64,7 @@ impl State {
         for (key, class) in allow_entries(wanted, set) {
             self.maps.allow.insert(&key, class, 0).context("failed to write map ALLOW")?;
         }
+        self.write_named(wanted, set)?;
         if is_new {
             self.insert_stats(id).context("failed to write map STATS")?;
         }
@@ -137,7 +138,8 @@ impl State {
         rules.retain(|key| !keep.contains(key) && self.maps.rules.get(key, 0).is_ok_and(|owner| owner == id));
         self.remove_rules(&rules)?;
         let allow: Vec<_> = allow_entries(state, set).map(|(key, _)| key).collect();
-        self.remove_allow(&allow)
+        self.remove_allow(&allow)?;
+        self.remove_named_of(state, set)
     }
 
     pub(super) fn remove_rules(&mut self, rules: &[RuleKey]) -> anyhow::Result<()> {

@@ -3,13 +3,17 @@
 //!
 //! Invariant: the subject of a finding is an attachment's name, whatever the line for people says.
 
-use crate::model::{
-    attachment::Attachment,
-    codes,
-    finding::Finding,
-    identity::Identity,
-    presets::{self, Preset},
-    spec::ServiceSpec,
+use crate::{
+    model::{
+        attachment::Attachment,
+        codes,
+        finding::Finding,
+        identity::Identity,
+        presets::{self, Preset},
+        source::Source,
+        spec::ServiceSpec,
+    },
+    plan,
 };
 
 /// One thing to tell of, about one attachment or several.
@@ -26,6 +30,25 @@ pub fn advice(specs: &[ServiceSpec], wanted: &[&Attachment]) -> Vec<Advice> {
     let mut all: Vec<Advice> = specs.iter().filter_map(|spec| service_note(spec, wanted)).collect();
     all.extend(loopback_trust(wanted));
     all
+}
+
+/// The attachments whose allow-list admits more from now on than it did: `--allow` replaces a list, and without it the
+/// list is the default.
+pub fn widened(old: &[Attachment], new: &[Attachment]) -> Vec<Advice> {
+    let wider = |state: &Attachment| {
+        let before = old.iter().find(|present| present.is_same(state))?;
+        let is_new = |source: &&Source| !before.allow.iter().any(|known| known.covers(source));
+        let added: Vec<_> = state.allow.iter().filter(is_new).collect();
+        if added.is_empty() {
+            return None;
+        }
+        let (added, before) = (plan::list(added), plan::list(&before.allow));
+        let cause = format!("{added} may connect from now on; until now the allow-list was {before}");
+        let cure = "if that is not meant, attach again with the old list (--allow replaces it)";
+        let finding = codes::ALLOW_WIDENED.finding(state.name(), cause, cure);
+        Some(Advice { line: format!("warning: {}: {finding}", state.name()), findings: vec![finding] })
+    };
+    new.iter().filter_map(wider).collect()
 }
 
 /// A trap of a service that is known by name.
@@ -99,6 +122,21 @@ mod tests {
         let expected =
             [["app-redis-6379", "bridge-redis-6379"], ["app-redis-7000", "bridge-redis-7000"]].map(Vec::from);
         assert_eq!(subjects, expected);
+    }
+
+    #[test]
+    fn a_wider_list_is_told_and_a_narrower_one_is_not() {
+        let allowing = |nets: &[&str]| Attachment {
+            allow: nets.iter().map(|net| Source::Net(net.parse().unwrap())).collect(),
+            ..state()
+        };
+        let told = |old: &[&str], new: &[&str]| widened(&[allowing(old)], &[allowing(new)]);
+        assert_eq!(told(&["172.17.0.0/16"], &["172.17.0.2/32"]), []);
+        assert_eq!(widened(&[], &[allowing(&["172.17.0.0/16"])]), [], "it is new");
+        let [advice] = &told(&["172.17.0.2/32"], &["172.17.0.0/16"])[..] else { panic!("nothing is told") };
+        assert!(advice.line.contains("172.17.0.0/16 may connect from now on"), "{}", advice.line);
+        assert!(advice.line.contains("until now the allow-list was 172.17.0.2/32"), "{}", advice.line);
+        assert_eq!(advice.findings[0].code, "allow-widened");
     }
 
     #[test]

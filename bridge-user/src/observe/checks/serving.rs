@@ -3,7 +3,9 @@
 //! Invariant: the subject is the attachment's name.
 
 use crate::{
-    model::{attachment::Attachment, codes, finding::Finding, identity::Identity},
+    model::{
+        attachment::Attachment, codes, finding::Finding, identity::Identity, source::NamedContainer,
+    },
     net::listeners::Listener,
     plan,
 };
@@ -68,12 +70,39 @@ pub fn mptcp_steering_missing(state: &Attachment, listener: &Listener) -> Findin
     codes::MPTCP_STEERING_MISSING.finding(
         state.name(),
         format!(
-            "{} is an MPTCP listener now, and the tc program on {} or the nftables table bridge_user is missing, which \
-             steering to it needs (`nft flush ruleset` removes the table)",
+            "{} is an MPTCP listener now, and the tc program on {} is missing, which steering to it needs",
             listener.addr, state.bridge
         ),
         "attach again, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
     )
+}
+
+/// An MPTCP listener is there that nobody made transparent yet.
+pub fn mptcp_not_prepared(state: &Attachment, listener: &Listener) -> Finding {
+    let finding = codes::MPTCP_NOT_PREPARED.finding(
+        state.name(),
+        format!(
+            "the service began to listen on {} with MPTCP since the last attach; connections are refused until \
+             bridge-user has set IP_TRANSPARENT on that listener, as NAT would take it away from them",
+            listener.addr
+        ),
+        "attach again, or start the service with MPTCP off (Go programs: GODEBUG=multipathtcp=0)",
+    );
+    finding.with_evidence(format!("socket cookie {}, inode {}", listener.cookie, listener.inode))
+}
+
+/// A container in the allow-list has stopped or restarted since.
+pub fn named_run_ended(state: &Attachment, container: &NamedContainer) -> Finding {
+    let finding = codes::NAMED_RUN_ENDED.finding(
+        state.name(),
+        format!(
+            "container {} was stopped or restarted since it was allowed, and the run that was allowed is over: nobody \
+             is admitted in its place",
+            container.name
+        ),
+        "attach again once it runs",
+    );
+    finding.with_evidence(format!("its address was {}", container.address))
 }
 
 /// A listener is there that the kernel was not told of.

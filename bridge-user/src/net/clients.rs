@@ -1,0 +1,99 @@
+//! The connections of one network namespace, asked for one by one by sock_diag(7).
+//!
+//! Invariant: the netlink socket is opened in the namespace once, so that a process that gave up its rights meanwhile
+//! can still ask. It keeps the namespace, not what runs in it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN,
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+
+use super::{
+    namespace::Namespace,
+    netlink::{ask, open},
+};
+
+/// `INET_DIAG_NOCOOKIE`: whichever socket it is.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// The sockets of a namespace.
+#[derive(Debug)]
+pub(crate) struct Clients(Mutex<Socket>);
+
+impl Clients {
+    /// Those of a namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub(crate) fn of(namespace: &Namespace) -> io::Result<Self> {
+        Ok(Self(Mutex::new(open(namespace, NETLINK_SOCK_DIAG)?)))
+    }
+
+    /// Whether one of them is connected from `from` to `to`.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub(crate) fn have(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+        let (from, to) = (canonical(from), canonical(to));
+        let request = InetRequest {
+            family: if from.is_ipv4() { AF_INET } else { AF_INET6 },
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId {
+                source_address: from.ip(),
+                source_port: from.port(),
+                destination_address: to.ip(),
+                destination_port: to.port(),
+                interface_id: 0,
+                cookie: ANY_COOKIE,
+            },
+        };
+        let mut body = vec![0; request.buffer_len()];
+        request.emit(&mut body);
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match ask(&socket, SOCK_DIAG_BY_FAMILY, &body) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Without a connection the kernel goes on to listeners.
+            answers => Ok(answers?.iter().any(|payload| is_connected(payload))),
+        }
+    }
+}
+
+fn is_connected(payload: &[u8]) -> bool {
+    InetResponse::parse(payload).is_ok_and(|response| response.header.state != TCP_LISTEN)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_there_and_another_one_or_a_listener_is_not() {
+        let clients = Clients::of(&Namespace::current().unwrap()).unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let to = listener.local_addr().unwrap();
+            let stream = TcpStream::connect(to).unwrap();
+            let from = stream.local_addr().unwrap();
+            assert!(clients.have(from, to).unwrap(), "{from} to {to}");
+            let other = SocketAddr::new(from.ip(), 1);
+            assert!(!clients.have(other, to).unwrap(), "{other} to {to}");
+            assert!(!clients.have(to, other).unwrap(), "{to} listens, and is not connected to {other}");
+        }
+    }
+}
