@@ -36,6 +36,8 @@ enum What {
     Relay,
     /// Attaches of 1 to 4,096 services, and one more beside 4,095
     Attach,
+    /// Relayed connections, while another source has a thousand stalled ones in the same process
+    Fair,
 }
 
 impl What {
@@ -44,13 +46,14 @@ impl What {
             Self::Steer => "steer",
             Self::Relay => "relay",
             Self::Attach => "attach",
+            Self::Fair => "fair",
         }
     }
 
     /// What the suite runs for it, besides what is built.
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::Steer | Self::Attach => &[],
+            Self::Steer | Self::Attach | Self::Fair => &[],
             Self::Relay => &[Need::Peers],
         }
     }

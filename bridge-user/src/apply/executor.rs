@@ -132,13 +132,12 @@ impl<'a> Executor<'a> {
     fn perform(&mut self, change: &Change) -> anyhow::Result<()> {
         match change {
             Change::StartRelay { attachment } => self.runner.start(attachment, self.relays),
-            Change::StopRelays { process: None, names } => {
+            Change::StopRelays { socket: None, names } => {
                 drop(self.runner.take(names));
                 Ok(())
             }
-            Change::StopRelays { process: Some(process), names } => {
-                control::stop(&self.scope.namespace, *process, names)
-                    .with_context(|| format!("failed to stop {}", plan::list(names)))
+            Change::StopRelays { socket: Some(socket), names } => {
+                control::stop(socket, names).with_context(|| format!("failed to stop {}", plan::list(names)))
             }
             Change::MountBpffs { .. } => self.scope.roots.ensure_bpffs(),
             Change::ForgetEarlier { names, .. } => forget_earlier(self.owner, &self.scope.namespace, names),

@@ -115,9 +115,8 @@ codes! {
     }
     RELAY_SILENT: "relay-silent", Error, "status", "0.1.0" {
         symptom: "`failed to ask relay process …`",
-        cause: "the process is stopped, is another version, or another program took its name. What it relays is \
-                unknown",
-        see: "`ps -o stat,cmd PID`; the number in the name is the pid",
+        cause: "the process is stopped, or is another version. What it relays is unknown",
+        see: "`fuser` with the socket in the message names the process; `ps -o stat,cmd PID`",
         cure: "let it go on (`kill -CONT`), or end it (`kill -KILL`), then try again",
     }
     HIDDEN_INSTANCE: "hidden-instance", Error, "status", "0.1.0" {
@@ -133,6 +132,34 @@ codes! {
         cause: "another sk_lookup program is attached, and without CAP_SYS_ADMIN nobody can tell whose it is",
         see: "`bpftool prog show id ID`, as root",
         cure: "ask again as root",
+    }
+    RELAY_DIRECTORY: "relay-directory", Error, "status", "0.1.0" {
+        symptom: "`failed to look for relay processes`",
+        cause: "`/run/bridge-user/relay`, where relay processes have their sockets, belongs to another user, is open \
+                to others, or may not be searched by who asks",
+        see: "`ls -ld /run/bridge-user /run/bridge-user/relay`",
+        cure: "ask as root. If owner or mode are wrong, remove `/run/bridge-user`, and start the relays again",
+    }
+    TARGET_FOREIGN: "target-foreign", Error, "status", "0.1.0" {
+        symptom: "`failed`: what is at the path of a UNIX target is not the service's",
+        cause: "the socket belongs to another user than at the start of the relay, or a link or another user's \
+                listener took its place. Clients are reset, and counted in `foreign_target`",
+        see: "`namei -l PATH`; `ss -xlp src PATH`",
+        cure: "find out who changed it. If it is the service's, detach, and attach while the service runs",
+    }
+    UNIX_CLIENT: "unix-client", Info, "status", "0.1.0" {
+        symptom: "`connects to unix:… as user …`",
+        cause: "a relay has no root: it connects as nobody where that may, or else as nobody with the socket's group, \
+                or as the socket's owner. Rules about that user hold for every container that is allowed",
+        see: "`ps -o pid,euser,egroup,cmd -L -p PID`",
+        cure: "",
+    }
+    FEW_DESCRIPTORS: "few-descriptors", Info, "status", "0.1.0" {
+        symptom: "`few open files: …`, in `status` and `attach` of a relay",
+        cause: "a connection takes two open files, and the hard limit on those allows fewer connections than \
+                `--max-connections`",
+        see: "`grep 'open files' /proc/PID/limits`",
+        cure: "raise the limit (`LimitNOFILE=`) if that many are needed, and start the relay again",
     }
     RELAYED: "relayed", Info, "status", "0.1.0" {
         symptom: "relayed with splice or sockmap, and why",

@@ -26,14 +26,14 @@ const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// The sockets of a namespace.
 #[derive(Debug)]
-pub(crate) struct Clients(Mutex<Socket>);
+pub struct Clients(Mutex<Socket>);
 
 impl Clients {
     /// Those of a namespace.
     ///
     /// # Errors
     /// When the namespace cannot be entered.
-    pub(crate) fn of(namespace: &Namespace) -> io::Result<Self> {
+    pub fn of(namespace: &Namespace) -> io::Result<Self> {
         Ok(Self(Mutex::new(open(namespace, NETLINK_SOCK_DIAG)?)))
     }
 
@@ -41,7 +41,7 @@ impl Clients {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub(crate) fn have(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
+    pub fn have(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
         let (from, to) = (canonical(from), canonical(to));
         let request = InetRequest {
             family: if from.is_ipv4() { AF_INET } else { AF_INET6 },

@@ -5,11 +5,12 @@
 //! inside one: each returns within milliseconds). The netlink answers are read attribute by attribute, so an unknown
 //! or longer attribute of a newer kernel is skipped, not an error.
 
-pub(crate) mod clients;
+pub mod clients;
 pub mod links;
 pub mod listeners;
 pub mod namespace;
 pub(crate) mod netlink;
+pub mod own;
 pub mod proc_fd;
 
 use thiserror::Error;

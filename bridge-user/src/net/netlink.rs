@@ -33,14 +33,6 @@ pub(crate) fn get(
     ask(&open(namespace, protocol)?, kind, body)
 }
 
-/// The same by a socket that [`open`] made.
-///
-/// # Errors
-/// As [`get`].
-pub(crate) fn ask(socket: &Socket, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    Ok(exchange(socket, kind, 0, body)?.payloads)
-}
-
 /// Asks for a whole table. Returns one payload per object, from one uninterrupted pass if possible.
 ///
 /// # Errors
@@ -104,11 +96,19 @@ struct Reply {
     interrupted: bool,
 }
 
-/// A netlink socket of a namespace that talks to the kernel alone.
+/// Asks for one object, with a socket that was opened before.
 ///
 /// # Errors
-/// That of socket(2), or when the namespace cannot be entered.
-pub(crate) fn open(namespace: &Namespace, protocol: isize) -> io::Result<Socket> {
+/// As [`get`].
+pub(super) fn ask(socket: &Socket, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    Ok(exchange(socket, kind, 0, body)?.payloads)
+}
+
+/// A socket that speaks with the kernel only.
+///
+/// # Errors
+/// When the namespace cannot be entered, or there is no socket to be had.
+pub(super) fn open(namespace: &Namespace, protocol: isize) -> io::Result<Socket> {
     let socket = namespace.run(|| Socket::new(protocol))??;
     socket.connect(&SocketAddr::new(0, 0))?;
     Ok(socket)

@@ -141,6 +141,11 @@ pub fn judge_relay(state: &Attachment, bridge_there: bool, listeners: &[Listener
     if there { Judgement::ready() } else { waiting_for_listener(state, listeners) }
 }
 
+/// Judges a relayed attachment whose UNIX target has become another's; `what`: how.
+pub fn foreign_target(state: &Attachment, what: &str) -> Judgement {
+    Judgement::because(Readiness::Failed, serving::foreign_target(state, what))
+}
+
 /// Judges an attachment inside a container whose namespace is gone.
 pub fn container_gone(state: &Attachment) -> Judgement {
     Judgement::because(Readiness::WaitingForBridge, serving::container_gone(state))

@@ -30,8 +30,8 @@ pub enum Change {
     },
     /// Stop relays, and wait until they are drained.
     StopRelays {
-        /// The process they are in; `None`: this one.
-        process: Option<u32>,
+        /// The socket on which the process they are in is asked; `None`: this process.
+        socket: Option<PathBuf>,
         /// The attachments' names.
         names: Vec<String>,
     },
@@ -200,7 +200,7 @@ impl Change {
     pub fn inverse(&self) -> Option<Self> {
         Some(match self.clone() {
             Self::StartRelay { attachment } => {
-                Self::StopRelays { process: None, names: vec![attachment.name()] }
+                Self::StopRelays { socket: None, names: vec![attachment.name()] }
             }
             Self::CreateInstance { dir, .. } => Self::RemoveInstance { dir },
             // Once attached they stay as long as the instance, so that no connection's identity ever changes.

@@ -15,7 +15,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StartRelay { attachment } => relay_sentence(f, attachment),
-            Self::StopRelays { process, names } => stop_sentence(f, *process, names),
+            Self::StopRelays { socket, names } => stop_sentence(f, socket.as_deref(), names),
             Self::MountBpffs { at } => write!(f, "mount bpffs at {}", at.display()),
             Self::CreateInstance { dir, event_level } => {
                 write!(
@@ -89,10 +89,10 @@ fn entrances(attachment: &Attachment) -> String {
     format!("{} on {}", list(attachment.gateways.iter().map(at)), attachment.bridge)
 }
 
-fn stop_sentence(f: &mut fmt::Formatter<'_>, process: Option<u32>, names: &[String]) -> fmt::Result {
+fn stop_sentence(f: &mut fmt::Formatter<'_>, socket: Option<&Path>, names: &[String]) -> fmt::Result {
     write!(f, "stop relaying {}", list(names))?;
-    match process {
-        Some(process) => write!(f, " in process {process}, when its connections have ended"),
+    match socket {
+        Some(socket) => write!(f, " in the process of {}, when its connections have ended", socket.display()),
         None => Ok(()),
     }
 }

@@ -1,16 +1,24 @@
 //! What one relay is told: where to accept, for whom, where to connect to, and within which limits.
 //!
-//! Invariants: plain data, no I/O; every default is written here and nowhere else.
+//! Invariants: plain data; every default is written here and nowhere else.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 
-use crate::{kernel::redirect::Redirect, model::target::Target, net::namespace::Namespace};
+use super::{
+    descriptors::{descriptor_limit, memory},
+    ledger::Ledger,
+};
+use crate::{
+    kernel::redirect::Redirect,
+    model::target::Target,
+    net::{clients::Clients, namespace::Namespace},
+};
 
 /// Most workers a relay starts by itself: a host has many relays, and one worker moves more than one service
 /// asks for.
@@ -35,13 +43,17 @@ pub struct RelayConfig {
     pub target: Target,
     /// Sources that may connect. Empty allows nobody.
     pub allow: Vec<IpNet>,
-    /// Addresses of the host itself, which may not: it reaches the target as whoever it is, and not as the relay's
-    /// user.
-    pub own: Vec<IpAddr>,
+    /// Containers that may connect, too, each by the sockets of its namespace.
+    pub named: Vec<Arc<Clients>>,
+    /// Whether the host itself may not connect, from whatever address: it reaches the target as whoever it is, and not
+    /// as the relay's user.
+    pub refuse_host: bool,
     /// Tells the target who the client is, before the client's first byte.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Limits and timeouts.
     pub limits: Limits,
+    /// What it shares with the other relays of the process.
+    pub ledger: Arc<Ledger>,
     /// Worker threads; `None`: one per core, at most four.
     pub workers: Option<usize>,
     /// Lets the kernel move the bytes of connections it takes; `None`: all are moved by userspace. One for each relay,
@@ -52,7 +64,7 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
-    /// A relay with default limits and no PROXY header.
+    /// A relay with default limits and no PROXY header, alone in its process.
     pub fn new(
         name: &str,
         namespace: &Namespace,
@@ -68,24 +80,21 @@ impl RelayConfig {
             bridge: bridge.to_owned(),
             target,
             allow,
-            own: Vec::new(),
+            named: Vec::new(),
+            refuse_host: false,
             proxy_protocol: None,
             limits: Limits::default(),
+            ledger: Arc::new(Ledger::new(descriptor_limit(), memory())),
             workers: None,
             redirect: None,
             offload_after: DEFAULT_OFFLOAD_AFTER,
         }
     }
 
-    /// Whether a source may connect; otherwise why not, and what to do.
-    pub(super) fn admits(&self, from: IpAddr) -> Result<(), (&'static str, &'static str)> {
-        if self.own.contains(&from) {
-            return Err(("it is the host itself", "connect to the target"));
-        }
-        if !self.allow.iter().any(|net| net.contains(&from)) {
-            return Err(("its address is not allowed", "add it with --allow"));
-        }
-        Ok(())
+    /// Whether a source is on the list: by its address, or as a container that has this connection to `gateway`.
+    pub(super) fn allows(&self, from: SocketAddr, gateway: SocketAddr) -> bool {
+        let is_named = || self.named.iter().any(|clients| clients.have(from, gateway).unwrap_or(false));
+        self.allow.iter().any(|net| net.contains(&from.ip())) || is_named()
     }
 
     /// How many workers to start, at least one.
@@ -118,10 +127,13 @@ pub struct RelayOptions {
 /// What a relay's connections may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections over all workers; those above it are reset at once.
+    /// Open connections over all workers; those above it are reset at once, and those of a source that holds as many as
+    /// are free.
     pub max_connections: usize,
     /// A connection without a byte in either direction for this long is reset; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// A connection with bytes that one of its peers does not take for this long is reset; `None`: never.
+    pub stall_timeout: Option<Duration>,
     /// How long the target may take to accept before the client is reset.
     pub connect_timeout: Duration,
     /// Silence after which the kernel probes whether the client still exists (whole seconds, at least 1);
@@ -136,6 +148,7 @@ impl Default for Limits {
         Self {
             max_connections: 16_384,
             idle_timeout: None,
+            stall_timeout: Some(Duration::from_secs(300)),
             connect_timeout: Duration::from_secs(5),
             keepalive: Some(Duration::from_secs(60)),
             drain: Duration::from_secs(10),

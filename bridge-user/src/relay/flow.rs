@@ -12,6 +12,7 @@
 
 use std::{
     pin::pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -23,6 +24,7 @@ use rustix::{
 use tokio::task::yield_now;
 
 use super::{
+    ledger::{Ledger, Piece},
     pipe::{PIPE_SIZE, Pipe, PipePool},
     sockmap::{Half, Step},
     stats::Counter,
@@ -44,8 +46,8 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    pub(super) fn new() -> Self {
-        Self { buffer: vec![0; BUFFER_SIZE].into_boxed_slice().into(), pipes: PipePool::default() }
+    pub(super) fn new(ledger: &Arc<Ledger>) -> Self {
+        Self { buffer: vec![0; BUFFER_SIZE].into_boxed_slice().into(), pipes: PipePool::new(ledger) }
     }
 }
 
@@ -71,6 +73,8 @@ pub(super) struct Flow {
     /// How much of `rest` is written.
     written: usize,
     pipe: Option<Pipe>,
+    /// Most bytes taken and not given at a time.
+    piece: usize,
     waiting: Waiting,
     eof: bool,
     bulk: bool,
@@ -85,11 +89,12 @@ pub(super) struct Flow {
 
 impl Flow {
     /// A flow that first writes `head`.
-    pub(super) fn new(head: Vec<u8>) -> Self {
+    pub(super) fn new(head: Vec<u8>, piece: Piece) -> Self {
         Self {
             rest: head,
             written: 0,
             pipe: None,
+            piece: piece.bytes().min(PIPE_SIZE),
             waiting: Waiting::No,
             eof: false,
             bulk: false,
@@ -101,8 +106,8 @@ impl Flow {
     }
 
     /// A flow whose source's first event is still to come.
-    pub(super) fn listening() -> Self {
-        Self { waiting: Waiting::Read, ..Self::new(Vec::new()) }
+    pub(super) fn listening(piece: Piece) -> Self {
+        Self { waiting: Waiting::Read, ..Self::new(Vec::new(), piece) }
     }
 
     /// What the flow waits for since it was last polled.
@@ -113,6 +118,11 @@ impl Flow {
     /// Counts what it moves: the same twice means that nothing happened in between.
     pub(super) fn moves(&self) -> u64 {
         self.moves + self.half.as_ref().map_or(0, |half| half.moved())
+    }
+
+    /// Whether it has bytes that its destination does not take.
+    pub(super) fn holds_bytes(&self) -> bool {
+        matches!(self.waiting, Waiting::Write | Waiting::Worker)
     }
 
     /// Bytes the kernel moved by itself.
@@ -217,7 +227,9 @@ impl Flow {
         taken: &Counter,
     ) -> Result<Waiting, Errno> {
         let mut buffer = tools.buffer.borrow_mut();
-        let read = match source.try_recv(&mut buffer) {
+        let most = buffer.len().min(self.piece);
+        let buffer = &mut buffer[..most];
+        let read = match source.try_recv(buffer) {
             Ok(0) => {
                 self.eof = true;
                 return Ok(Waiting::No);
@@ -266,7 +278,7 @@ impl Flow {
             self.pipe = Some(pipe);
         }
         let Some(pipe) = self.pipe.as_mut() else { return Ok(0) };
-        match splice(source, None, &pipe.writer, None, PIPE_SIZE, SpliceFlags::NONBLOCK) {
+        match splice(source, None, &pipe.writer, None, self.piece, SpliceFlags::NONBLOCK) {
             Ok(spliced) => {
                 pipe.held = spliced;
                 self.burst += spliced;

@@ -31,7 +31,9 @@ fn flow_through(prepare: impl Fn(&Stream)) -> (bool, usize, bool) {
         let (flow, taken) = runtime.block_on(async {
             let (source, sink) = (stream(source), stream(sink));
             prepare(&sink);
-            let (tools, taken, mut flow) = (Tools::new(), Counter::default(), Flow::new(Vec::new()));
+            let ledger = Arc::new(Ledger::new(1000, 1 << 30));
+            let (tools, taken, mut flow) =
+                (Tools::new(&ledger), Counter::default(), Flow::new(Vec::new(), Piece::FULL));
             std::future::poll_fn(|cx| flow.poll(cx, (&source, &sink), &tools, &taken)).await.unwrap();
             (flow, taken.get())
         });

@@ -8,30 +8,37 @@
 //! - No byte is lost, reordered or repeated; FIN and RST of either peer reach the other as what they are.
 //! - A connection that does not end with FIN in both directions ends with a reset of both, also when the
 //!   relay is killed; but a UNIX socket knows no reset, so a UNIX target sees its stream end.
+//! - A UNIX target is connected to by threads without root or any capability, and only while it is the service's own.
 //! - Memory per connection is bounded: an idle one holds no buffer and no pipe, a stalled one at most one of
 //!   either besides the kernel's socket buffers.
 //! - No lock and no shared counter on the byte path.
 //! - Never imports aya or bollard; of the kernel module it uses `redirect` only.
 //!
-//! `config` what to do · `listener` the gateway port · `worker` threads, admission, drain · `target`
-//! the other side · `transport` socket options · `pump` one connection · `flow` one direction ·
+//! `config` what to do · `listener` the gateway port · `worker` threads, admission, drain · `connection` one of them ·
+//! `target` the other side · `unix` whose socket that is · `user` who connects to it · `transport` socket options ·
+//! `ledger` who may take how much · `pump` one connection · `stall` when it is given up · `flow` one direction ·
 //! `sockmap` the same with the kernel's help · `stream` one socket.
 //!
 //! Urgent data (MSG_OOB): the byte is passed on inline, at its place in the stream, without the urgent mark.
 
 mod config;
+mod connection;
 mod descriptors;
 mod flow;
+mod ledger;
 mod listener;
 mod pipe;
 mod proxy_header;
 mod pump;
 mod sockmap;
+mod stall;
 mod stats;
 mod stream;
 mod sys;
 mod target;
 mod transport;
+mod unix;
+mod user;
 mod warn;
 mod worker;
 
@@ -39,7 +46,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     thread::{Builder, JoinHandle},
     time::Duration,
 };
@@ -47,19 +54,26 @@ use std::{
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
     runtime::{self, LocalOptions, LocalRuntime},
     sync::watch,
     time::Instant,
 };
 
 pub use config::{Limits, ProxyProtocol, RelayConfig, RelayOptions};
-pub use descriptors::raise_descriptor_limit;
+pub use descriptors::{memory, raise_descriptor_limit};
+pub use ledger::Ledger;
 pub use stats::RelayStats;
+pub use user::User;
 
-use crate::kernel::redirect::Redirect;
+use crate::{
+    kernel::redirect::Redirect,
+    net::{namespace::Namespace, own::OwnAddresses},
+};
+use ledger::Places;
 use stats::Counters;
-use worker::Shared;
+use target::Endpoint;
+use worker::{Ready, Shared};
 
 /// Stack of a worker: its futures live on the heap.
 const WORKER_STACK: usize = 512 * 1024;
@@ -70,6 +84,8 @@ pub struct Relay {
     drain: Duration,
     counters: Vec<Arc<Counters>>,
     redirect: Option<Arc<Redirect>>,
+    endpoint: Arc<Endpoint>,
+    user: Option<User>,
     stop: watch::Sender<Option<Instant>>,
     threads: Vec<JoinHandle<u64>>,
 }
@@ -90,8 +106,12 @@ impl Relay {
         let (listeners, local_addr) =
             listener::listen_group(&config.namespace, config.listen, &config.bridge, options)?;
         let (stop, stopped) = watch::channel(None);
+        let endpoint = Arc::new(Endpoint::find(&config.target));
+        let user = endpoint.user();
         let mut relay = Relay {
             local_addr,
+            endpoint: Arc::clone(&endpoint),
+            user,
             drain: config.limits.drain,
             counters: Vec::new(),
             redirect: config.redirect.clone(),
@@ -99,12 +119,13 @@ impl Relay {
             threads: Vec::new(),
         };
         let warnings = warn::Warnings::new(&config.name);
-        let shared =
-            Arc::new(Shared { config, gateway: local_addr, transport, open: AtomicUsize::new(0), warnings });
+        let places = Places::new(config.limits.max_connections, &config.ledger);
+        let shared = Arc::new(Shared { config, endpoint, gateway: local_addr, transport, places, warnings });
         for (index, listener) in listeners.into_iter().enumerate() {
             let counters = Arc::new(Counters::default());
             relay.counters.push(Arc::clone(&counters));
-            let thread = start_worker(index, Arc::clone(&shared), counters, listener, stopped.clone());
+            let thread =
+                start_worker(index, Arc::clone(&shared), counters, (listener, user), stopped.clone());
             relay.threads.push(thread.with_context(|| {
                 format!(
                     "failed to start worker {index} of relay {}: raise the limits on threads and files",
@@ -118,6 +139,21 @@ impl Relay {
     /// Where it accepts.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Who connects to the target; `None`: to TCP, as whoever started the relay.
+    pub fn user(&self) -> Option<User> {
+        self.user
+    }
+
+    /// What is wrong with what is at the path of a UNIX target, if it is not the service's.
+    pub fn foreign_target(&self) -> Option<String> {
+        match &*self.endpoint {
+            Endpoint::Tcp(_) => None,
+            Endpoint::Unix(target) => {
+                target.open().err().filter(|error| error.is_foreign()).map(|e| e.to_string())
+            }
+        }
     }
 
     /// The counters now.
@@ -151,7 +187,7 @@ fn start_worker(
     index: usize,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
-    listener: OwnedFd,
+    (listener, user): (OwnedFd, Option<User>),
     stop: watch::Receiver<Option<Instant>>,
 ) -> io::Result<JoinHandle<u64>> {
     // Everything that can fail happens before the thread starts serving; the runtime itself cannot change threads.
@@ -159,11 +195,11 @@ fn start_worker(
     let namespace = shared.config.namespace.clone();
     let builder = Builder::new().name(format!("relay-{index}")).stack_size(WORKER_STACK);
     let body = move || {
-        match prepare(listener) {
-            Ok((runtime, listener)) => {
+        match prepare(&shared.config.namespace, listener, user) {
+            Ok((runtime, with)) => {
                 // The receiver waits in `start_worker`.
                 let _ = ready.send(Ok(()));
-                let left = runtime.block_on(worker::serve(shared, counters, listener, stop));
+                let left = runtime.block_on(worker::serve(shared, counters, with, stop));
                 // Drops the connections that are left: they are armed to reset.
                 drop(runtime);
                 left
@@ -180,7 +216,11 @@ fn start_worker(
     Ok(thread)
 }
 
-fn prepare(listener: OwnedFd) -> io::Result<(LocalRuntime, AsyncFd<OwnedFd>)> {
+fn prepare(
+    namespace: &Namespace,
+    listener: OwnedFd,
+    user: Option<User>,
+) -> io::Result<(LocalRuntime, Ready)> {
     // splice(2) has no MSG_NOSIGNAL, and the program may have restored SIGPIPE's default.
     SigSet::from(Signal::SIGPIPE).thread_block()?;
     let runtime = runtime::Builder::new_current_thread()
@@ -191,7 +231,10 @@ fn prepare(listener: OwnedFd) -> io::Result<(LocalRuntime, AsyncFd<OwnedFd>)> {
         let _context = runtime.enter();
         sys::register(listener, Interest::READABLE)?
     };
-    Ok((runtime, listener))
+    let own = OwnAddresses::of(namespace)?;
+    // From here on it deals with clients, and with a path that others may change.
+    user.map_or(Ok(()), User::adopt)?;
+    Ok((runtime, Ready { listener, own }))
 }
 
 #[cfg(test)]

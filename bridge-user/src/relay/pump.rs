@@ -19,12 +19,15 @@ use rustix::io::Errno;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
+    config::Limits,
     flow::{Flow, Tools, Waiting},
+    ledger::Piece,
     sockmap::{Half, Seen},
+    stall::{self, Stall},
     stats::Counters,
     stream::Stream,
 };
-use crate::kernel::redirect::{EnrolledFlow, Enrolment, Redirect};
+use crate::kernel::redirect::{self, EnrolledFlow, Enrolment, Redirect};
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub(super) enum End {
     Broken(Errno),
     /// Nothing moved for the idle timeout.
     Idle,
+    /// Bytes for one of the peers did not move for the stall timeout.
+    Stalled,
 }
 
 /// A client joined to a target.
@@ -44,6 +49,7 @@ pub(super) struct Pump {
     up: Flow,
     down: Flow,
     idle: Option<Idle>,
+    stall: Option<Stall>,
     /// Sockets known to be closed in both directions without an error.
     gone: [bool; 2],
     /// The kernel's offer, until it was taken or refused.
@@ -86,18 +92,19 @@ impl Pump {
         client: Stream,
         target: Stream,
         head: Vec<u8>,
-        idle: Option<Duration>,
+        (limits, piece): (&Limits, Piece),
         offer: Option<Offer>,
     ) -> Self {
-        let idle = idle.map(|timeout| Idle {
+        let stall = limits.stall_timeout.map(Stall::new);
+        let idle = limits.idle_timeout.map(|timeout| Idle {
             timeout,
             alarm: Box::pin(sleep(timeout)),
             last_activity: Instant::now(),
             moves: 0,
             redirected: 0,
         });
-        let (up, down) = (Flow::new(head), Flow::listening());
-        Self { client, target, up, down, idle, gone: [false; 2], offer, enrolled: None }
+        let (up, down) = (Flow::new(head, piece), Flow::listening(piece));
+        Self { client, target, up, down, idle, stall, gone: [false; 2], offer, enrolled: None }
     }
 
     /// Runs to the end. The sockets are closed when this is dropped: both are reset unless the end was complete. So
@@ -129,9 +136,18 @@ impl Pump {
             return Poll::Ready(End::Broken(error));
         }
         self.offload(cx, counters);
+        if self.poll_stall(cx).is_ready() {
+            return Poll::Ready(End::Stalled);
+        }
         let moves = self.up.moves() + self.down.moves();
         let redirected = || self.up.redirected() + self.down.redirected();
         self.idle.as_mut().map_or(Poll::Pending, |idle| idle.poll(cx, moves, redirected))
+    }
+
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { client, target, up, down, stall, .. } = self;
+        let look = || [held(up, target), held(down, client)];
+        stall.as_mut().map_or(Poll::Pending, |stall| stall.poll(cx, look))
     }
 
     /// Hands the connection to the kernel when it is time. Both flows wait to read and hold nothing, so both receive
@@ -182,6 +198,14 @@ impl Pump {
         }
         None
     }
+}
+
+/// What one direction has for its reader, here or in the send queue.
+fn held(flow: &Flow, sink: &Stream) -> stall::Held {
+    // A UNIX socket has no queue of its own: what was sent is the reader's.
+    let sent = redirect::sent(sink).unwrap_or(redirect::Sent { total: 0, unacknowledged: 0 });
+    let holds = flow.holds_bytes() || sent.unacknowledged > 0;
+    holds.then(|| [flow.moves(), sent.total - sent.unacknowledged])
 }
 
 impl Idle {

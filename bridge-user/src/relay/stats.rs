@@ -18,6 +18,8 @@ counters! {
         pub denied: u64,
         /// Connections reset because the target could not be reached.
         pub no_listener: u64,
+        /// Of those, because what is at the path of a UNIX target is not the service's.
+        pub foreign_target: u64,
         /// Connections open now, those still connecting included.
         pub active: u64,
         /// Bytes taken from clients, without PROXY headers; those the kernel redirected included.
@@ -37,9 +39,15 @@ counters! {
         pub resets: u64,
         /// Connections reset because the limit of open ones was reached.
         pub over_limit: u64,
+        /// Connections reset because their source held as many as were free.
+        pub over_share: u64,
         /// Connections reset because nothing moved for the idle timeout.
         pub idle_closed: u64,
-        /// Times accept(2) or socket(2) failed, most likely for lack of descriptors or memory, and the worker waited.
+        /// Connections reset because bytes for one of their peers did not move for the stall timeout.
+        pub stalled: u64,
+        /// Connections reset because there was no descriptor for them.
+        pub no_descriptor: u64,
+        /// Times accept(2) failed, for lack of memory or by the listener's fault, and the worker waited.
         pub accept_errors: u64,
     }
 }
@@ -81,6 +89,7 @@ pub(super) struct Counters {
     pub(super) accepted: Counter,
     pub(super) denied: Counter,
     pub(super) no_listener: Counter,
+    pub(super) foreign_target: Counter,
     pub(super) active: Counter,
     pub(super) bytes_up: Counter,
     pub(super) bytes_down: Counter,
@@ -89,6 +98,9 @@ pub(super) struct Counters {
     pub(super) repeated: Counter,
     pub(super) resets: Counter,
     pub(super) over_limit: Counter,
+    pub(super) over_share: Counter,
+    pub(super) stalled: Counter,
+    pub(super) no_descriptor: Counter,
     pub(super) idle_closed: Counter,
     pub(super) accept_errors: Counter,
 }
@@ -100,6 +112,7 @@ impl Counters {
             accepted: self.accepted.get(),
             denied: self.denied.get(),
             no_listener: self.no_listener.get(),
+            foreign_target: self.foreign_target.get(),
             active: self.active.get(),
             bytes_up: self.bytes_up.get(),
             bytes_down: self.bytes_down.get(),
@@ -109,6 +122,9 @@ impl Counters {
             redirected: 0,
             resets: self.resets.get(),
             over_limit: self.over_limit.get(),
+            over_share: self.over_share.get(),
+            stalled: self.stalled.get(),
+            no_descriptor: self.no_descriptor.get(),
             idle_closed: self.idle_closed.get(),
             accept_errors: self.accept_errors.get(),
         }

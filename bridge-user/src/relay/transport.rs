@@ -16,12 +16,16 @@
 
 use std::os::fd::AsFd;
 
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{RcvBufForce, SndBufForce},
+};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt},
 };
 
+use super::ledger::Piece;
 use crate::net::namespace::Namespace;
 
 /// Bytes; the kernel doubles it for its bookkeeping. Far above what is in flight on a local hop.
@@ -70,4 +74,18 @@ impl Transport {
         }
         Ok(())
     }
+}
+
+/// Shrinks the buffers of a socket to a piece, where that is less than the usual. The kernel takes a smaller one than
+/// `net.core.rmem_max` and `wmem_max` from anybody; larger ones it cuts to that for who has no CAP_NET_ADMIN.
+pub(super) fn shrink(socket: impl AsFd, piece: Piece) {
+    if piece == Piece::FULL {
+        return;
+    }
+    let (socket, bytes) = (socket.as_fd(), piece.bytes());
+    // Fails for what is no socket only.
+    let _ = setsockopt(&socket, RcvBufForce, &bytes)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, bytes).map_err(|_| nix::Error::EPERM));
+    let _ = setsockopt(&socket, SndBufForce, &bytes)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(socket, bytes).map_err(|_| nix::Error::EPERM));
 }

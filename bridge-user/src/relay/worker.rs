@@ -1,26 +1,22 @@
 //! One worker thread: its own listener, its own runtime, its own connections.
 //!
 //! Invariants: the thread began in the relay's network namespace, and so all its sockets are there; a connection
-//! lives and dies on the worker that accepted it; workers share only the limit on open connections, the log
-//! limiter and the order to stop; every accepted socket is either joined to the target or reset, and counted;
-//! running out of descriptors costs a failed call per [`BACK_OFF`] and connection, never a spin, and loses no
-//! connection while the connect timeout lasts: those without a socket for their target wait for one, and the
-//! others stay in the listener's queue until these have it; a listener that fails for good costs a failed call
-//! per [`BACK_OFF`] as well.
+//! lives and dies on the worker that accepted it; workers share only the places and bytes of connections, the log
+//! limiter and the order to stop. Without a descriptor for a connection it is reset, by giving up one that is kept for
+//! that: nobody is left to hang, and nothing spins. A listener that fails for good costs a failed call per
+//! [`BACK_OFF`].
 
 use std::{
     cell::Cell,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::{
+    fs::{Mode, OFlags, open},
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
@@ -32,17 +28,15 @@ use tokio::{
 
 use super::{
     config::RelayConfig,
+    connection::Connection,
     flow::Tools,
-    proxy_header,
-    pump::{End, Offer, Pump},
-    sockmap::REPEATED,
+    ledger::{NoPlace, Places},
     stats::Counters,
-    stream::Stream,
-    target::{ConnectError, connect_to},
+    target::Endpoint,
     transport::Transport,
     warn::Warnings,
 };
-use crate::model::target::Target;
+use crate::net::own::OwnAddresses;
 
 /// How long accepting pauses when descriptors or memory are short, or the listener fails.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -54,21 +48,33 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// What all workers of a relay share.
 pub(super) struct Shared {
     pub(super) config: RelayConfig,
+    /// The target, as it was found at the start.
+    pub(super) endpoint: Arc<Endpoint>,
     /// The gateway address and port clients connect to.
     pub(super) gateway: SocketAddr,
     /// The options of all the relay's sockets.
     pub(super) transport: Transport,
-    /// Open connections of all workers.
-    pub(super) open: AtomicUsize,
+    /// The places of open connections.
+    pub(super) places: Arc<Places>,
     pub(super) warnings: Warnings,
 }
 
-struct Worker {
-    shared: Arc<Shared>,
-    counters: Arc<Counters>,
-    tools: Tools,
-    /// Connections that wait for a descriptor.
-    starved: Cell<usize>,
+/// What a worker serves with, made before it begins.
+pub(super) struct Ready {
+    /// The worker's own listener.
+    pub(super) listener: AsyncFd<OwnedFd>,
+    /// Tells the host's own addresses.
+    pub(super) own: OwnAddresses,
+}
+
+/// One thread's part of a relay.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) tools: Tools,
+    own: OwnAddresses,
+    /// Given up to turn somebody away when there is no other descriptor.
+    spare: Cell<Option<OwnedFd>>,
 }
 
 /// Serves until `stop` carries a deadline, then finishes what is open until then. Returns how many
@@ -76,10 +82,10 @@ struct Worker {
 pub(super) async fn serve(
     shared: Arc<Shared>,
     counters: Arc<Counters>,
-    listener: AsyncFd<OwnedFd>,
+    Ready { listener, own }: Ready,
     mut stop: watch::Receiver<Option<Instant>>,
 ) -> u64 {
-    let worker = Rc::new(Worker { shared, counters, tools: Tools::new(), starved: Cell::new(0) });
+    let worker = Rc::new(Worker::new(shared, counters, own));
     // A sender that is gone means the same as a deadline that has passed.
     let deadline = tokio::select! {
         biased;
@@ -96,43 +102,60 @@ pub(super) async fn serve(
 }
 
 impl Worker {
+    fn new(shared: Arc<Shared>, counters: Arc<Counters>, own: OwnAddresses) -> Self {
+        let tools = Tools::new(&shared.config.ledger);
+        Self { shared, counters, tools, own, spare: Cell::new(spare()) }
+    }
+
     async fn accept(self: &Rc<Self>, listener: &AsyncFd<OwnedFd>) {
         loop {
-            if self.starved.get() > 0 {
-                sleep(BACK_OFF).await;
-                continue;
-            }
             match self.accept_some(listener) {
                 Ok(()) => tokio::task::yield_now().await,
-                Err(Errno::AGAIN) => match listener.readable().await {
-                    Ok(mut guard) => guard.clear_ready(),
-                    // The runtime shuts down.
-                    Err(_) => return,
-                },
-                Err(error) if is_shortage(error) => self.wait_for_resources(error).await,
+                Err(Errno::AGAIN)
+                    if listener.readable().await.map(|mut guard| guard.clear_ready()).is_ok() => {}
+                // The runtime shuts down.
+                Err(Errno::AGAIN) => return,
+                Err(error) if is_out_of_descriptors(error) => self.turn_one_away(listener, error).await,
                 Err(error) => self.wait_for_listener(error).await,
             }
         }
     }
 
-    /// Counts and reports the shortage that `error` is, and lets time pass.
-    async fn wait_for_resources(&self, error: Errno) {
-        self.counters.accept_errors.add(1);
+    /// Resets the next connection, with the descriptor that is kept for that; nobody is left to hang. Without one,
+    /// accept(2) does not say whether there is a next connection at all.
+    async fn turn_one_away(&self, listener: &AsyncFd<OwnedFd>, error: Errno) {
+        drop(self.spare.take());
+        // Armed to reset like its listener.
+        let turned_away = acceptfrom_with(listener.get_ref(), SocketFlags::CLOEXEC).map(drop);
+        self.spare.set(spare());
+        match turned_away {
+            Ok(()) => self.say_out_of_descriptors(error),
+            Err(Errno::AGAIN) => drop(listener.readable().await.map(|mut guard| guard.clear_ready())),
+            // Another thread was faster to take the descriptor.
+            Err(_) => sleep(BACK_OFF).await,
+        }
+        tokio::task::yield_now().await;
+    }
+
+    /// Counts and reports a connection that is reset for lack of a descriptor.
+    pub(super) fn say_out_of_descriptors(&self, error: Errno) {
+        self.counters.no_descriptor.add(1);
         let (gateway, cause) = (self.shared.gateway, std::io::Error::from(error));
-        let next = "raise the limit (LimitNOFILE=) or lower max-connections";
         self.shared.warnings.warn(
             ("shortage", error.raw_os_error()),
-            format_args!("failed to open another socket for {gateway}: {cause}: {next}"),
+            format_args!(
+                "reset a connection to {gateway}: {cause}: raise the limit on open files (LimitNOFILE=) or lower \
+                 max-connections"
+            ),
         );
-        sleep(BACK_OFF).await;
     }
 
     /// Counts and reports what the listener itself suffers from, and lets time pass: it may well last.
     async fn wait_for_listener(&self, error: Errno) {
         self.counters.accept_errors.add(1);
         let (gateway, cause) = (self.shared.gateway, std::io::Error::from(error));
-        let next =
-            "if something closed the socket (ss -K), attach again; if a security module denies it, allow it";
+        let next = "if memory is short, make room; if something closed the socket (ss -K), attach again; if a security \
+                    module denies it, allow it";
         self.shared.warnings.warn(
             ("listener", error.raw_os_error()),
             format_args!("failed to accept connections on {gateway}: {cause}: {next}"),
@@ -164,112 +187,64 @@ impl Worker {
 
     /// Starts a connection, or drops, and thereby resets, a socket that may not have one.
     fn admit(self: &Rc<Self>, socket: OwnedFd, from: SocketAddr) {
-        let Shared { config, gateway, open, warnings, .. } = &*self.shared;
-        if let Err((reason, next)) = config.admits(from.ip()) {
+        let Shared { gateway, places, warnings, .. } = &*self.shared;
+        if let Err((reason, next)) = self.admits(from) {
             self.counters.denied.add(1);
             warnings.warn((reason, 0), format_args!("refused {} on {gateway}: {reason}: {next}", from.ip()));
             return;
         }
-        let limit = config.limits.max_connections;
-        let Some(place) = Place::take(self, limit) else {
-            self.counters.over_limit.add(1);
-            let open = open.load(Relaxed);
-            warnings.warn(
-                ("limit", 0),
-                format_args!(
-                    "refused {} on {gateway}: {open} of {limit} connections are open: raise max-connections",
-                    from.ip()
-                ),
-            );
-            return;
+        match places.take(from.ip()) {
+            Ok(place) => drop(tokio::task::spawn_local(Connection::new(self, place).relay(socket, from))),
+            Err(why) => self.refuse(from.ip(), why),
+        }
+    }
+
+    /// Counts and says that there is no place for a source.
+    fn refuse(&self, from: IpAddr, why: NoPlace) {
+        let Shared { config, gateway, places, warnings, .. } = &*self.shared;
+        let max = config.limits.max_connections.min(config.ledger.max_connections());
+        let (counter, key, reason) = match why {
+            NoPlace::Full => (&self.counters.over_limit, "limit", "too many connections are open"),
+            NoPlace::Share => {
+                (&self.counters.over_share, "share", "it has as many connections as are free for all others")
+            }
         };
-        tokio::task::spawn_local(place.relay(socket, from));
+        counter.add(1);
+        let open = places.taken();
+        warnings.warn(
+            (key, 0),
+            format_args!(
+                "refused {from} on {gateway}: {reason} ({open} of {max} are open): raise max-connections and the limit \
+                 on open files (LimitNOFILE=)"
+            ),
+        );
     }
 }
 
 impl Worker {
-    /// What the kernel offers a connection; UNIX sockets cannot take it.
-    fn offer(&self) -> Option<Offer> {
-        let RelayConfig { redirect, offload_after, target, .. } = &self.shared.config;
-        let redirect = redirect.as_ref()?;
-        match target {
-            Target::Tcp(_) => Some(Offer { redirect: Arc::clone(redirect), after: *offload_after }),
-            Target::Unix(_) => {
-                self.counters.refused_offload.add(1);
-                None
+    /// Whether a source may connect; otherwise why not, and what to do.
+    fn admits(&self, from: SocketAddr) -> Result<(), (&'static str, &'static str)> {
+        let Shared { config, gateway, .. } = &*self.shared;
+        // Asked now: an address may have become the host's since the relay was started.
+        match if config.refuse_host { self.own.contain(from.ip()) } else { Ok(false) } {
+            Ok(true) => Err(("it is the host itself", "connect to the target")),
+            Err(_) => Err(("the kernel does not say whose address it is", "make room in its memory")),
+            Ok(false) if !config.allows(from, *gateway) => {
+                Err(("it is not in the allow-list", "add it with --allow"))
             }
+            Ok(false) => Ok(()),
         }
     }
 }
 
-/// A connection's place among those that may be open; dropped with it.
-struct Place {
-    worker: Rc<Worker>,
+/// The process has no descriptor left, or the system.
+pub(super) fn is_out_of_descriptors(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE)
 }
 
-impl Place {
-    fn take(worker: &Rc<Worker>, limit: usize) -> Option<Self> {
-        let open = &worker.shared.open;
-        if open.fetch_add(1, Relaxed) >= limit {
-            open.fetch_sub(1, Relaxed);
-            return None;
-        }
-        worker.counters.active.add(1);
-        Some(Self { worker: Rc::clone(worker) })
-    }
-
-    async fn relay(self, socket: OwnedFd, from: SocketAddr) {
-        let Worker { shared, counters, tools, .. } = &*self.worker;
-        let limits = &shared.config.limits;
-        let target = match self.connect().await {
-            Ok(target) => target,
-            Err(error) => {
-                counters.no_listener.add(1);
-                shared.warnings.warn(("connect", error.cause().raw_os_error()), error);
-                return;
-            }
-        };
-        let Ok(client) = Stream::new(socket, true) else {
-            counters.accept_errors.add(1);
-            return;
-        };
-        counters.accepted.add(1);
-        let version = shared.config.proxy_protocol;
-        let head =
-            version.map(|version| proxy_header::encode(version, from, shared.gateway)).unwrap_or_default();
-        let offer = self.worker.offer();
-        let mut pump = Pump::new(client, target, head, limits.idle_timeout, offer);
-        match pump.run(tools, counters).await {
-            End::Complete => {}
-            End::Broken(error) => {
-                counters.resets.add(1);
-                counters.repeated.add(u64::from(error == REPEATED));
-            }
-            End::Idle => counters.idle_closed.add(1),
-        }
-    }
-}
-
-impl Place {
-    /// Connects to the target, again and again while descriptors are short.
-    async fn connect(&self) -> Result<Stream, ConnectError> {
-        let Worker { shared, starved, .. } = &*self.worker;
-        let deadline = Instant::now() + shared.config.limits.connect_timeout;
-        loop {
-            match connect_to(&shared.config.target, shared.transport, deadline).await {
-                Err(error) if is_shortage(error.cause()) && Instant::now() + BACK_OFF < deadline => {
-                    starved.set(starved.get() + 1);
-                    self.worker.wait_for_resources(error.cause()).await;
-                    starved.set(starved.get() - 1);
-                }
-                result => return result,
-            }
-        }
-    }
-}
-
-fn is_shortage(error: Errno) -> bool {
-    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+/// A descriptor to give up when there is no other.
+fn spare() -> Option<OwnedFd> {
+    open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// What accept(2) says of the connection that would have come, or of a signal, rather than of the listener.
@@ -289,13 +264,6 @@ fn is_about_one_connection(error: Errno) -> bool {
     )
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.worker.shared.open.fetch_sub(1, Relaxed);
-        self.worker.counters.active.sub(1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
@@ -304,7 +272,7 @@ mod tests {
     use tokio::io::Interest;
 
     use super::*;
-    use crate::{net::namespace::Namespace, relay::sys::register};
+    use crate::{model::target::Target, net::namespace::Namespace, relay::sys::register};
 
     fn worker_at(gateway: SocketAddr) -> Rc<Worker> {
         let config = RelayConfig::new(
@@ -315,10 +283,12 @@ mod tests {
             Target::Tcp(gateway),
             Vec::new(),
         );
-        let (open, warnings) = (AtomicUsize::new(0), Warnings::new("test"));
-        let shared = Shared { config, gateway, transport: Transport::default(), open, warnings };
+        let (places, warnings) = (Places::new(1000, &config.ledger), Warnings::new("test"));
+        let own = OwnAddresses::of(&config.namespace).unwrap();
+        let endpoint = Arc::new(Endpoint::find(&config.target));
+        let shared = Shared { config, endpoint, gateway, transport: Transport::default(), places, warnings };
         let (shared, counters) = (Arc::new(shared), Arc::new(Counters::default()));
-        Rc::new(Worker { shared, counters, tools: Tools::new(), starved: Cell::new(0) })
+        Rc::new(Worker::new(shared, counters, own))
     }
 
     /// A listener that was shut down answers accept(2) with EINVAL for ever, like one that SOCK_DESTROY closed.

@@ -1,41 +1,48 @@
-//! How other processes find and ask the relays of a network namespace: a UNIX socket with an abstract name.
+//! How other processes find and ask the relays of a network namespace: each relay process has a UNIX socket in a
+//! private directory.
 //!
-//! Invariants: abstract names belong to a network namespace and vanish with their process, so a killed relay leaves
-//! nothing; one request and one answer per connection, each a line of JSON; both sides accept only root and their own
-//! user on the other side (SO_PEERCRED), because anybody in the namespace may bind or connect to an abstract name. For
-//! the same reason nothing is waited for without a limit, and every process is asked at the same time.
+//! Invariants: one request and one answer per connection; both sides accept only root and their own user on the other
+//! side (SO_PEERCRED). Whatever a process answers, or does not, concerns that process alone: the others are asked, and
+//! what went wrong is told at the end. At most [`AT_ONCE`] are asked at the same time, none for longer than
+//! [`ANSWER_TIME`]. A process id is named only if the kernel says that it is that process's socket.
+//!
+//! A process finds those that share its `/run`. A relay in a mount namespace with another one serves all the same; it
+//! is ended by a signal.
 
 use std::{
-    fs,
-    io::{self, BufRead as _, BufReader, Write as _},
+    io,
     os::{
         fd::AsFd,
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::net::{UnixListener, UnixStream},
     },
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use anyhow::{Context as _, bail, ensure};
+use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    directory::{Directory, Entry, reach},
+    wire::{self, WireError},
+};
 use crate::{
     model::{codes, finding::Finding},
     net::namespace::Namespace,
     observe::report::AttachmentReport,
 };
 
-/// Every relay process listens on this plus its pid.
-const PREFIX: &str = "bridge-user/relay/";
 /// How long a relay process may take to answer a question. On a host with nothing to spare it is seconds.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// How long to wait where others wait to be accepted already. A relay accepts at once.
-const REACH_TIME: Duration = Duration::from_secs(2);
-/// Longest request, in bytes.
-const MAX_REQUEST: u64 = 1024 * 1024;
+/// How long a process that ended meanwhile may take to close its sockets.
+const END_TIME: Duration = Duration::from_secs(2);
+/// Longest request, and longest answer, in bytes.
+const MAX_REQUEST: usize = 1 << 20;
+const MAX_ANSWER: usize = 16 << 20;
+/// Processes that are asked at the same time.
+const AT_ONCE: usize = 16;
 
 /// What can be asked of a relay process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,14 +62,15 @@ pub struct Answer {
 }
 
 /// The relay processes of a network namespace.
+#[derive(Default)]
 pub struct Answers {
     /// Those that answered, and what they run.
     pub relays: Vec<(Peer, Vec<AttachmentReport>)>,
-    /// Why others do not answer; each is a [`SilentRelay`].
+    /// Why others do not answer, or cannot be asked; each is a [`SilentRelay`].
     pub silent: Vec<anyhow::Error>,
 }
 
-/// A relay process that does not answer, or not in a way this version understands.
+/// A relay process that does not answer, or not in a way this version understands; or no way to look for them.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SilentRelay(Box<Finding>);
@@ -74,196 +82,209 @@ impl SilentRelay {
     }
 }
 
-/// A relay process of a network namespace.
+/// A relay process, by its socket.
 pub struct Peer {
-    namespace: Namespace,
-    address: SocketAddr,
+    socket: PathBuf,
 }
 
-/// Binds this process's socket in the namespace.
+/// This process's socket, on which it is asked.
+pub struct Door {
+    /// Where questions come in.
+    pub listener: UnixListener,
+    /// Its name, for as long as this is kept.
+    pub entry: DoorEntry,
+    /// Whose processes may ask, besides root's.
+    pub own: u32,
+}
+
+/// The name of a [`Door`]; dropped, nobody finds it any more.
+pub struct DoorEntry {
+    _entry: Entry,
+}
+
+/// Binds this process's socket.
 ///
 /// # Errors
-/// When the name is taken, which another process must have done on purpose.
-pub fn listen(namespace: &Namespace) -> anyhow::Result<UnixListener> {
-    let name = format!("{PREFIX}{}", std::process::id());
-    let failed = || {
-        format!(
-            "failed to listen on the abstract UNIX socket @{name}: if another program took that name, attach again"
-        )
-    };
-    let address = SocketAddr::from_abstract_name(&name).with_context(failed)?;
-    namespace.run(|| UnixListener::bind_addr(&address))?.with_context(failed)
+/// When the directory cannot be made, or is not private.
+pub fn listen(namespace: &Namespace) -> anyhow::Result<Door> {
+    let (listener, entry) = Directory::make()?.bind(namespace.inode())?;
+    let own = rustix::process::geteuid().as_raw();
+    Ok(Door { listener, entry: DoorEntry { _entry: entry }, own })
 }
 
-/// Reads the request of a connection; `None` if another user's process is on the other side.
+/// Reads the request of a connection; `None` if a process of another user than root and `own` is on the other side, or
+/// one that only looks whether somebody is here.
 ///
 /// # Errors
 /// When it sends no request.
-pub fn read_request(stream: &UnixStream) -> anyhow::Result<Option<Ask>> {
-    if !trusted(stream)? {
+pub fn read_request(stream: &UnixStream, own: u32) -> anyhow::Result<Option<Ask>> {
+    if peer(stream, own)?.is_none() {
         return Ok(None);
     }
-    stream.set_read_timeout(Some(ANSWER_TIME))?;
-    let mut line = String::new();
-    io::Read::take(BufReader::new(stream), MAX_REQUEST).read_line(&mut line)?;
-    serde_json::from_str(&line).context("the request is not understood").map(Some)
+    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    match wire::read(stream, MAX_REQUEST, Some(Instant::now() + ANSWER_TIME)) {
+        Err(WireError::Closed) => Ok(None),
+        request => Ok(Some(request.context("the request is not understood")?)),
+    }
 }
 
 /// Answers a request.
 ///
 /// # Errors
 /// When the asker has gone.
-pub fn write_answer(mut stream: &UnixStream, entries: Vec<AttachmentReport>) -> anyhow::Result<()> {
-    stream.write_all(format!("{}\n", serde_json::to_string(&Answer { entries })?).as_bytes())?;
-    Ok(())
+pub fn write_answer(stream: &UnixStream, entries: Vec<AttachmentReport>) -> anyhow::Result<()> {
+    Ok(wire::write(stream, &Answer { entries })?)
 }
 
-/// Asks every relay process of the network namespace what it runs. Those that have gone, or are not to be
-/// trusted, are left out.
-///
-/// # Errors
-/// When /proc cannot be read.
-pub fn ask_all(namespace: &Namespace) -> anyhow::Result<Answers> {
-    let peers = peers(namespace)?;
-    let answers: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = peers.iter().map(|peer| scope.spawn(|| peer.ask(&Ask::Status))).collect();
-        asked.into_iter().map(|thread| thread.join().unwrap_or(Ok(None))).collect()
-    });
-    let mut all = Answers { relays: Vec::new(), silent: Vec::new() };
-    for (peer, answer) in peers.into_iter().zip(answers) {
-        match answer {
-            Ok(answer) => all.relays.extend(answer.map(|answer| (peer, answer.entries))),
-            Err(error) => all.silent.push(error.into()),
+/// Asks every relay process of the network namespace what it runs. Those that have gone are left out.
+pub fn ask_all(namespace: &Namespace) -> Answers {
+    let peers = match peers(namespace) {
+        Ok(peers) => peers,
+        Err(error) => return Answers { silent: vec![no_directory(&error).into()], ..Answers::default() },
+    };
+    let mut all = Answers::default();
+    for peers in in_groups(peers) {
+        let answers: Vec<_> = thread::scope(|scope| {
+            let start =
+                |peer| thread::Builder::new().spawn_scoped(scope, move || Peer::ask(peer, &Ask::Status));
+            let asked: Vec<_> = peers.iter().map(start).collect();
+            // Where no thread is to be had, they are asked one after the other.
+            let answer = |(thread, peer): (io::Result<thread::ScopedJoinHandle<'_, _>>, _)| match thread {
+                Ok(thread) => thread.join().unwrap_or(Ok(None)),
+                Err(_) => Peer::ask(peer, &Ask::Status),
+            };
+            asked.into_iter().zip(&peers).map(answer).collect()
+        });
+        for (peer, answer) in peers.into_iter().zip(answers) {
+            match answer {
+                Ok(answer) => all.relays.extend(answer.map(|answer| (peer, answer.entries))),
+                Err(error) => all.silent.push(error.into()),
+            }
         }
     }
-    Ok(all)
+    all
 }
 
-fn peers(namespace: &Namespace) -> anyhow::Result<Vec<Peer>> {
-    let table = namespace
-        .run(|| fs::read_to_string("/proc/thread-self/net/unix"))?
-        .context("failed to read /proc/thread-self/net/unix: is /proc mounted?")?;
-    let peer = |name| {
-        let address = SocketAddr::from_abstract_name(name).ok()?;
-        Some(Peer { namespace: namespace.clone(), address })
-    };
-    Ok(listening_names(&table).filter_map(peer).collect())
-}
-
-/// The abstract names of relay processes in the text of /proc/net/unix. Connections to them show the same name, without
-/// the flag of a listener (`__SO_ACCEPTCON`).
-fn listening_names(table: &str) -> impl Iterator<Item = &str> {
-    table.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let name = fields.get(7)?.strip_prefix('@')?;
-        (fields[3] == "00010000" && name.starts_with(PREFIX)).then_some(name)
+fn in_groups(peers: Vec<Peer>) -> impl Iterator<Item = Vec<Peer>> {
+    let mut left = peers.into_iter();
+    std::iter::from_fn(move || {
+        Some(left.by_ref().take(AT_ONCE).collect::<Vec<_>>()).filter(|group| !group.is_empty())
     })
 }
 
-/// Stops these attachments of a relay process, and waits until they are drained.
+fn peers(namespace: &Namespace) -> anyhow::Result<Vec<Peer>> {
+    let Some(directory) = Directory::open()? else { return Ok(Vec::new()) };
+    let sockets = directory.sockets_of(namespace.inode())?;
+    Ok(sockets.into_iter().map(|socket| Peer { socket }).collect())
+}
+
+/// Removes what killed relay processes left.
+pub fn sweep() {
+    if let Ok(Some(directory)) = Directory::open() {
+        directory.sweep();
+    }
+}
+
+/// Stops these attachments of the relay process with this socket, and waits until they are drained.
 ///
 /// # Errors
 /// When it does not say that it did, and goes on.
-pub fn stop(namespace: &Namespace, process: u32, names: &[String]) -> anyhow::Result<()> {
-    let address = SocketAddr::from_abstract_name(format!("{PREFIX}{process}"))?;
-    Peer { namespace: namespace.clone(), address }.stop(names)
+pub fn stop(socket: &Path, names: &[String]) -> anyhow::Result<()> {
+    let peer = Peer { socket: socket.to_owned() };
+    if peer.ask(&Ask::Stop(names.to_vec()))?.is_some() {
+        return Ok(());
+    }
+    // A process that ended meanwhile relays nothing any more; its sockets close one after the other.
+    let deadline = Instant::now() + END_TIME;
+    while !reach(&peer.socket).is_err_and(|error| is_gone(&error)) {
+        ensure!(
+            Instant::now() < deadline,
+            "relay process {} gave no answer: try again, or see who has that socket (fuser {0}) and end it",
+            peer.socket.display()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 impl Peer {
-    /// The process's id, which its name ends with.
-    ///
-    /// # Errors
-    /// When it ends with something else: no relay process made that name.
-    pub fn process(&self) -> anyhow::Result<u32> {
-        let name = self.name();
-        let number = name.rsplit('/').next().and_then(|number| number.parse().ok());
-        number.with_context(|| format!("failed to read the process id of {name}: end who has that name"))
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
-    /// Asks, and waits for the answer; `None` if the process ended meanwhile or is not to be trusted.
+    /// Asks, and waits for the answer; `None` if the process ended meanwhile.
     ///
     /// # Errors
     /// When it does not answer in time, or not in a way this version understands.
     fn ask(&self, question: &Ask) -> Result<Option<Answer>, SilentRelay> {
-        self.exchange(question).map_err(|error| self.silent(&error))
+        let stream = match reach(&self.socket) {
+            Ok(stream) => stream,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(self.silent(None, &error.into())),
+        };
+        let process = match peer(&stream, rustix::process::geteuid().as_raw()) {
+            Ok(Some(process)) => process,
+            Ok(None) => return Err(self.silent(None, &anyhow::anyhow!("another user's process has it"))),
+            Err(error) => return Err(self.silent(None, &error)),
+        };
+        self.exchange(&stream, question).map_err(|error| self.silent(process, &error))
     }
 
-    fn exchange(&self, question: &Ask) -> anyhow::Result<Option<Answer>> {
-        let Some(mut stream) = self.connect()? else { return Ok(None) };
+    fn exchange(&self, stream: &UnixStream, question: &Ask) -> anyhow::Result<Option<Answer>> {
+        stream.set_write_timeout(Some(ANSWER_TIME))?;
+        match wire::write(stream, question) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            written => written?,
+        }
         // Draining takes as long as the relay was told to wait.
-        let patience = (*question == Ask::Status).then_some(ANSWER_TIME);
-        stream.set_read_timeout(patience)?;
-        let mut line = String::new();
-        let exchanged = stream
-            .write_all(format!("{}\n", serde_json::to_string(question)?).as_bytes())
-            .and_then(|()| BufReader::new(&stream).read_line(&mut line));
-        match exchanged {
-            Ok(0) => Ok(None),
-            Err(error) if is_gone(&error) => Ok(None),
-            result => {
-                result?;
-                let answer = serde_json::from_str(&line);
-                answer.context("its answer is not understood, is it another version?").map(Some)
-            }
+        let deadline = (*question == Ask::Status).then(|| Instant::now() + ANSWER_TIME);
+        match wire::read(stream, MAX_ANSWER, deadline) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(WireError::Closed) => Ok(None),
+            Err(error) => bail!(error),
         }
     }
 
-    fn stop(&self, names: &[String]) -> anyhow::Result<()> {
-        if self.ask(&Ask::Stop(names.to_vec()))?.is_some() {
-            return Ok(());
-        }
-        // A process that ended meanwhile relays nothing any more; its sockets close one after the other.
-        let deadline = Instant::now() + REACH_TIME;
-        while peers(&self.namespace)?.iter().any(|peer| peer.name() == self.name()) {
-            ensure!(
-                Instant::now() < deadline,
-                "relay process {} gave no answer: try again, or end it (kill -KILL, the number is its pid)",
-                self.name()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+    /// `process`: what the kernel says whose socket it is.
+    fn silent(&self, process: Option<u32>, error: &anyhow::Error) -> SilentRelay {
+        let socket = self.socket.display();
+        let (who, cure) = match process {
+            Some(process) => (
+                format!(" (pid {process})"),
+                format!(
+                    "let it go on if it was stopped (kill -CONT {process}), or end it (kill -KILL {process})"
+                ),
+            ),
+            None => (
+                String::new(),
+                format!("ask as root; otherwise see who has that socket (fuser {socket}) and end it"),
+            ),
+        };
+        let cause = format!("failed to ask relay process {socket}{who}: {error:#}");
+        let finding =
+            codes::RELAY_SILENT.finding(socket.to_string(), cause, format!("{cure}, then try again"));
+        SilentRelay(Box::new(finding))
     }
+}
 
-    fn connect(&self) -> anyhow::Result<Option<UnixStream>> {
-        match self.reach() {
-            Ok(stream) => Ok(trusted(&stream)?.then_some(stream)),
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn silent(&self, error: &anyhow::Error) -> SilentRelay {
-        let name = self.name();
-        let cause = format!("failed to ask relay process {name} (the number is its pid): {error:#}");
-        let cure = "let it go on if it was stopped (kill -CONT), or end it (kill -KILL), then try again";
-        SilentRelay(Box::new(codes::RELAY_SILENT.finding(name, cause, cure)))
-    }
-
-    fn reach(&self) -> io::Result<UnixStream> {
-        // Names are looked up in the namespace of the socket.
-        let socket = self
-            .namespace
-            .run(|| socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None))??;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(REACH_TIME))?;
-        let name = self.address.as_abstract_name().unwrap_or_default();
-        connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
-        Ok(socket.into())
-    }
-
-    fn name(&self) -> String {
-        format!("@{}", String::from_utf8_lossy(self.address.as_abstract_name().unwrap_or_default()))
-    }
+fn no_directory(error: &anyhow::Error) -> SilentRelay {
+    let cause = format!("failed to look for relay processes: {error:#}");
+    let cure = "ask as root, or correct the directory, then try again";
+    SilentRelay(Box::new(codes::RELAY_DIRECTORY.finding("relay processes", cause, cure)))
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe)
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotFound)
 }
 
-fn trusted(stream: impl AsFd) -> anyhow::Result<bool> {
-    let peer = getsockopt(&stream, PeerCredentials).context("failed to read SO_PEERCRED")?;
-    Ok(peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+/// The process on the other side, if it is root's or `own`'s; its id, if it is in a PID namespace that this process
+/// sees. `None`: it is somebody else's.
+fn peer(stream: impl AsFd, own: u32) -> anyhow::Result<Option<Option<u32>>> {
+    let peer = socket_peercred(&stream).map_err(io::Error::from).context("failed to read SO_PEERCRED")?;
+    let trusted = peer.uid.is_root() || peer.uid.as_raw() == own;
+    Ok(trusted.then(|| u32::try_from(peer.pid.as_raw_nonzero().get()).ok()))
 }
 
 #[cfg(test)]
@@ -271,35 +292,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_listening_relays_only() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-                     0000: 00000002 00000000 00010000 0001 01 17 @bridge-user/relay/7\n\
-                     0000: 00000003 00000000 00000000 0001 03 18 @bridge-user/relay/7\n\
-                     0000: 00000002 00000000 00010000 0001 01 19 /run/bridge-user/relay/8\n\
-                     0000: 00000002 00000000 00010000 0001 01 20 @other\n\
-                     0000: 00000002 00000000 00010000 0001 01 21\n";
-        assert_eq!(listening_names(table).collect::<Vec<_>>(), ["bridge-user/relay/7"]);
-    }
-
-    /// Anybody can bind a name like a relay's, and let connections to it wait for ever.
-    #[test]
-    fn nobody_is_waited_for_without_a_limit() {
-        let name = format!("{PREFIX}nobody-accepts-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
-        let listener = UnixListener::bind_addr(&address).unwrap();
-        // No room but for one: what waits there already is not accepted either.
-        rustix::net::listen(&listener, 0).unwrap();
-        let _first = UnixStream::connect_addr(&address).unwrap();
-        let error = Peer { namespace: Namespace::current().unwrap(), address }.ask(&Ask::Status).unwrap_err();
-        assert!(format!("{error:#}").contains(&name), "{error:#}");
-    }
-
-    #[test]
     fn requests_and_answers_cross_the_socket() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (&ours).write_all(b"{\"stop\":[\"a\"]}\n").unwrap();
-        assert_eq!(read_request(&theirs).unwrap(), Some(Ask::Stop(vec!["a".into()])));
-        (&ours).write_all(b"nonsense\n").unwrap();
-        assert!(read_request(&theirs).is_err());
+        let own = rustix::process::geteuid().as_raw();
+        wire::write(&ours, &Ask::Stop(vec!["a".into()])).unwrap();
+        assert_eq!(read_request(&theirs, own).unwrap(), Some(Ask::Stop(vec!["a".into()])));
+        wire::write(&ours, &"nonsense").unwrap();
+        assert!(read_request(&theirs, own).is_err());
+        drop(ours);
+        assert_eq!(read_request(&theirs, own).unwrap(), None, "it only looked whether somebody is here");
+    }
+
+    /// Who accepts nobody, and who answers something else, are named by their socket and by the pid the kernel knows.
+    #[test]
+    fn nobody_is_waited_for_without_a_limit_and_nobody_is_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let peer = Peer { socket: directory.path().join("s") };
+        assert!(peer.ask(&Ask::Status).unwrap().is_none(), "nothing is there");
+        let listener = UnixListener::bind(peer.socket()).unwrap();
+        let asked = thread::scope(|scope| {
+            let asked = scope.spawn(|| peer.ask(&Ask::Status));
+            let (mut stream, _) = listener.accept().unwrap();
+            io::Write::write_all(&mut stream, b"{\"entries\":[]}\n").unwrap();
+            asked.join().unwrap()
+        });
+        let error = asked.unwrap_err().to_string();
+        let pid = format!("(pid {})", std::process::id());
+        assert!(error.contains("another version") && error.contains(&pid), "{error}");
+        // No room but for one: what waits there already is not accepted either.
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = UnixStream::connect(peer.socket()).unwrap();
+        let error = peer.ask(&Ask::Status).unwrap_err().to_string();
+        assert!(error.contains(&peer.socket.display().to_string()) && !error.contains("pid"), "{error}");
     }
 }

@@ -21,7 +21,7 @@ use super::{
     control::{self, Ask},
     drain,
 };
-use crate::{kernel::programs::object, net::namespace::Namespace};
+use crate::{kernel::programs::object, net::namespace::Namespace, relay::User};
 
 /// How long to wait when no question can be accepted.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -75,14 +75,16 @@ pub fn run(
         .context("failed to start the async runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let listener = control::listen(namespace)?;
+        let control::Door { listener, entry: _entry, own } = control::listen(namespace)?;
         announce(&runner)?;
         object::done_loading();
+        // Nothing is opened or changed from here on: what clients may bring about has no root.
+        runner.user().map_or(Ok(()), User::adopt).context("failed to give up root")?;
         let kept = Mutex::new(Kept { runner, stopping: 0 });
         let relays = Arc::new(Foreground { kept, cut: Box::new(cut) });
         let (all_detached, mut detached) = unbounded_channel();
         let answering = Arc::clone(&relays);
-        thread::spawn(move || answer_all(&listener, &answering, &all_detached));
+        thread::spawn(move || answer_all(&listener, own, &answering, &all_detached));
         tokio::select! {
             () = signals.next() => {}
             _ = detached.recv() => return Ok(()),
@@ -129,7 +131,12 @@ impl Signals {
 }
 
 /// Ends with the process.
-fn answer_all(listener: &UnixListener, relays: &Arc<Foreground>, all_detached: &UnboundedSender<()>) {
+fn answer_all(
+    listener: &UnixListener,
+    own: u32,
+    relays: &Arc<Foreground>,
+    all_detached: &UnboundedSender<()>,
+) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             // Out of descriptors, most likely; whoever asks waits or gives up.
@@ -139,7 +146,7 @@ fn answer_all(listener: &UnixListener, relays: &Arc<Foreground>, all_detached: &
         let (relays, all_detached) = (Arc::clone(relays), all_detached.clone());
         // Where there is no thread to be had, nobody is answered, and this one goes on.
         let _ = thread::Builder::new().spawn(move || {
-            if let Err(error) = answer(&stream, &relays, &all_detached) {
+            if let Err(error) = answer(&stream, own, &relays, &all_detached) {
                 log::warn!("failed to answer a request: {error:#}");
             }
         });
@@ -148,10 +155,11 @@ fn answer_all(listener: &UnixListener, relays: &Arc<Foreground>, all_detached: &
 
 fn answer(
     stream: &UnixStream,
+    own: u32,
     relays: &Arc<Foreground>,
     all_detached: &UnboundedSender<()>,
 ) -> anyhow::Result<()> {
-    match control::read_request(stream)? {
+    match control::read_request(stream, own)? {
         None => Ok(()),
         Some(Ask::Status) => {
             let entries = relays.lock().runner.entries()?;

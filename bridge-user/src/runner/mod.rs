@@ -4,7 +4,9 @@
 //! open. Used by `attach --foreground`; a daemon keeps its relays the same way.
 
 pub mod control;
+mod directory;
 pub mod foreground;
+mod wire;
 
 use std::{net::SocketAddr, sync::Arc, thread};
 
@@ -12,29 +14,37 @@ use anyhow::Context as _;
 
 use crate::{
     kernel::redirect::Redirect,
-    model::{attachment::Attachment, datapath::Datapath, source::Source},
-    net::{listeners::tcp_listeners, namespace::Namespace},
-    observe::{readiness, report::AttachmentReport, snapshot::bridge_is_there},
+    model::{
+        attachment::Attachment,
+        datapath::Datapath,
+        source::{NamedContainer, Source},
+    },
+    net::{clients::Clients, listeners::tcp_listeners, namespace::Namespace},
+    observe::{checks::serving, readiness, report::AttachmentReport, snapshot::bridge_is_there},
     plan,
-    relay::{Relay, RelayConfig, RelayOptions, RelayStats, raise_descriptor_limit},
+    relay::{Ledger, Relay, RelayConfig, RelayOptions, RelayStats, User, memory, raise_descriptor_limit},
 };
 
 /// The relays of this process.
 pub struct Runner {
     namespace: Namespace,
     running: Vec<RunningRelay>,
+    /// What its relays share, once there is one.
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// One attachment's relays.
 pub struct RunningRelay {
     state: Attachment,
     relays: Vec<Relay>,
+    /// Connections that each was to hold.
+    max_connections: usize,
 }
 
 impl Runner {
     /// No relays yet, of this namespace.
     pub fn new(namespace: &Namespace) -> Self {
-        Self { namespace: namespace.clone(), running: Vec::new() }
+        Self { namespace: namespace.clone(), running: Vec::new(), ledger: None }
     }
 
     /// Starts the relays of an attachment; connections are accepted when this returns.
@@ -42,16 +52,29 @@ impl Runner {
     /// # Errors
     /// When a gateway's port cannot be bound or a resource is short; no relay of this attachment runs then.
     pub fn start(&mut self, wanted: &Attachment, options: RelayOptions) -> anyhow::Result<()> {
-        if self.running.is_empty() {
-            raise_descriptor_limit().context("failed to raise the limit on open files")?;
-        }
-        self.running.push(RunningRelay::start(&self.namespace, wanted, options)?);
+        let ledger = match &self.ledger {
+            Some(ledger) => Arc::clone(ledger),
+            None => {
+                let descriptors =
+                    raise_descriptor_limit().context("failed to raise the limit on open files")?;
+                Arc::clone(self.ledger.insert(Arc::new(Ledger::new(descriptors, memory()))))
+            }
+        };
+        self.running.push(RunningRelay::start(&self.namespace, wanted, options, &ledger)?);
         Ok(())
     }
 
     /// Whether there is nothing to run.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
+    }
+
+    /// Who the rest of the process may be, now that the relays run: that of its first relay, if all of them relay to
+    /// UNIX sockets. Others need their capabilities for each connection.
+    pub fn user(&self) -> Option<User> {
+        let users: Option<Vec<User>> =
+            self.running.iter().flat_map(|running| &running.relays).map(Relay::user).collect();
+        users?.first().copied()
     }
 
     /// What `status` shows of these relays now.
@@ -62,8 +85,19 @@ impl Runner {
         let listeners = tcp_listeners(&self.namespace)?;
         let report = |running: &RunningRelay| {
             let there = bridge_is_there(&self.namespace, &running.state)?;
-            let judgement = readiness::judge_relay(&running.state, there, &listeners);
-            Ok(AttachmentReport::of_relay(&running.state, running.stats(), judgement))
+            let judgement = match running.relays.iter().find_map(Relay::foreign_target) {
+                Some(what) => readiness::foreign_target(&running.state, &what),
+                None => readiness::judge_relay(&running.state, there, &listeners),
+            };
+            let mut report = AttachmentReport::of_relay(&running.state, running.stats(), judgement);
+            let user = running.relays.iter().find_map(Relay::user);
+            report.findings.extend(user.map(|user| serving::unix_client(&running.state, &user.to_string())));
+            let there_are = self.ledger.as_ref().map(|ledger| ledger.max_connections());
+            let too_few = there_are.filter(|&there_are| there_are < running.max_connections);
+            report.findings.extend(too_few.map(|there_are| {
+                serving::few_descriptors(&running.state, running.max_connections, there_are)
+            }));
+            Ok(report)
         };
         self.running.iter().map(report).collect()
     }
@@ -80,8 +114,14 @@ impl Runner {
 }
 
 impl RunningRelay {
-    fn start(namespace: &Namespace, state: &Attachment, options: RelayOptions) -> anyhow::Result<Self> {
+    fn start(
+        namespace: &Namespace,
+        state: &Attachment,
+        options: RelayOptions,
+        ledger: &Arc<Ledger>,
+    ) -> anyhow::Result<Self> {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
+        let named = clients(state).with_context(failed)?;
         let start = |&gateway| {
             let listen = SocketAddr::new(gateway, state.port.get());
             let allow = state.allow.iter().filter_map(Source::net).copied().collect();
@@ -93,7 +133,9 @@ impl RunningRelay {
                 state.target.clone(),
                 allow,
             );
-            config.own = state.gateways.iter().copied().collect();
+            config.named.clone_from(&named);
+            config.refuse_host = true;
+            config.ledger = Arc::clone(ledger);
             (config.proxy_protocol, config.limits) = (options.proxy_protocol, options.limits);
             if state.datapath == Datapath::Sockmap {
                 let redirect = Redirect::load(options.limits.max_connections).with_context(failed)?;
@@ -102,12 +144,26 @@ impl RunningRelay {
             Relay::start(config).with_context(failed)
         };
         let relays = state.gateways.iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Self { state: state.clone(), relays })
+        let max_connections = options.limits.max_connections;
+        Ok(Self { state: state.clone(), relays, max_connections })
     }
 
     fn stats(&self) -> RelayStats {
         self.relays.iter().map(Relay::stats).sum()
     }
+}
+
+/// The containers of an allow-list. Whoever names them keeps their namespaces alive until they are found here.
+fn clients(state: &Attachment) -> anyhow::Result<Vec<Arc<Clients>>> {
+    let open = |container: &NamedContainer| {
+        let NamedContainer { name, inode, .. } = container;
+        let namespace = Namespace::find(*inode)?
+            .with_context(|| format!("container {name} stopped meanwhile: start it, and attach again"))?;
+        let clients = Clients::of(&namespace)
+            .with_context(|| format!("failed to ask for the connections of container {name}"))?;
+        Ok(Arc::new(clients))
+    };
+    state.allow.iter().filter_map(Source::container).map(open).collect()
 }
 
 /// Stops accepting on all of them, waits up to their drain time for open connections, and resets the rest. Returns the

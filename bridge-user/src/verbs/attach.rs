@@ -89,12 +89,15 @@ struct RelayArgs {
     /// Tell the target who the client is, with a PROXY protocol header of this version
     #[arg(long, value_enum, value_name = "VERSION")]
     proxy_protocol: Option<ProxyProtocol>,
-    /// Most open connections per gateway address; more are reset
+    /// Most open connections per gateway address; one source gets only as many as it leaves free. More are reset
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_connections, value_parser = connections)]
     max_connections: usize,
     /// Reset connections without a byte for this long; 0: never
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     idle_timeout: Duration,
+    /// Reset connections with bytes that one side does not take for this long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    stall_timeout: Duration,
     /// How long the target may take to accept
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     connect_timeout: Duration,
@@ -112,6 +115,7 @@ impl RelayArgs {
         let limits = Limits {
             max_connections: self.max_connections,
             idle_timeout: unless_zero(self.idle_timeout),
+            stall_timeout: unless_zero(self.stall_timeout),
             connect_timeout: self.connect_timeout,
             keepalive: unless_zero(self.keepalive),
             drain: self.drain_timeout,

@@ -1,6 +1,6 @@
 //! The `detach` verb: removes attachments, and with the last one of a namespace its whole instance; stops relays.
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 
 use crate::{
     apply,
@@ -43,50 +43,28 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
 /// detached nevertheless: who wants several closed shall not find them open because one was closed before.
 fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
-    let (relays, silent) = RelayPeers::find(scope)?;
-    let containers = owned(scope)?;
-    let own = Instance::open(scope)?.map_or_else(|| Ok(Vec::new()), |instance| instance.state.list())?;
-    let mut steered: Vec<_> = own.into_iter().map(|(_, state)| state).collect();
-    let mut problems: Vec<String> = silent.iter().map(|error| format!("{error:#}")).collect();
-    let mut keep = |problem: anyhow::Error| problems.push(format!("{problem:#}"));
-    for container in &containers {
-        container.attachments().map_or_else(&mut keep, |all| steered.extend(all));
-    }
+    let mut outcome = Outcome::default();
+    let steered = outcome.detach_steered(scope, |state| names.iter().any(|name| state.is_meant_by(name)));
+    let relays = outcome.find_relays(scope);
     let is_there = |name: &&String| {
-        steered.iter().any(|state| state.is_meant_by(name))
-            || relays.entries().any(|entry| entry.is_meant_by(name))
+        let relayed = || relays.iter().flat_map(|(_, entries)| entries).any(|entry| entry.is_meant_by(name));
+        steered.iter().any(|state| state.is_meant_by(name)) || relayed()
     };
     let unknown: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
-    let relayed = relays.entries().map(|entry| entry.name.clone());
+    let relayed = relays.iter().flat_map(|(_, entries)| entries).map(|entry| entry.name.clone());
     let before: Vec<_> = steered.iter().map(Attachment::name).chain(relayed).collect();
-    let meant = |state: &Attachment| names.iter().any(|name| state.is_meant_by(name));
-    // What is steered is closed at once; a relay may take as long as it drains.
-    let mut detached = Vec::new();
-    apply::detach(scope, meant).map_or_else(&mut keep, |names| detached.extend(names));
-    for container in &containers {
-        // What a container did to its own network namespace keeps nothing else open.
-        apply::detach_owned(container, meant).map_or_else(&mut keep, |names| detached.extend(names));
+    outcome.stop_relays(scope, &relays, |entry| names.iter().any(|name| entry.is_meant_by(name)));
+    // A name that is not known may be what those did not tell of who were to tell.
+    if outcome.problems.is_empty() && !unknown.is_empty() {
+        outcome.problems.push(unknown_names(&unknown, &before, &outcome.detached));
     }
-    let stopped = relays.stop(scope, |entry| names.iter().any(|name| entry.is_meant_by(name)));
-    stopped.map_or_else(&mut keep, |names| detached.extend(names));
-    detached.sort();
-    // What is not known may be what somebody did not tell of, and they may have more that a name means.
-    if problems.is_empty() && !unknown.is_empty() {
-        problems.push(unknown_names(&unknown, &before, &detached));
-    }
-    if problems.is_empty() {
-        return Ok(detached);
-    }
-    let problem = problems.join("; ");
-    let done =
-        if detached.is_empty() { String::new() } else { format!("; {} is detached", plan::list(&detached)) };
-    bail!("{problem}{done}")
+    outcome.end()
 }
 
 /// `before`: what was attached; `detached`: what is not any more.
-fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) -> String {
+fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) -> anyhow::Error {
     let known = plan::known(before.iter().filter(|name| !detached.contains(name)));
-    format!("failed to detach {}: no attachment or service has this name: {known}", plan::list(unknown))
+    anyhow!("failed to detach {}: no attachment or service has this name: {known}", plan::list(unknown))
 }
 
 /// Detaches everything of the network namespace, and what it attached inside containers, whatever version pinned it.
@@ -96,57 +74,87 @@ fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) ->
 /// When a pin cannot be removed, or a relay process does not answer; the rest is done nevertheless.
 fn all(scope: &Scope) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
-    let here = apply::detach_all(scope);
-    let hidden = apply::end_hidden(scope);
-    let in_containers = owned(scope).map(|all| all.iter().map(apply::detach_all_owned).collect::<Vec<_>>());
-    let relayed = RelayPeers::find(scope).and_then(|(relays, silent)| {
-        let stopped = relays.stop(scope, |_| true)?;
-        silent.into_iter().next().map_or(Ok(stopped), Err)
-    });
-    let mut detached = Vec::new();
-    let mut problems = Vec::new();
-    let in_containers = in_containers.unwrap_or_else(|error| vec![Err(error)]);
-    for names in [here, hidden].into_iter().chain(in_containers).chain([relayed]) {
-        match names {
-            Ok(names) => detached.extend(names),
-            Err(error) => problems.push(format!("{error:#}")),
-        }
+    let mut outcome = Outcome::default();
+    outcome.detached(apply::detach_all(scope));
+    outcome.detached(apply::end_hidden(scope));
+    for container in outcome.keep(owned(scope)) {
+        outcome.detached(apply::detach_all_owned(&container));
     }
-    if problems.is_empty() {
-        detached.sort();
-        return Ok(detached);
-    }
-    bail!(problems.join("; "))
+    let relays = outcome.find_relays(scope);
+    outcome.stop_relays(scope, &relays, |_| true);
+    outcome.end()
 }
 
-/// The relay processes of a network namespace and what they run.
-struct RelayPeers(Vec<(Peer, Vec<AttachmentReport>)>);
+/// What became of a detach so far. Nothing that goes wrong keeps the rest from being done.
+#[derive(Default)]
+struct Outcome {
+    detached: Vec<String>,
+    problems: Vec<anyhow::Error>,
+}
 
-impl RelayPeers {
-    /// Those that answer, and why others do not.
-    fn find(scope: &Scope) -> anyhow::Result<(Self, Vec<anyhow::Error>)> {
-        let Answers { relays, silent } = control::ask_all(&scope.namespace)?;
-        Ok((Self(relays), silent))
+impl Outcome {
+    /// Detaches what is steered and `chosen` picks, here and inside containers, before any process is asked. Returns
+    /// what was there, as far as it could be read.
+    fn detach_steered(&mut self, scope: &Scope, chosen: impl Fn(&Attachment) -> bool) -> Vec<Attachment> {
+        let list = |instance: Option<Instance>| match instance {
+            Some(instance) => Ok(instance.state.list()?.into_iter().map(|(_, state)| state).collect()),
+            None => Ok(Vec::new()),
+        };
+        let mut before: Vec<Attachment> = self.keep(Instance::open(scope).and_then(list));
+        self.detached(apply::detach(scope, &chosen));
+        for container in self.keep(owned(scope)) {
+            before.extend(self.keep(container.attachments()));
+            self.detached(apply::detach_owned(&container, &chosen));
+        }
+        before
     }
 
-    fn entries(&self) -> impl Iterator<Item = &AttachmentReport> {
-        self.0.iter().flat_map(|(_, entries)| entries)
+    /// The relay processes that answer, and what they run.
+    fn find_relays(&mut self, scope: &Scope) -> Vec<(Peer, Vec<AttachmentReport>)> {
+        control::sweep();
+        let Answers { relays, silent } = control::ask_all(&scope.namespace);
+        self.problems.extend(silent);
+        relays
     }
 
-    /// Stops those that `chosen` picks and waits until they are drained. Returns their names, or an error of those that
-    /// go on when the others have ended.
-    fn stop(&self, scope: &Scope, chosen: impl Fn(&AttachmentReport) -> bool) -> anyhow::Result<Vec<String>> {
-        let mut changes = Vec::new();
-        let mut stopped = Vec::new();
-        for (peer, entries) in &self.0 {
+    /// Stops those that `chosen` picks and waits until they are drained.
+    fn stop_relays(
+        &mut self,
+        scope: &Scope,
+        relays: &[(Peer, Vec<AttachmentReport>)],
+        chosen: impl Fn(&AttachmentReport) -> bool,
+    ) {
+        for (peer, entries) in relays {
             let names: Vec<_> =
                 entries.iter().filter(|e| chosen(e)).map(|entry| entry.name.clone()).collect();
-            if !names.is_empty() {
-                stopped.extend(names.clone());
-                changes.push(Change::StopRelays { process: Some(peer.process()?), names });
+            if names.is_empty() {
+                continue;
             }
+            let stop = Change::StopRelays { socket: Some(peer.socket().to_owned()), names: names.clone() };
+            self.detached(apply::stop_relays(scope, vec![stop]).map(|()| names));
         }
-        apply::stop_relays(scope, changes)?;
-        Ok(stopped)
+    }
+
+    fn detached(&mut self, result: anyhow::Result<Vec<String>>) {
+        let names = self.keep(result);
+        self.detached.extend(names);
+    }
+
+    /// The value, or an empty one and a problem more.
+    fn keep<T: Default>(&mut self, result: anyhow::Result<T>) -> T {
+        result.unwrap_or_else(|error| {
+            self.problems.push(error);
+            T::default()
+        })
+    }
+
+    fn end(mut self) -> anyhow::Result<Vec<String>> {
+        self.detached.sort();
+        let problems: Vec<_> = self.problems.iter().map(|error| format!("{error:#}")).collect();
+        match (problems.is_empty(), self.detached.is_empty()) {
+            (true, _) => Ok(self.detached),
+            (false, true) => bail!("{}", problems.join("; ")),
+            (false, false) => bail!("{}; {} is detached", problems.join("; "), plan::list(&self.detached)),
+        }
     }
 }

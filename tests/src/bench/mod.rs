@@ -1,13 +1,14 @@
-//! `suite bench steer|relay|attach [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to what
-//! else there is, alternating in one run; and how long attaches of many services take.
+//! `suite bench steer|relay|attach|fair [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to
+//! what else there is, alternating in one run; and how long attaches of many services take.
 //!
-//! [`attach`] times attaches of many services · [`steer`] and [`relay`] say which targets there are · [`rounds`] loads
-//! them in turns · [`load`] and [`service`] are the two ends of a connection · [`target`] proves the path · [`cpu`]
-//! what it cost · [`stats`] and [`report`] what came of it.
+//! [`attach`] times attaches of many services · [`steer`], [`relay`] and [`fair`] say which targets there are ·
+//! [`rounds`] loads them in turns · [`load`] and [`service`] are the two ends of a connection · [`target`] proves the
+//! path · [`cpu`] what it cost · [`stats`] and [`report`] what came of it.
 //! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run.
 
 mod attach;
 mod cpu;
+mod fair;
 pub(crate) mod interrupt;
 pub(crate) mod load;
 mod relay;
@@ -41,6 +42,7 @@ enum What {
     Steer,
     Relay,
     Attach,
+    Fair,
 }
 
 /// What was asked for.
@@ -58,7 +60,7 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
         Ok(options) => options,
         Err(error) => {
             eprintln!(
-                "suite bench: {error:#}: use bench steer|relay|attach [--rounds N] [--seconds S] [--json FILE]"
+                "suite bench: {error:#}: use bench steer|relay|attach|fair [--rounds N] [--seconds S] [--json FILE]"
             );
             return 2;
         }
@@ -83,6 +85,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         Some("steer") => What::Steer,
         Some("relay") => What::Relay,
         Some("attach") => What::Attach,
+        Some("fair") => What::Fair,
         Some(other) => bail!("unknown bench {other}"),
         None => bail!("no bench named"),
     };
@@ -109,6 +112,7 @@ fn run(options: &Options) -> Result<bool> {
         What::Steer => steer::run(options)?,
         What::Relay => relay::run(options)?,
         What::Attach => return attach::run(options.json.as_deref()),
+        What::Fair => fair::run(options)?,
     };
     print!("{}", report.text()?);
     if let Some(file) = &options.json {

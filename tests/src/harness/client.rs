@@ -4,10 +4,12 @@
 //! served nor refused and always fails the trial.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 
 use super::netns::Netns;
 use super::service::{Service, TRAILER};
@@ -27,6 +29,16 @@ pub(crate) fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStr
 /// Connects from the calling thread's namespace, with deadlines on everything after.
 pub(crate) fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
     with_deadlines(TcpStream::connect_timeout(&to, patience(5))?)
+}
+
+/// [`dial`] from an address of the namespace.
+pub(crate) fn dial_from(source: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))
+        .with_context(|| format!("failed to bind to {source}"))?;
+    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to))
+        .with_context(|| format!("failed to connect to {to} from {source}"))?;
+    Ok(with_deadlines(socket.into())?)
 }
 
 /// A stream that waits for nothing for ever, and sends at once.

@@ -55,12 +55,15 @@ mod relay_bytes;
 mod relay_choice;
 mod relay_conflicts;
 mod relay_ends;
+mod relay_fair;
 mod relay_faults;
 mod relay_limits;
 mod relay_load;
+mod relay_names;
 mod relay_stalls;
 mod relay_stop;
 mod relay_targets;
+mod relay_unix;
 mod restart;
 mod rig_itself;
 mod scope;
@@ -183,11 +186,15 @@ pub(crate) fn all() -> Vec<Test> {
         relay_faults::TESTS,
         relay_stalls::TESTS,
         relay_limits::TESTS,
+        relay_fair::TESTS,
+        relay_fair::SPLICED,
         relay_stop::TESTS,
         relay_targets::TESTS,
         relay_targets::REAL,
+        relay_unix::TESTS,
         relay_conflicts::TESTS,
         relay_load::TESTS,
+        relay_names::TESTS,
     ]
     .iter()
     .flat_map(|tests| tests.iter().copied())

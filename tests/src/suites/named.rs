@@ -9,8 +9,9 @@ use bridge_common::{maps::ConnectionKey, names::TICKETS};
 
 use super::Test;
 use crate::harness::cli::Cli;
-use crate::harness::client::{answers, ended_by_service, hold, refused};
+use crate::harness::client::{answers, ended_by_service, hold, refused, round};
 use crate::harness::fake_docker::FakeDocker;
+use crate::harness::foreground::Foreground;
 use crate::harness::netns::Netns;
 use crate::harness::pinned;
 use crate::harness::rig::{Moved, Rig, expect_moved, expect_moved_tc};
@@ -27,6 +28,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("named::handshakes_with_syn_cookies", syn_cookies),
     Test::new("named::names_and_networks_in_one_list", mixed),
     Test::new("named::ipv6_sockets_to_ipv4_addresses", ipv6_socket),
+    Test::new("named::a_relay_admits_the_container_alone", relayed),
     Test::new("named::a_ticket_ends_with_its_connection", tickets_end),
 ];
 
@@ -196,6 +198,31 @@ fn ipv6_socket() -> Result<()> {
     let mapped = SocketAddr::new(GATEWAY_A.to_ipv6_mapped().into(), 7001);
     expect_moved(&stage.cli(), NAME, Moved::accepted(1), || answers(&stage.rig.net.a1, mapped))?;
     expect_moved(&stage.cli(), NAME, Moved::denied(1), || refused(&stage.rig.net.a2, mapped))
+}
+
+/// A relay sees only an address, and asks the container's namespace for the connection.
+fn relayed() -> Result<()> {
+    let stage = Stage::new()?;
+    let net = &stage.rig.net;
+    let _service = Service::start(&net.host, local(7001))?;
+    let options = ["--network", "app", "--allow", "web", "--datapath", "splice"];
+    let cli = stage.cli();
+    let _relay = Foreground::start(&cli, &[&["7001"][..], &options].concat())?;
+    let moved = |accepted, denied, from: &Netns| -> Result<()> {
+        let before = cli.attachment(NAME)?.counters;
+        let is_served = from.run(|| round(gateway())).is_ok();
+        let after = cli.attachment(NAME)?.counters;
+        let found = (after.accepted - before.accepted, after.denied - before.denied);
+        ensure!(is_served == (accepted == 1), "the connection was served: {is_served}");
+        ensure!(found == (accepted, denied), "{found:?} were accepted and denied");
+        Ok(())
+    };
+    moved(1, 0, &net.a1)?;
+    moved(0, 1, &net.a2)?;
+    net.a1.ip("addr del 172.30.1.11/24 dev eth0\n")?;
+    net.a2.ip("addr add 172.30.1.11/24 dev eth0\nroute replace 172.30.1.1/32 dev eth0 src 172.30.1.11\n")?;
+    net.host.ip("neigh flush dev br-a\n")?;
+    moved(0, 1, &net.a2)
 }
 
 /// Nothing is left that a neighbour could use: not after a connection, and not after one that was refused.

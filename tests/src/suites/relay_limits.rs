@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::Test;
-use crate::harness::client::refused;
+use crate::harness::client::{connect, refused};
 use crate::harness::endings::{expect_bytes, expect_reset, expect_turned_away};
 use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, fill_queue, gateway};
 use crate::harness::rig::Rig;
@@ -21,6 +21,7 @@ pub(super) const TESTS: &[Test] = both_relays![
     Namespaces: "other_interfaces_never_reach_the_relay" => other_interfaces,
     Namespaces: "silence_ends_with_a_reset_and_traffic_prevents_it" => idle,
     Host: "connections_over_the_limit_are_reset" => over_limit,
+    Namespaces: "one_source_leaves_places_for_the_others" => over_share,
     Host: "a_target_that_does_not_accept_is_given_up" => never_accepts,
 ];
 
@@ -77,23 +78,49 @@ fn other_interfaces(datapath: Datapath) -> Result<()> {
     ended.prove(datapath)
 }
 
+/// One place, so that there is no share of it to speak of.
 fn over_limit(datapath: Datapath) -> Result<()> {
-    let stage = Stage::with(datapath, &["--max-connections", "2"])?;
-    let first = stage.warm_pair()?;
-    let (mut client, server) = stage.pair()?;
+    let stage = Stage::with(datapath, &["--max-connections", "1"])?;
+    let (mut client, server) = stage.warm_pair()?;
     expect_turned_away(&stage.rig.net.a2, gateway())?;
     nobody_came(&stage)?;
-    // The second one's worker need not be the one that turned the third away.
-    let now = stage.counters_become("the second is let in", |now| now.accepted == 2)?;
-    ensure!((now.over_limit, now.active) == (1, 2), "the counters are {now:?}");
+    let now = stage.counters_become("it is counted", |now| now.over_limit == 1)?;
+    ensure!((now.over_share, now.active) == (0, 1), "the counters are {now:?}");
     stage.relay.says(&["max-connections"])?;
     client.write_all(b"those inside do not notice")?;
     expect_bytes(&server, b"those inside do not notice")?;
-    drop(first);
-    stage.counters_become("a place is free", |now| now.active == 1)?;
-    drop((stage.warm_pair()?, client, server));
+    drop((client, server));
+    stage.counters_become("the place is free", |now| now.active == 0)?;
+    drop(stage.warm_pair()?);
     let ended = stage.counters_become("all ended", |now| now.active == 0)?;
-    ensure!((ended.accepted, ended.over_limit, ended.resets) == (3, 1, 0), "the counters are {ended:?}");
+    ensure!((ended.accepted, ended.over_limit, ended.resets) == (2, 1, 0), "the counters are {ended:?}");
+    ended.prove(datapath)
+}
+
+/// A source may hold as many as it leaves free, and so does the next one of the rest.
+fn over_share(datapath: Datapath) -> Result<()> {
+    let stage = Stage::with(datapath, &["--max-connections", "8"])?;
+    let mut first = Vec::new();
+    for _ in 0..4 {
+        first.push(stage.warm_pair()?);
+    }
+    expect_turned_away(&stage.rig.net.a1, gateway())?;
+    let of_second = || -> Result<_> { Ok((connect(&stage.rig.net.a2, gateway())?, stage.accept()?)) };
+    let second = [of_second()?, of_second()?];
+    expect_turned_away(&stage.rig.net.a2, gateway())?;
+    nobody_came(&stage)?;
+    let now = stage.counters_become("all are counted", |now| now.accepted == 6 && now.over_share == 2)?;
+    ensure!((now.over_limit, now.active) == (0, 6), "the counters are {now:?}");
+    stage.relay.says(&["as many connections as are free", "max-connections"])?;
+    // What the others give back, everybody may have.
+    drop(second);
+    stage.counters_become("two places are free", |now| now.active == 4)?;
+    drop(first.pop());
+    stage.counters_become("a third one is, too", |now| now.active == 3)?;
+    first.push(stage.warm_pair()?);
+    drop(first);
+    let ended = stage.counters_become("all ended", |now| now.active == 0)?;
+    ensure!((ended.accepted, ended.resets, ended.over_share) == (7, 0, 2), "the counters are {ended:?}");
     ended.prove(datapath)
 }
 

@@ -4,21 +4,21 @@
 //! are printed and never asserted.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Test;
-use crate::harness::client::{dial, many_rounds, round, with_deadlines};
+use crate::harness::client::{dial_from, many_rounds, round, with_deadlines};
 use crate::harness::endings::expect_bytes;
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::noise;
-use crate::harness::relay::{Datapath, NAME, RelayCounters, Stage, counters, gateway, start};
+use crate::harness::relay::{Datapath, NAME, PORT, RelayCounters, Stage, counters, gateway, start};
 use crate::harness::rig::Rig;
 use crate::harness::service::Service;
-use crate::harness::topology::local;
+use crate::harness::topology::{GATEWAY_A, local};
 use crate::harness::wait::{patience, scaled, until};
 
 pub(super) const TESTS: &[Test] = both_relays![
@@ -82,24 +82,33 @@ fn settled(rig: &Rig, datapath: Datapath) -> Result<RelayCounters> {
     Ok(now)
 }
 
-/// Ten thousand, or as many as the limit on descriptors allows where root may not raise it: each takes
-/// two of the relay's and two of the suite's.
+/// Addresses that the connections come from: each may hold only as many as are free.
+const SOURCES: u8 = 100;
+
+/// Ten thousand, or as many as the relay has places for with the limit on descriptors where root may not raise it.
 fn ten_thousand() -> Result<usize> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let count = usize::try_from(limit.saturating_sub(300) / 2)?.min(10_000);
-    ensure!(count >= 9_000, "a limit of {limit} descriptors is too low: allow 20,300");
-    Ok(count)
+    let count = usize::try_from(limit)?.saturating_sub(300) * 3 / 8;
+    ensure!(count >= 7_000, "a limit of {limit} descriptors is too low: allow 20,000");
+    Ok(count.min(10_000))
+}
+
+fn source(turn: usize) -> Result<Ipv4Addr> {
+    Ok(Ipv4Addr::new(172, 30, 1, 100 + u8::try_from(turn % usize::from(SOURCES))?))
 }
 
 /// Each has carried bytes both ways, so whatever it holds on to, it holds.
 fn idle(datapath: Datapath) -> Result<()> {
     let count = ten_thousand()?;
     let stage = Stage::new(datapath)?;
+    for turn in 0..usize::from(SOURCES) {
+        stage.rig.net.a1.ip(&format!("addr add {}/24 dev eth0", source(turn)?))?;
+    }
     // The kernel takes over connections that were used a little.
     let rounds = if datapath == Datapath::Sockmap { 10 } else { 1 };
     let open = |count: usize| -> Result<Vec<(TcpStream, TcpStream)>> {
-        let one = |_| -> Result<_> {
-            let mut client = dial(gateway())?;
+        let one = |turn| -> Result<_> {
+            let mut client = dial_from(source(turn)?, SocketAddrV4::new(GATEWAY_A, PORT))?;
             let mut server = with_deadlines(stage.accept()?)?;
             for _ in 0..rounds {
                 server.write_all(b"hello")?;

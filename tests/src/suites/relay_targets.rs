@@ -2,7 +2,9 @@
 //!
 //! Invariant: the target itself says how it was reached.
 
+use std::fs::Permissions;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use anyhow::{Context, Result, ensure};
@@ -149,10 +151,14 @@ fn unix_down() -> Result<()> {
     expect_turned_away(&rig.net.a1, gateway())?;
     relay.says(&[path, "there is no socket at this path"])?;
     drop(UnixListener::bind(&socket)?);
+    // Who was attached to nothing is nobody.
+    expect_turned_away(&rig.net.a1, gateway())?;
+    relay.says(&[path, "attach again while the service runs"])?;
+    std::fs::set_permissions(&socket, Permissions::from_mode(0o666))?;
     expect_turned_away(&rig.net.a1, gateway())?;
     relay.says(&[path, "leftover"])?;
     let now = final_counters(&rig.cli(), NAME, Datapath::Splice)?;
-    ensure!(now == RelayCounters { no_listener: 2, ..RelayCounters::default() }, "the counters are {now:?}");
+    ensure!(now == RelayCounters { no_listener: 3, ..RelayCounters::default() }, "the counters are {now:?}");
     Ok(())
 }
 

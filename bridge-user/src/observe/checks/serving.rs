@@ -138,6 +138,32 @@ pub fn not_steerable(state: &Attachment) -> Finding {
     )
 }
 
+/// What is at the path of a UNIX target is not the service's; `what`: why.
+pub fn foreign_target(state: &Attachment, what: &str) -> Finding {
+    codes::TARGET_FOREIGN.finding(
+        state.name(),
+        format!("{} is not the service's: {what}", state.target),
+        "find out who changed it; if it is the service's, detach, and attach while the service runs",
+    )
+}
+
+/// As whom a relay connects to a UNIX target.
+pub fn unix_client(state: &Attachment, user: &str) -> Finding {
+    let cause = format!("connects to {} as {user}, whoever the client is", state.target);
+    codes::UNIX_CLIENT.finding(state.name(), cause, "")
+}
+
+/// The process's descriptors are too few for all the connections that a relay was to hold.
+pub fn few_descriptors(state: &Attachment, wanted: usize, there_are: usize) -> Finding {
+    codes::FEW_DESCRIPTORS.finding(
+        state.name(),
+        format!(
+            "few open files: all relays of its process hold at most {there_are} connections, not {wanted}"
+        ),
+        "for more, raise the hard limit on open files (LimitNOFILE=) and start the relay again",
+    )
+}
+
 /// What is so on purpose, and good to know: a relay carries it, or the service sees local clients.
 pub fn on_purpose(state: &Attachment) -> Option<Finding> {
     if state.datapath.is_relay() {

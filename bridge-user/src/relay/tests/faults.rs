@@ -5,14 +5,22 @@ use std::{io::Write, net::Shutdown, path::Path};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
 use super::*;
-use crate::relay::{Limits, target::connect_to, transport::Transport};
+use crate::relay::{
+    Limits,
+    target::{Endpoint, connect_to},
+    transport::Transport,
+};
 
 /// The message of a failed connect.
 fn message(target: Target) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let connecting = async {
-        connect_to(&target, Transport::default(), tokio::time::Instant::now() + Duration::from_millis(200))
-            .await
+        connect_to(
+            &Endpoint::find(&target),
+            Transport::default(),
+            tokio::time::Instant::now() + Duration::from_millis(200),
+        )
+        .await
     };
     match runtime.block_on(connecting) {
         Ok(_) => panic!("{target} accepted"),
@@ -117,14 +125,15 @@ fn an_empty_allow_list_allows_nobody() {
 }
 
 #[test]
-fn connections_over_the_limit_are_reset_and_places_come_back() {
+fn connections_over_a_sources_share_are_reset_and_places_come_back() {
     let target = listener();
-    let limits = Limits { max_connections: 2, ..Limits::default() };
+    let limits = Limits { max_connections: 4, ..Limits::default() };
     let relay = Relay::start(RelayConfig { limits, workers: Some(2), ..config_to(&target) }).unwrap();
     let first = pair(&relay, &target);
     let _second = pair(&relay, &target);
     assert_reset(&connect(relay.local_addr()));
-    assert_eq!((relay.stats().over_limit, relay.stats().active), (1, 2));
+    let now = relay.stats();
+    assert_eq!((now.over_share, now.over_limit, now.active), (1, 0, 2));
     drop(first);
     eventually("a free place", || relay.stats().active == 1);
     let (mut client, server) = pair(&relay, &target);

@@ -1,15 +1,17 @@
 //! Starting and stopping: who has the port, which interface counts, what drain cuts.
 
-use std::{fs, io::Write, sync::atomic::AtomicUsize, thread};
+use std::{fs, io::Write, thread};
 
 use tokio::sync::watch;
 
 use super::*;
 use crate::relay::{
     Limits,
+    ledger::Places,
     listener::{ListenOptions, listen_group},
     start_worker,
     stats::Counters,
+    target::Endpoint,
     transport::Transport,
     warn::Warnings,
     worker::Shared,
@@ -134,11 +136,14 @@ fn a_stopping_worker_serves_what_waits_in_its_accept_queue() {
     let options = ListenOptions { keepalive: None, transport: Transport::default(), count: 1 };
     let (mut listeners, gateway) = listen_group(&config.namespace, config.listen, "lo", options).unwrap();
     let clients: Vec<_> = (0..COUNT).map(|_| connect(gateway)).collect();
-    let (open, warnings) = (AtomicUsize::new(0), Warnings::new("test"));
-    let shared = Arc::new(Shared { config, gateway, transport: Transport::default(), open, warnings });
+    let (places, warnings) = (Places::new(1000, &config.ledger), Warnings::new("test"));
+    let endpoint = Arc::new(Endpoint::find(&config.target));
+    let shared =
+        Arc::new(Shared { config, endpoint, gateway, transport: Transport::default(), places, warnings });
     let counters = Arc::new(Counters::default());
     let (_stop, stopped) = watch::channel(Some(tokio::time::Instant::now() + PATIENCE));
-    let worker = start_worker(0, shared, Arc::clone(&counters), listeners.pop().unwrap(), stopped).unwrap();
+    let listener = (listeners.pop().unwrap(), None);
+    let worker = start_worker(0, shared, Arc::clone(&counters), listener, stopped).unwrap();
     for _ in 0..COUNT {
         drop(target.accept().unwrap());
     }

@@ -10,7 +10,7 @@ fn two_thousand_idle_connections_take_little_memory_each() {
     const COUNT: usize = 2000;
     raise_descriptor_limit().unwrap();
     let target = listener();
-    let child = ChildRelay::start(&target, 8192);
+    let child = ChildRelay::start(&target, 16_384);
     let open = |count| -> Vec<_> {
         let one = |_| {
             let mut client = connect(child.address);
