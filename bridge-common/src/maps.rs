@@ -6,10 +6,9 @@ use core::mem::offset_of;
 use crate::{addr::Ip, counters, steer::SYN_COOKIE_NS};
 
 /// Slots per (address, port), at most (see [`listener_share`]): how many members of one `SO_REUSEPORT` group the map
-/// holds. The kernel itself picks the
-/// member that serves, out of the whole group; the slots only keep the group reachable while members come and go. In a
-/// larger group the newest members hold the slots (see [`overflow_slot`]), because a service that reloads opens its new
-/// listeners before it closes the old ones.
+/// holds. The kernel itself picks the member that serves, out of the whole group; the slots only keep the group
+/// reachable while members come and go. In a larger group the newest members hold the slots (see [`overflow_slot`]),
+/// because a service that reloads opens its new listeners before it closes the old ones.
 ///
 /// The number is a compromise: verification of the steering program takes longer with each slot, and attach has to stay
 /// below 300 ms.
@@ -28,14 +27,18 @@ pub const fn overflow_slot(socket_cookie: u64, slots: u32) -> u16 {
     }
 }
 
-/// How many slots an (address, port) gets that is tracked from now on, where `tracked` others have `given` together.
+/// How many slots an (address, port) gets that is tracked from now on, where `tracked` others have `given` together:
+/// all, or the fewest.
 ///
 /// The shares of all add up to no more than [`MAX_LISTENERS`], so that whoever fills all the slots of some leaves those
 /// of the others free: anybody may listen on the port of a service that is down.
 pub const fn listener_share(given: u32, tracked: u32) -> u32 {
     let for_others = MAX_TARGETS.saturating_sub(tracked.saturating_add(1)) * MIN_LISTENER_SLOTS;
     let free = MAX_LISTENERS.saturating_sub(given.saturating_add(for_others));
-    if free < LISTENER_SLOTS as u32 { free } else { LISTENER_SLOTS as u32 }
+    if free >= LISTENER_SLOTS as u32 {
+        return LISTENER_SLOTS as u32;
+    }
+    if free < MIN_LISTENER_SLOTS { free } else { MIN_LISTENER_SLOTS }
 }
 /// Longest service name, in bytes.
 pub const SERVICE_LEN: usize = 32;

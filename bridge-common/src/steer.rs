@@ -9,7 +9,8 @@ use crate::{
 /// listener). Accepted connections are logged at debug level and not limited.
 pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// How long the kernel takes a SYN cookie, in nanoseconds (`TCP_SYNCOOKIE_VALID`, two minutes), and some more for its way.
+/// How long the kernel takes a SYN cookie, in nanoseconds (`TCP_SYNCOOKIE_VALID`, two minutes), and some more for its
+/// way.
 pub const SYN_COOKIE_NS: u64 = 130_000_000_000;
 
 /// What happened to one connection that matched a rule.

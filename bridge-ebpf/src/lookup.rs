@@ -89,13 +89,10 @@ pub(crate) fn may_have_mptcp_listener(attachment: &AttachmentFields) -> bool {
     }
 }
 
-/// Whether the newest MPTCP listener on an address is the one that userspace made transparent last.
+/// Whether the newest MPTCP listener on an address, which has this cookie, is the one that userspace made transparent.
 #[inline(always)]
-pub(crate) fn is_prepared(bound: &TargetKey) -> bool {
+pub(crate) fn is_prepared(bound: &TargetKey, newest: u64) -> bool {
     // SAFETY: the values are plain integers; torn ones would not be equal.
-    unsafe {
-        let Some(newest) = maps::MPTCP_TARGETS.get(bound) else { return false };
-        let Some(prepared) = maps::MPTCP_PREPARED.get(bound) else { return false };
-        prepared.ready != 0 && prepared.listener == *newest
-    }
+    let Some(prepared) = (unsafe { maps::MPTCP_PREPARED.get(bound) }) else { return false };
+    prepared.ready != 0 && prepared.listener == newest
 }

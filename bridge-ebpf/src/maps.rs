@@ -15,8 +15,8 @@ use aya_ebpf::{
 use bridge_common::maps::{
     ALLOW_ROOM, AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, MAX_ASSIGNED, MAX_ATTACHMENTS,
     MAX_IDENTITIES, MAX_LISTENERS, MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TARGETS, MAX_TICKETS, Meta,
-    NAMED_ROOM, NamedContainer, NamedKey, PENDING_SLOTS, PendingHandshake, Prepared, RULES_ROOM, RuleKey, Stats, SynCount,
-    TargetKey, TrackStats,
+    NAMED_ROOM, NamedContainer, NamedKey, PENDING_SLOTS, PendingHandshake, Prepared, RULES_ROOM, RuleKey,
+    Stats, SynCount, TargetKey, TrackStats,
 };
 
 /// Of maps that are large, and mostly empty: memory for an entry is taken when it is made, and not before.

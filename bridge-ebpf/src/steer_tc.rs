@@ -116,7 +116,7 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     Some(())
 }
 
-/// IPv4 without fragments, IPv6 without extension headers: the usual TCP handshake. Other packets are left alone, and so
+/// IPv4 without fragments, IPv6 without extension headers: the usual TCP handshake. Other packets are left alone. So
 /// are frames for somebody else, and those with a VLAN tag: they are for another interface on top of this one.
 #[inline(always)]
 fn read_segment(ctx: &TcContext) -> Option<Segment> {
@@ -179,7 +179,7 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
 fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
     let Some(handoff) = handoff::this_cpu() else { return true };
     handoff.lookup = packet.connection();
-    let found = find_socket(ctx, packet.source, packet.source_port, packet.gateway, packet.port);
+    let found = find(ctx, packet, packet.gateway, packet.port);
     handoff.lookup.port = 0;
     match found {
         None => false,
@@ -192,58 +192,66 @@ fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
     }
 }
 
-/// What kind of socket the kernel finds for a packet to the target.
-enum Found {
-    /// An MPTCP listener for any interface that userspace made transparent.
-    Prepared,
-    /// One that it did not make transparent yet.
-    Unprepared,
-    /// None of those: `steer` decides.
-    Other,
-}
-
-/// Assigns the packet to the listener that the kernel finds for a packet from there to the target. `None`: that is none
-/// of this program's; `steer` sees the packet.
+/// Assigns the packet to the listener that the kernel finds for a packet from there to the target, if that is an MPTCP
+/// one that userspace made transparent. `None`: it is none of this program's; `steer` sees the packet.
+///
+/// The listener is looked up twice, first to see where it is bound, and then to be assigned: below Linux 6.3 the
+/// verifier finds no state equal to one in which a reference is held, so no map is looked into while one is.
 #[inline(always)]
 fn assign(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Option<Outcome> {
-    let sk = find_socket(ctx, packet.source, packet.source_port, attachment.target, attachment.port)?;
+    let bound = bound_at(find_socket(ctx, packet, attachment)?)?;
+    // SAFETY: the value is a plain integer, copied at once.
+    let newest = *unsafe { maps::MPTCP_TARGETS.get(&bound) }?;
+    if !lookup::is_prepared(&bound, newest) {
+        handoff::leave(packet, LEFT_UNPREPARED);
+        return None;
+    }
+    give(ctx, find_socket(ctx, packet, attachment)?)
+}
+
+/// Where a listener for any interface is bound; `None` for any other socket. Releases it.
+#[inline(always)]
+fn bound_at(sk: *mut bpf_sock) -> Option<TargetKey> {
+    // SAFETY: `sk` is referenced until it is released.
+    let (state, device, family, v4, v6, port) = unsafe {
+        (
+            addr_of!((*sk).state).read_volatile(),
+            addr_of!((*sk).bound_dev_if).read_volatile(),
+            addr_of!((*sk).family).read_volatile(),
+            addr_of!((*sk).src_ip4).read_volatile(),
+            words(addr_of!((*sk).src_ip6)),
+            addr_of!((*sk).src_port).read_volatile() as u16,
+        )
+    };
+    release(sk);
+    let is_listener = (state ^ BPF_TCP_LISTEN) | device == 0;
+    is_listener.then(|| TargetKey::new(Ip::from_context(family, v4, v6), port))
+}
+
+/// Assigns the packet to a listener if it is an MPTCP one: beside it a plain one may share its port. Releases it.
+#[inline(always)]
+fn give(ctx: &TcContext, sk: *mut bpf_sock) -> Option<Outcome> {
     let mut outcome = None;
-    match inspect(sk) {
-        Found::Prepared => {
-            // SAFETY: `sk` is referenced until it is released.
-            let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
-            outcome = Some(if refused { Outcome::AssignFailed } else { Outcome::Accepted });
-        }
-        Found::Unprepared => handoff::leave(packet, LEFT_UNPREPARED),
-        Found::Other => {}
+    // SAFETY: `sk` is referenced until it is released.
+    if !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null() {
+        // SAFETY: as above.
+        let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
+        outcome = Some(if refused { Outcome::AssignFailed } else { Outcome::Accepted });
     }
     release(sk);
     outcome
 }
 
+/// The socket that a packet from there to the target would reach. It is referenced.
 #[inline(always)]
-fn inspect(sk: *mut bpf_sock) -> Found {
-    // SAFETY: `sk` is referenced until it is released.
-    let (state, device, bound) = unsafe {
-        let family = addr_of!((*sk).family).read_volatile();
-        let (v4, v6) = (addr_of!((*sk).src_ip4).read_volatile(), words(addr_of!((*sk).src_ip6)));
-        let port = addr_of!((*sk).src_port).read_volatile() as u16;
-        (
-            addr_of!((*sk).state).read_volatile(),
-            addr_of!((*sk).bound_dev_if).read_volatile(),
-            TargetKey::new(Ip::from_context(family, v4, v6), port),
-        )
-    };
-    // SAFETY: as above.
-    if state != BPF_TCP_LISTEN || device != 0 || unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null() {
-        return Found::Other;
-    }
-    if lookup::is_prepared(&bound) { Found::Prepared } else { Found::Unprepared }
+fn find_socket(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Option<*mut bpf_sock> {
+    find(ctx, packet, attachment.target, attachment.port)
 }
 
-/// The socket of this network namespace that a packet from `source` to `to` would reach. It is referenced.
+/// The socket of this network namespace that a packet from there to `to` would reach. It is referenced.
 #[inline(always)]
-fn find_socket(ctx: &TcContext, source: Ip, source_port: u16, to: Ip, port: u16) -> Option<*mut bpf_sock> {
+fn find(ctx: &TcContext, packet: &Packet, to: Ip, port: u16) -> Option<*mut bpf_sock> {
+    let (source, source_port) = (packet.source, packet.source_port);
     // Not zeroed: that would be a function call, with which older verifiers walk through far more states.
     let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
     let parts = tuple.as_mut_ptr();

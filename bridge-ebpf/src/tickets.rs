@@ -2,9 +2,9 @@
 //!
 //! An address proves nothing: containers inherit each other's, and a neighbour with CAP_NET_RAW forges them. So the
 //! kernel that runs the container notes the connect(2) itself: `sock_ops` is called before the SYN leaves
-//! (`tcp_connect`), with addresses and ports chosen, and writes a ticket for exactly this connection, with the cookie of
-//! the socket's network namespace, a number that is never given out twice. `steer` and `steer_tc` ask for the ticket of
-//! a source that no prefix of the list admits.
+//! (`tcp_connect`), with addresses and ports chosen, and writes a ticket for exactly this connection, with the cookie
+//! of the socket's network namespace, a number that is never given out twice. `steer` and `steer_tc` ask for the ticket
+//! of a source that no prefix of the list admits.
 //!
 //! A ticket is valid until the service's side of the connection is established, or the client's socket is closed: it
 //! admits the SYN, its repetitions, and the ACK to a SYN cookie.

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 use bridge_common::{
     Ip,
-    maps::{LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
+    maps::{LISTENER_SLOTS, MIN_LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
 };
 
 use crate::{
@@ -25,6 +25,10 @@ use crate::{
 
 /// `-EEXIST`: another listener holds the slot.
 const EEXIST: i64 = -17;
+
+/// The two shares of slots that there are.
+const ALL_SLOTS: u32 = LISTENER_SLOTS as u32;
+const FEW_SLOTS: u16 = MIN_LISTENER_SLOTS as u16;
 
 /// A socket begins to listen.
 #[inline(always)]
@@ -75,20 +79,32 @@ fn is_mptcp(ops: *mut bpf_sock_ops) -> bool {
     }
 }
 
+/// Written so that what follows the slots is there once: with a way out to it from each slot, and as many more for the
+/// slots that an address does not have, the verifier did not come to an end on 6.1.
 #[inline(always)]
 fn insert(ctx: &SockOpsContext, key: &TargetKey, slots: u32, stats: &mut TrackStats) {
-    for slot in 0..LISTENER_SLOTS {
-        if u32::from(slot) >= slots {
-            break;
-        }
-        match update(ctx, key, slot, BPF_NOEXIST) {
-            EEXIST => {}
-            ret => return record(ctx, key, ret, &mut stats.tracked, &mut stats.refused),
-        }
+    let ret = match slots {
+        ALL_SLOTS.. => take_first_free::<LISTENER_SLOTS>(ctx, key),
+        _ => take_first_free::<FEW_SLOTS>(ctx, key),
+    };
+    if ret != EEXIST {
+        return record(ctx, key, ret, &mut stats.tracked, &mut stats.refused);
     }
     let slot = overflow_slot(socket_cookie(ctx), slots);
     let ret = update(ctx, key, slot, BPF_ANY);
     record(ctx, key, ret, &mut stats.replaced, &mut stats.refused);
+}
+
+/// `EEXIST` if other listeners hold all of the first `SLOTS` slots.
+#[inline(always)]
+fn take_first_free<const SLOTS: u16>(ctx: &SockOpsContext, key: &TargetKey) -> i64 {
+    for slot in 0..SLOTS {
+        let ret = update(ctx, key, slot, BPF_NOEXIST);
+        if ret != EEXIST {
+            return ret;
+        }
+    }
+    EEXIST
 }
 
 #[inline(always)]

@@ -94,7 +94,8 @@ fn usage_or_help(error: &clap::Error, arguments: &[OsString], out: &Out) -> Exit
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
-    out.complain(&format!("bridge-user: {}", text.strip_prefix("error: ").unwrap_or(&text)));
+    let text = format!("bridge-user: {}", text.strip_prefix("error: ").unwrap_or(&text));
+    out.complain(&text.lines().collect::<Vec<_>>());
     ExitCode::from(2)
 }
 

@@ -12,6 +12,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::model::escape::push_line;
+
 type Stream = Arc<Mutex<dyn Write + Send>>;
 
 /// Where a verb prints: the process's standard output and error, or what a caller put in their place. Clones print to
@@ -73,11 +75,13 @@ impl Out {
 
     /// Tells a person something, as one line on standard error.
     pub(crate) fn say(&self, line: &str) {
-        self.complain(&format!("bridge-user: {line}\n"));
+        self.complain(&[&format!("bridge-user: {line}")]);
     }
 
-    /// Writes to standard error.
-    pub(crate) fn complain(&self, text: &str) {
+    /// Writes lines to standard error.
+    pub(crate) fn complain(&self, lines: &[&str]) {
+        let mut text = String::new();
+        lines.iter().for_each(|line| push_line(&mut text, line));
         let mut stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = stderr.write_all(text.as_bytes());
     }

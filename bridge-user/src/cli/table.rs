@@ -1,9 +1,10 @@
 //! Attachments as a table for people, and tables in general.
 
-use std::fmt::Write as _;
-
 use crate::{
-    model::finding::Finding,
+    model::{
+        escape::{escaped, push_line},
+        finding::Finding,
+    },
     observe::{
         readiness::Readiness,
         report::{AttachmentReport, Report},
@@ -13,12 +14,14 @@ use crate::{
 
 /// Left-aligned columns, two spaces apart.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[_; N]> = rows.iter().map(|row| row.each_ref().map(|cell| escaped(cell))).collect();
+    let width = |cell: &str| cell.chars().count();
     let widths: [usize; N] =
-        std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0));
+        std::array::from_fn(|i| rows.iter().map(|row| width(&row[i])).max().unwrap_or(0));
     let mut text = String::new();
     for row in rows {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| padded(cell, width)).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+        push_line(&mut text, cells.join("  ").trim_end());
     }
     text
 }
@@ -42,7 +45,7 @@ fn few(items: &[String]) -> String {
 pub(crate) fn lines(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
-        let _ = writeln!(text, "{}: {finding}", finding.subject);
+        push_line(&mut text, &format!("{}: {finding}", finding.subject));
     }
     text
 }
@@ -109,11 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn no_cell_is_too_wide() {
-        let wide = "x".repeat(100_000);
-        let rows = [[wide.clone(), "B".to_owned()], ["A".to_owned(), "C".to_owned()]];
+    fn no_cell_is_too_wide_or_more_than_one_line() {
+        let rows = [["x".repeat(100_000), "B".to_owned()], ["a\nb".to_owned(), "\u{1b}[2J".to_owned()]];
         let text = table(&rows);
-        assert_eq!(text.lines().map(str::len).collect::<Vec<_>>(), [100_003, 100_003]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(
+            lines[1].starts_with(r"a\nb ") && lines[1].ends_with(r"  \u{1b}[2J"),
+            "{:?}",
+            lines[1].trim()
+        );
     }
 
     #[test]

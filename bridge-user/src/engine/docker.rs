@@ -1,7 +1,8 @@
 //! What Docker knows: which bridge a network is, which ports are published, which addresses a container has.
 //!
 //! Invariants: read-only, by two list requests of the Engine API (`/networks`, `/containers/json`), and what they
-//! name: so a name typed by a person never becomes part of a URL; every request has a deadline; each error names the
+//! name: so a name typed by a person never becomes part of a URL; every request has a deadline, and every
+//! answer a limit ([`super::transport`]); each error names the
 //! object and the next step. Which address the host really has on a bridge is the kernel's to say
 //! ([`crate::net::links`]): IPAM lists no gateway for some networks, and a bridge may have lost its address.
 
@@ -18,6 +19,7 @@ use bollard::models::{
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions};
 
 pub use super::docker_error::DockerError;
+use super::transport;
 
 /// How long the engine may take to answer the first request.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -84,9 +86,8 @@ impl Docker {
     /// # Errors
     /// As [`Docker::connect`].
     pub fn connect_to(host: &str) -> Result<Docker, DockerError> {
-        let client = bollard::Docker::connect_with_host(host)
-            .map_err(|error| DockerError::unreachable(host, &error))?
-            .with_timeout(REQUEST_DEADLINE);
+        let client = transport::client(host, REQUEST_DEADLINE.as_secs())
+            .map_err(|error| DockerError::unreachable(host, &error))?;
         Ok(Docker { host: host.to_owned(), client, negotiated: OnceLock::new() })
     }
 

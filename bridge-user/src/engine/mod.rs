@@ -6,4 +6,5 @@
 pub mod container;
 pub mod docker;
 mod docker_error;
+mod transport;
 pub mod watch;

@@ -11,6 +11,8 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::model::escape::push_line;
+
 /// Collects formatted records.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<Event>>>);
@@ -90,10 +92,12 @@ impl Events {
 impl Event {
     /// The event as one line, its end included, with the attachment it belongs to when known.
     pub fn line(&self, attachment: Option<&str>) -> String {
+        let mut line = String::new();
         match attachment {
-            Some(name) => format!("{} {} [{name}]\n", self.level, self.message),
-            None => format!("{} {}\n", self.level, self.message),
+            Some(name) => push_line(&mut line, &format!("{} {} [{name}]", self.level, self.message)),
+            None => push_line(&mut line, &format!("{} {}", self.level, self.message)),
         }
+        line
     }
 
     /// The gateway address and port in the message, as written by the steering program.

@@ -56,7 +56,7 @@ codes! {
     BRIDGE_GONE: "bridge-gone", Error, "status", "0.1.0" {
         symptom: "`waiting-for-bridge`: the bridge or its address is gone",
         cause: "the network was removed or made again, by `docker compose down` and `up` for example, or the interface \
-                was renamed or lost the gateway's address",
+                lost the gateway's address",
         see: "`ip addr`; the message has the interface, its index and the address",
         cure: "attach again once the network is back; detach a relay first. Fix the subnet, and the gateway stays",
     }
@@ -72,6 +72,82 @@ codes! {
                 everybody else reaches the other program",
         see: "`ss -ltnp` names its owner",
         cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
+    }
+    LISTENER_ON_EVERY_ADDRESS: "listener-on-every-address", Warning, "status", "0.1.0" {
+        symptom: "the service listens on every address",
+        cause: "it is bound to 0.0.0.0 or `::`, so containers, and everybody who reaches the host, get to it without \
+                being attached; the allow-list narrows the attached bridge alone",
+        see: "`ss -ltn` shows `0.0.0.0:PORT` or `*:PORT`",
+        cure: "bind it to the target's address. As it is, attaching is of use with `--identity loopback`, for a \
+               service that answers only local clients",
+    }
+    PLACEHOLDER_LISTENER: "placeholder-listener", Error, "status", "0.1.0" {
+        symptom: "`failed`: an engine holds the port for a container, and accepts nothing",
+        cause: "the target is a published port of a container. dockerd (with `userland-proxy: false`) and Podman's \
+                conmon hold such a port with a listener that nobody accepts from; a NAT rule carries the host's own \
+                connections to the container, and steered ones would hang",
+        see: "`ss -ltnp` names dockerd or conmon; `docker ps` the container",
+        cure: "connect the containers to a network of that container, or relay it with `--datapath auto --foreground`",
+    }
+    ANSWERED_ELSEWHERE: "answered-elsewhere", Error, "status", "0.1.0" {
+        symptom: "`failed`: no socket listens on the target, and a NAT rule carries connections to it elsewhere",
+        cause: "what answers at the target on this host is in another network namespace or on another machine, where \
+                steering does not reach",
+        see: "`sudo nft list ruleset` or `sudo iptables -t nat -S OUTPUT`; the message has the rule",
+        cure: "relay it with `--datapath auto --foreground`, or start the service here",
+    }
+    NAT_RULE_IN_FRONT: "nat-rule-in-front", Error, "status", "0.1.0" {
+        symptom: "`conflict`: a NAT rule takes the connections first",
+        cause: "a DNAT or REDIRECT in nat PREROUTING, made by hand or by an engine for a published port, takes \
+                connections to the gateway's port before the allow-list is asked. Where it says *may take*, the rule \
+                has a condition that depends on the packet, or is not understood",
+        see: "`sudo nft -a list ruleset` or `sudo iptables -t nat -S`; the message has the rule",
+        cure: "delete the rule or unpublish the port, or attach at another port, `NAME=PORT:TARGET_PORT`",
+    }
+    NAT_UNREAD: "nat-unread", Warning, "status", "0.1.0" {
+        symptom: "the NAT rules could not be read",
+        cause: "there are NAT rules, and what shows them is missing or failed; whether one takes the connections first \
+                is not known",
+        see: "`sudo nft list ruleset`; `sudo iptables-legacy-save -t nat`",
+        cure: "install nftables or iptables, whichever has the rules, and run as root",
+    }
+    BRIDGE_HAS_UPLINK: "bridge-has-uplink", Warning, "status", "0.1.0" {
+        symptom: "the bridge leads to other machines",
+        cause: "a network card, VLAN, bond or tunnel is a port of the bridge, or the default route goes over it, as \
+                LXD, Proxmox and libvirt set bridges up; and the allow-list lets in a whole subnet of it",
+        see: "`bridge link`; `ip route show default`",
+        cure: "attach again with `--allow` and the addresses of the containers alone",
+    }
+    BRIDGE_IN_VRF: "bridge-in-vrf", Error, "status", "0.1.0" {
+        symptom: "`failed`: the bridge is in a VRF",
+        cause: "the kernel reports what arrives on such a bridge as arriving on the VRF. A rule for that would let in \
+                every interface of the VRF, so there is none, and nothing is steered",
+        see: "`ip link show master VRF`",
+        cure: "take the bridge out of it, or relay with `--datapath auto --foreground`",
+    }
+    BRIDGE_DOWN: "bridge-down", Error, "status", "0.1.0" {
+        symptom: "`waiting-for-bridge`: the bridge is down",
+        cause: "somebody took the interface down, and nothing arrives on it",
+        see: "`ip link`: no `UP` between the angle brackets",
+        cure: "`ip link set BRIDGE up`; nothing needs to be attached again",
+    }
+    BRIDGE_RENAMED: "bridge-renamed", Warning, "status", "0.1.0" {
+        symptom: "the bridge has another name by now",
+        cause: "the interface was renamed. It is served as before, by its index",
+        see: "`ip link`",
+        cure: "detach, and attach with its present name",
+    }
+    GATEWAY_REMOVED: "gateway-removed", Warning, "status", "0.1.0" {
+        symptom: "the bridge lost one of its addresses",
+        cause: "nobody connects to an address that the host does not have; the others are served as before",
+        see: "`ip addr`",
+        cure: "attach again, or give the bridge the address back",
+    }
+    GATEWAY_ADDED: "gateway-added", Warning, "status", "0.1.0" {
+        symptom: "the bridge has an address by now that is not attached",
+        cause: "it was added after the attach, and connections to it are refused and not counted",
+        see: "`ip addr`; the GATEWAY column",
+        cure: "attach again",
     }
     MPTCP_STEERING_MISSING: "mptcp-steering-missing", Error, "status", "0.1.0" {
         symptom: "`failed`: an MPTCP listener, and the program that steers to it is missing",
@@ -189,8 +265,8 @@ codes! {
     }
     ALLOW_WIDENED: "allow-widened", Warning, "attach", "0.1.0" {
         symptom: "`warning: …: … may connect from now on`",
-        cause: "attach replaced an allow-list by one that admits more; without `--allow` it is the default, which is the \
-                bridge's subnets",
+        cause: "attach replaced an allow-list by one that admits more; without `--allow` it is the default, which is \
+                the bridge's subnets",
         see: "the ALLOW column",
         cure: "attach again with the old list",
     }

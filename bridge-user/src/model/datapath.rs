@@ -78,6 +78,8 @@ pub enum Reason {
     SteeringFailed(String),
     /// The loopback identity was asked for, and a steered connection cannot have it on this host; says why.
     NoLoopbackIdentity(String),
+    /// The target or the bridge is such that steering cannot serve, and a relay does; says what is so.
+    OnlyRelayed(String),
 }
 
 impl fmt::Display for Reason {
@@ -97,6 +99,7 @@ impl fmt::Display for Reason {
             Self::NoLoopbackIdentity(why) => {
                 write!(f, "a steered connection cannot have the loopback identity here: {why}")
             }
+            Self::OnlyRelayed(why) => f.write_str(why),
         }
     }
 }
@@ -126,12 +129,32 @@ pub struct Capabilities {
     pub loopback: Result<(), String>,
 }
 
-/// Chooses the datapath for one target; `mptcp`: only an MPTCP listener serves it now.
+/// What is so of one target on one network.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances<'a> {
+    /// Only an MPTCP listener serves the target now.
+    pub mptcp: bool,
+    /// Why only a relay can serve it, if that is so.
+    pub only_relayed: Option<&'a str>,
+}
+
+/// Chooses the datapath for one target.
 ///
 /// # Errors
 /// When what was asked for cannot serve the target, or is not in this version; the text says what to do instead.
-pub fn choose(facts: &Capabilities, target: &Target, mptcp: bool) -> Result<(Datapath, Reason), String> {
+pub fn choose(
+    facts: &Capabilities,
+    target: &Target,
+    Circumstances { mptcp, only_relayed }: Circumstances<'_>,
+) -> Result<(Datapath, Reason), String> {
     let unix = matches!(target, Target::Unix(_));
+    match (facts.requested, only_relayed) {
+        (Requested::Auto, Some(why)) => return Ok((Datapath::Splice, Reason::OnlyRelayed(why.to_owned()))),
+        (Requested::Steer, Some(why)) => {
+            return Err(format!("{why}, so steering cannot serve it: use --datapath auto with --foreground"));
+        }
+        _ => {}
+    }
     match facts.requested {
         Requested::Auto if unix => Ok((Datapath::Splice, Reason::UnixTarget)),
         Requested::Auto if facts.proxy_protocol => Ok((Datapath::Splice, Reason::ProxyProtocol)),
@@ -197,6 +220,9 @@ fn steer(facts: &Capabilities, target: &Target, mptcp: bool) -> Result<(Datapath
 pub(crate) mod tests {
     use super::*;
 
+    const PLAIN: Circumstances<'_> = Circumstances { mptcp: false, only_relayed: None };
+    const MPTCP: Circumstances<'_> = Circumstances { mptcp: true, ..PLAIN };
+
     fn tcp() -> Target {
         Target::Tcp("127.0.0.1:6379".parse().unwrap())
     }
@@ -221,21 +247,21 @@ pub(crate) mod tests {
     #[test]
     fn auto_steers_what_it_can_and_splices_the_rest() {
         let auto = facts(Requested::Auto);
-        assert_eq!(choose(&auto, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
-        assert_eq!(choose(&auto, &tcp(), true), Ok((Datapath::Steer, Reason::ProbePassed)));
+        assert_eq!(choose(&auto, &tcp(), PLAIN), Ok((Datapath::Steer, Reason::ProbePassed)));
+        assert_eq!(choose(&auto, &tcp(), MPTCP), Ok((Datapath::Steer, Reason::ProbePassed)));
         let no_tc = Capabilities { mptcp: Err("no nft".into()), ..auto.clone() };
-        assert_eq!(choose(&no_tc, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
-        assert_eq!(choose(&no_tc, &tcp(), true), Ok((Datapath::Splice, Reason::Mptcp("no nft".into()))));
-        assert_eq!(choose(&auto, &unix(), false), Ok((Datapath::Splice, Reason::UnixTarget)));
+        assert_eq!(choose(&no_tc, &tcp(), PLAIN), Ok((Datapath::Steer, Reason::ProbePassed)));
+        assert_eq!(choose(&no_tc, &tcp(), MPTCP), Ok((Datapath::Splice, Reason::Mptcp("no nft".into()))));
+        assert_eq!(choose(&auto, &unix(), PLAIN), Ok((Datapath::Splice, Reason::UnixTarget)));
         let proxy = Capabilities { proxy_protocol: true, ..auto.clone() };
-        assert_eq!(choose(&proxy, &tcp(), false), Ok((Datapath::Splice, Reason::ProxyProtocol)));
+        assert_eq!(choose(&proxy, &tcp(), PLAIN), Ok((Datapath::Splice, Reason::ProxyProtocol)));
         let no_hooks = Capabilities { loopback: Err("no hook".into()), ..auto.clone() };
-        assert_eq!(choose(&no_hooks, &tcp(), false), Ok((Datapath::Steer, Reason::ProbePassed)));
+        assert_eq!(choose(&no_hooks, &tcp(), PLAIN), Ok((Datapath::Steer, Reason::ProbePassed)));
         let local = Capabilities { identity: Identity::Loopback, ..no_hooks };
         let reason = Reason::NoLoopbackIdentity("no hook".into());
-        assert_eq!(choose(&local, &tcp(), false), Ok((Datapath::Splice, reason)));
+        assert_eq!(choose(&local, &tcp(), PLAIN), Ok((Datapath::Splice, reason)));
         let broken = Capabilities { steer: Err("no sk_lookup".into()), ..auto };
-        let (datapath, reason) = choose(&broken, &tcp(), false).unwrap();
+        let (datapath, reason) = choose(&broken, &tcp(), PLAIN).unwrap();
         assert_eq!(datapath, Datapath::Splice);
         assert!(reason.to_string().contains("no sk_lookup"), "{reason}");
     }
@@ -243,35 +269,46 @@ pub(crate) mod tests {
     #[test]
     fn what_was_asked_for_is_used_or_refused_never_replaced() {
         let requested = |datapath| Ok((datapath, Reason::Requested(datapath)));
-        assert_eq!(choose(&facts(Requested::Steer), &tcp(), false), requested(Datapath::Steer));
-        assert_eq!(choose(&facts(Requested::Splice), &tcp(), true), requested(Datapath::Splice));
-        assert_eq!(choose(&facts(Requested::Splice), &unix(), false), requested(Datapath::Splice));
-        assert_eq!(choose(&facts(Requested::Sockmap), &tcp(), true), requested(Datapath::Sockmap));
+        assert_eq!(choose(&facts(Requested::Steer), &tcp(), PLAIN), requested(Datapath::Steer));
+        assert_eq!(choose(&facts(Requested::Splice), &tcp(), MPTCP), requested(Datapath::Splice));
+        assert_eq!(choose(&facts(Requested::Splice), &unix(), PLAIN), requested(Datapath::Splice));
+        assert_eq!(choose(&facts(Requested::Sockmap), &tcp(), MPTCP), requested(Datapath::Sockmap));
         let floor = Capabilities { sockmap: Err("below the floor".into()), ..facts(Requested::Sockmap) };
-        assert_eq!(choose(&floor, &tcp(), false), Err("below the floor".into()));
+        assert_eq!(choose(&floor, &tcp(), PLAIN), Err("below the floor".into()));
     }
 
     #[test]
     fn a_unix_target_is_spliced_also_where_the_socket_map_was_asked_for() {
-        let choice = choose(&facts(Requested::Sockmap), &unix(), false);
+        let choice = choose(&facts(Requested::Sockmap), &unix(), PLAIN);
         assert_eq!(choice, Ok((Datapath::Splice, Reason::UnixTargetNotInSockmap)));
     }
 
     #[test]
     fn steer_is_refused_with_the_way_out() {
         let steer = facts(Requested::Steer);
-        let error = choose(&steer, &unix(), false).unwrap_err();
+        let error = choose(&steer, &unix(), PLAIN).unwrap_err();
         assert!(error.contains("/run/x.sock") && error.contains("127.0.0.1"), "{error}");
         let no_tc = Capabilities { mptcp: Err("no nft".into()), ..steer.clone() };
-        let error = choose(&no_tc, &tcp(), true).unwrap_err();
+        let error = choose(&no_tc, &tcp(), MPTCP).unwrap_err();
         assert!(error.contains("MPTCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
         let no_hooks =
             Capabilities { identity: Identity::Loopback, loopback: Err("no hook".into()), ..steer.clone() };
-        let error = choose(&no_hooks, &tcp(), false).unwrap_err();
+        let error = choose(&no_hooks, &tcp(), PLAIN).unwrap_err();
         assert!(error.contains("no hook") && error.contains("--identity container"), "{error}");
-        let error = choose(&Capabilities { proxy_protocol: true, ..steer }, &tcp(), false).unwrap_err();
+        let error = choose(&Capabilities { proxy_protocol: true, ..steer }, &tcp(), PLAIN).unwrap_err();
         assert!(error.contains("PROXY"), "{error}");
-        let error = choose(&facts(Requested::Express), &tcp(), false).unwrap_err();
+        let error = choose(&facts(Requested::Express), &tcp(), PLAIN).unwrap_err();
         assert!(error.contains("express") && error.contains("use --datapath auto"), "{error}");
+    }
+
+    #[test]
+    fn what_only_a_relay_serves_is_relayed_or_refused() {
+        let only = Circumstances { only_relayed: Some("dockerd holds it"), ..PLAIN };
+        let reason = Reason::OnlyRelayed("dockerd holds it".into());
+        assert_eq!(choose(&facts(Requested::Auto), &tcp(), only), Ok((Datapath::Splice, reason)));
+        let error = choose(&facts(Requested::Steer), &tcp(), only).unwrap_err();
+        assert!(error.starts_with("dockerd holds it, so") && error.contains("--foreground"), "{error}");
+        let (datapath, _) = choose(&facts(Requested::Sockmap), &tcp(), only).unwrap();
+        assert_eq!(datapath, Datapath::Sockmap);
     }
 }

@@ -1,8 +1,8 @@
 //! What is typed, what it means, and how it is named: pure data and decisions.
 //!
 //! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `features`, `listener`,
-//! `bridge`, `backoff` and `finding` know nothing of the others, `codes` only `finding`, `instance` only the level,
-//! `programs` only the features, `naming` and `presets` only the first two, then come `spec` and `datapath`, and
+//! `bridge`, `backoff`, `escape` and `finding` know nothing of the others, `codes` only `finding`, `instance` only the
+//! level, `programs` only the features, `naming` and `presets` only the first two, then come `spec` and `datapath`, and
 //! `attachment` is made of all of them.
 
 pub mod attachment;
@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod bridge;
 pub mod codes;
 pub mod datapath;
+pub mod escape;
 pub mod event_level;
 pub mod features;
 pub mod finding;

@@ -47,21 +47,19 @@ impl Source {
         }
     }
 
+    /// Where it may come from, as far as addresses tell.
+    pub fn widest(&self) -> IpNet {
+        match self {
+            Self::Net(net) => *net,
+            Self::Container(container) => container.address.into(),
+        }
+    }
+
     /// The container, if it is one.
     pub fn container(&self) -> Option<&NamedContainer> {
         match self {
             Self::Net(_) => None,
             Self::Container(container) => Some(container),
-        }
-    }
-
-    /// Whether it admits all that `other` does; of a container also a later run.
-    pub fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Net(own), Self::Net(other)) => own.contains(other),
-            (Self::Container(own), Self::Container(other)) => own.name == other.name,
-            // Its address is in the network now, and it may have another one later.
-            _ => false,
         }
     }
 

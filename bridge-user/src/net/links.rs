@@ -16,10 +16,15 @@ use super::{
     netlink::{attribute, dump, get, push_attribute, u32_at},
 };
 pub use crate::model::bridge::Bridge;
+use crate::model::bridge::{Setting, Uplink};
 
 /// Length of `struct ifinfomsg` and of `struct ifaddrmsg`, in bytes.
 const IFINFO_LEN: usize = 16;
 const IFADDR_LEN: usize = 8;
+/// Length of `struct rtmsg`.
+const RTMSG_LEN: usize = 12;
+/// `IFF_UP` of linux/if.h: what the administrator wants, not whether a port has a carrier.
+const UP: u32 = 1;
 /// The longest interface name, in bytes (`IFNAMSIZ` without its NUL).
 const MAX_NAME_LEN: usize = 15;
 /// `RTEXT_FILTER_SKIP_STATS`: leave the counters out, they are most of a link's message.
@@ -34,6 +39,10 @@ pub struct Link {
     pub name: String,
     /// The kernel's link kind (`bridge`, `veth`, …); empty for physical and loopback devices.
     pub kind: String,
+    /// Index of the bridge, bond or VRF that it is a port of; 0: of none.
+    pub master: u32,
+    /// The administrator wants it up.
+    pub is_up: bool,
 }
 
 /// The bridge called `name`, with its addresses.
@@ -56,7 +65,58 @@ pub fn bridge_by_name(namespace: &Namespace, name: &str) -> Result<Bridge, NetEr
     if addrs.is_empty() {
         return Err(NetError::NoAddress { name: link.name });
     }
-    Ok(Bridge { index: link.index, name: link.name, addrs })
+    let setting = setting(namespace, &link)?;
+    Ok(Bridge { index: link.index, name: link.name, addrs, setting })
+}
+
+/// The interface with this index as it is now, whatever its kind and also without addresses; `None` if it is gone.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn bridge_by_index(namespace: &Namespace, index: u32) -> Result<Option<Bridge>, NetError> {
+    let Some(link) = link_by_index(namespace, index)? else { return Ok(None) };
+    let (addrs, setting) = (addresses(namespace, index)?, setting(namespace, &link)?);
+    Ok(Some(Bridge { index, name: link.name, addrs, setting }))
+}
+
+/// How an interface is set up. Only a bridge has ports, and only a bridge's default route says that it serves others: a
+/// container's own goes over its interface.
+fn setting(namespace: &Namespace, link: &Link) -> Result<Setting, NetError> {
+    let is_bridge = link.kind == "bridge";
+    let ports = if is_bridge { ports(namespace, link.index)? } else { Vec::new() };
+    let master = if is_bridge { link_by_index(namespace, link.master)? } else { None };
+    let vrf = master.filter(|master| master.kind == "vrf");
+    let uplink = match ports.iter().find(|port| Uplink::is_kind(&port.kind)) {
+        Some(port) => Some(Uplink::Port { name: port.name.clone(), kind: port.kind.clone() }),
+        None if is_bridge && has_default_route(namespace, link.index)? => Some(Uplink::DefaultRoute),
+        None => None,
+    };
+    Ok(Setting { is_down: !link.is_up, vrf: vrf.map(|vrf| vrf.name), uplink })
+}
+
+/// Whether a default route of either family goes over the interface, in whatever table.
+fn has_default_route(namespace: &Namespace, index: u32) -> Result<bool, NetError> {
+    let payloads =
+        dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETROUTE, &[0; RTMSG_LEN])
+            .map_err(failed("list routes"))?;
+    Ok(payloads.iter().any(|payload| is_default_route(payload, index)))
+}
+
+/// A route of several hops has its interfaces in another attribute, one `struct rtnexthop` each.
+fn is_default_route(payload: &[u8], index: u32) -> bool {
+    let is_unicast = payload.get(7) == Some(&libc::RTN_UNICAST);
+    let (true, Some(0), Some(attributes)) = (is_unicast, payload.get(1), payload.get(RTMSG_LEN..)) else {
+        return false;
+    };
+    let out = attribute(attributes, libc::RTA_OIF).and_then(|value| u32_at(value, 0));
+    let mut hops = attribute(attributes, libc::RTA_MULTIPATH).unwrap_or_default();
+    let mut interfaces = Vec::from_iter(out);
+    while let (Some(interface), [low, high, ..]) = (u32_at(hops, 4), hops) {
+        interfaces.push(interface);
+        let length = usize::from(u16::from_ne_bytes([*low, *high])).max(8);
+        hops = hops.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    interfaces.contains(&index)
 }
 
 /// The interface that holds `address`, whatever its kind: where a container is on a network.
@@ -67,7 +127,8 @@ pub fn interface_with(namespace: &Namespace, address: IpAddr) -> Result<Bridge, 
     for link in links(namespace)? {
         let addrs = addresses(namespace, link.index)?;
         if addrs.iter().any(|net| net.addr() == address) {
-            return Ok(Bridge { index: link.index, name: link.name, addrs });
+            let setting = setting(namespace, &link)?;
+            return Ok(Bridge { index: link.index, name: link.name, addrs, setting });
         }
     }
     Err(NetError::NoInterface { address })
@@ -101,9 +162,20 @@ pub fn link_by_index(namespace: &Namespace, index: u32) -> Result<Option<Link>, 
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked.
 pub fn links(namespace: &Namespace) -> Result<Vec<Link>, NetError> {
-    let payloads =
-        dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, &link_request(0, None))
-            .map_err(failed("list network interfaces"))?;
+    dump_links(namespace, &link_request(0, None))
+}
+
+/// The ports of a bridge.
+fn ports(namespace: &Namespace, bridge: u32) -> Result<Vec<Link>, NetError> {
+    let mut request = link_request(0, None);
+    push_attribute(&mut request, libc::IFLA_MASTER, &bridge.to_ne_bytes());
+    // A kernel that does not know the filter tells of all.
+    Ok(dump_links(namespace, &request)?.into_iter().filter(|link| link.master == bridge).collect())
+}
+
+fn dump_links(namespace: &Namespace, request: &[u8]) -> Result<Vec<Link>, NetError> {
+    let payloads = dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETLINK, request)
+        .map_err(failed("list network interfaces"))?;
     let mut links: Vec<Link> = payloads.iter().filter_map(|payload| parse_link(payload)).collect();
     links.sort_by_key(|link| link.index);
     links.dedup_by_key(|link| link.index);
@@ -155,6 +227,8 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         index: u32_at(payload, 4)?,
         name: text(attribute(attributes, libc::IFLA_IFNAME)?),
         kind: kind.map(text).unwrap_or_default(),
+        master: attribute(attributes, libc::IFLA_MASTER).and_then(|value| u32_at(value, 0)).unwrap_or(0),
+        is_up: u32_at(payload, 8)? & UP != 0,
     })
 }
 

@@ -48,25 +48,52 @@ pub fn is_bound(path: &Path) -> bool {
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked. A kernel without IPv6 simply has no IPv6 listeners.
 pub fn tcp_listeners(namespace: &Namespace) -> Result<Vec<Listener>, NetError> {
-    let mut listeners = dump_family(namespace, AF_INET)?;
-    listeners.extend(dump_family(namespace, AF_INET6)?);
+    let failed = |cause: io::Error| NetError::Netlink { action: "list TCP listeners", cause };
+    let mut listeners = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        for payload in dump_family(namespace, family, StateFlags::LISTEN)? {
+            listeners.extend(parse(&payload).map_err(failed)?);
+        }
+    }
     Ok(listeners)
 }
 
-fn dump_family(namespace: &Namespace, family: u8) -> Result<Vec<Listener>, NetError> {
+/// Whether a socket of the namespace is the end at `local` of the connection to `remote`, accepted or not yet.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn has_connection(
+    namespace: &Namespace,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<bool, NetError> {
+    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let is_its = |payload: &Vec<u8>| {
+        let Ok(response) = InetResponse::parse(payload.as_slice()) else { return false };
+        let id = &response.header.socket_id;
+        canonical(SocketAddr::new(id.source_address, id.source_port)) == canonical(local)
+            && canonical(SocketAddr::new(id.destination_address, id.destination_port)) == canonical(remote)
+    };
+    for family in [AF_INET, AF_INET6] {
+        if dump_family(namespace, family, StateFlags::all() - StateFlags::LISTEN)?.iter().any(is_its) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn dump_family(namespace: &Namespace, family: u8, states: StateFlags) -> Result<Vec<Vec<u8>>, NetError> {
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::INFO,
-        states: StateFlags::LISTEN,
+        states,
         socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
     };
     let mut body = vec![0; request.buffer_len()];
     request.emit(&mut body);
-    let failed = |cause: io::Error| NetError::Netlink { action: "list TCP listeners", cause };
-    let payloads = dump(namespace, netlink_sys::protocols::NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &body)
-        .map_err(failed)?;
-    payloads.iter().map(|payload| parse(payload).map_err(failed)).filter_map(Result::transpose).collect()
+    dump(namespace, netlink_sys::protocols::NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &body)
+        .map_err(|cause| NetError::Netlink { action: "list TCP sockets", cause })
 }
 
 fn parse(payload: &[u8]) -> io::Result<Option<Listener>> {

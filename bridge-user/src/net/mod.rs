@@ -12,6 +12,7 @@ pub mod namespace;
 pub(crate) mod netlink;
 pub mod own;
 pub mod proc_fd;
+pub mod reach;
 
 use thiserror::Error;
 
@@ -60,6 +61,14 @@ pub enum NetError {
     NoAddress {
         /// The bridge.
         name: String,
+    },
+    /// No connection could be tried.
+    #[error("failed to try a connection to {target}: {cause}: raise the limit on open files, or try again")]
+    Connect {
+        /// Where to.
+        target: std::net::SocketAddr,
+        /// What the kernel answered.
+        cause: std::io::Error,
     },
     /// The kernel refused a netlink request, or the exchange failed.
     #[error("failed to {action} over netlink: {cause}: {next}", next = netlink_hint(.cause))]

@@ -8,11 +8,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::stat::{SFlag, fstat};
-use rustix::net::sockopt::socket_cookie;
+use rustix::net::sockopt::{socket_acceptconn, socket_cookie, socket_protocol};
+use rustix::net::{getsockname, ipproto};
 
 /// `SO_NETNS_COOKIE` (Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -100,18 +102,38 @@ fn comm(directory: &Path) -> String {
 /// again); `PermissionDenied` without CAP_SYS_PTRACE over the process (pidfd_getfd(2) asks for ptrace rights);
 /// `Unsupported` before Linux 5.6.
 pub fn duplicate(owner: &Owner, cookie: u64) -> io::Result<OwnedFd> {
+    duplicate_if(owner, |socket, _| Ok(socket_cookie(socket)? == cookie))
+}
+
+/// The same of an MPTCP listener, whose cookie nobody tells: proved to be an MPTCP socket with this inode that listens
+/// on `address`.
+///
+/// # Errors
+/// As [`duplicate`].
+pub fn duplicate_mptcp(owner: &Owner, inode: u64, address: SocketAddr) -> io::Result<OwnedFd> {
+    duplicate_if(owner, |socket, found| {
+        let is_it = found == inode
+            && socket_protocol(socket)? == Some(ipproto::MPTCP)
+            && socket_acceptconn(socket)?
+            && SocketAddr::try_from(getsockname(socket)?).is_ok_and(|own| own == address);
+        Ok(is_it)
+    })
+}
+
+/// A duplicate of a socket that `is_it` says is the one, given the inode.
+fn duplicate_if(owner: &Owner, is_it: impl FnOnce(&OwnedFd, u64) -> io::Result<bool>) -> io::Result<OwnedFd> {
     let pidfd = pidfd_open(owner.pid).map_err(|error| explain(owner, error))?;
     let duplicate = pidfd_getfd(&pidfd, owner.fd).map_err(|error| explain(owner, error))?;
     let stat = fstat(&duplicate)?;
     let is_socket = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
-    if is_socket && socket_cookie(&duplicate)? == cookie {
+    if is_socket && is_it(&duplicate, stat.st_ino)? {
         return Ok(duplicate);
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,
         format!(
-            "failed to duplicate socket {cookie} of {} (pid {}): its descriptor {} is another file now, inode {}: the \
-             service was restarted, look it up again",
+            "failed to duplicate a socket of {} (pid {}): its descriptor {} is another file now, inode {}: the service \
+             was restarted, look it up again",
             owner.comm, owner.pid, owner.fd, stat.st_ino
         ),
     ))
@@ -221,7 +243,7 @@ mod tests {
     }
 
     /// A child process that holds the only descriptor of a listener, as its standard input.
-    fn holder() -> (Holder, u64, u64, std::net::SocketAddr) {
+    fn holder() -> (Holder, u64, u64, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
         let inode = fstat(&listener).expect("fstat").st_ino;

@@ -1,3 +1,5 @@
-//! What this project puts into netfilter, per network namespace.
+//! Netfilter of a network namespace: what this project puts there, and which NAT rules are there.
 
+pub mod nat;
 pub mod nft;
+mod program;

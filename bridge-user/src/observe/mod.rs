@@ -9,3 +9,4 @@ pub mod prepare;
 pub mod readiness;
 pub mod report;
 pub mod snapshot;
+pub mod surroundings;

@@ -1,5 +1,7 @@
 //! What the command line names, as a namespace has it: networks, bridges and allowed sources.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, bail, ensure};
 
 use crate::{
@@ -150,6 +152,21 @@ impl NetworkResolver {
         })?;
         let allow = docker.sources(allow, (&network.id, &network.name), held)?;
         Ok(Network { container: None, name: network.name, bridge, allow })
+    }
+
+    /// The container that publishes this address and port, as far as an engine can be asked: it names what is found
+    /// already.
+    pub(crate) fn publisher(&self, target: SocketAddr) -> Option<String> {
+        let connected;
+        let docker = match &self.docker {
+            Some(docker) => docker,
+            None => {
+                connected = BlockingDocker::connect().ok()?;
+                &connected
+            }
+        };
+        let published = docker.ask(docker.docker.published(target.port())).ok()?;
+        published.into_iter().find(|one| one.covers(target.ip())).map(|one| one.container)
     }
 
     pub(crate) fn refuse_published(&self, state: &Attachment) -> anyhow::Result<()> {

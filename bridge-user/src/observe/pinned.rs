@@ -114,11 +114,7 @@ fn pinned(instance: &Instance) -> anyhow::Result<Pinned> {
         };
         on_interfaces.insert(index, state);
     }
-    Ok(Pinned {
-        tc: on_interfaces,
-        identity: identity::attached(&dir),
-        ..read_maps(&instance.state)?
-    })
+    Ok(Pinned { tc: on_interfaces, identity: identity::attached(&dir), ..read_maps(&instance.state)? })
 }
 
 fn read_maps(state: &State) -> anyhow::Result<Pinned> {

@@ -1,15 +1,27 @@
 //! Resolving and checking a request: what is there, what is wanted, and what is in the way. Changes nothing.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::SocketAddr,
+};
 
 use anyhow::{Context as _, anyhow, bail};
+use ipnet::IpNet;
 
-use super::{container::ContainerRun, networks::NetworkResolver, preflight};
+use super::{
+    checks::surroundings::{answered, held, in_front},
+    container::ContainerRun,
+    networks::NetworkResolver,
+    preflight, readiness,
+    surroundings::Surroundings,
+};
 use crate::{
     kernel::{Instance, features::Features, floor, instance::hidden},
     model::{
         attachment::Attachment,
+        bridge::Bridge,
         datapath::{Capabilities, Requested},
+        finding::Finding,
         identity::Identity,
         source::Source,
     },
@@ -18,6 +30,7 @@ use crate::{
         listeners::{Listener, tcp_listeners},
         namespace::Namespace,
         proc_fd,
+        reach::{Answer, answer_at},
     },
     plan::{self, Intent, Network, request::Request},
     probe,
@@ -61,7 +74,11 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
         let docker = NetworkResolver::new(request)?;
         let mut held = Vec::new();
         let networks = docker.networks(request, &scope.namespace, &mut held)?;
-        let intent = decide(request, scope, &networks, |state| docker.refuse_published(state))?;
+        let engine = Engine {
+            refuse_published: &|state| docker.refuse_published(state),
+            publisher: &|target| docker.publisher(target),
+        };
+        let intent = decide(request, scope, &networks, &engine)?;
         return Ok(Prepared { intent, scope: scope.clone(), container: None, held });
     };
     preflight::may_enter()?;
@@ -73,10 +90,22 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
 }
 
 fn decide_inside(request: &Request, container: &ContainerRun) -> anyhow::Result<Intent> {
-    let published = |state: &Attachment| container.refuse_published(request, state);
-    let intent = decide(request, container.scope(), &container.networks()?, published)?;
+    let engine = Engine {
+        refuse_published: &|state| container.refuse_published(request, state),
+        // Containers of an engine inside a container are not this engine's.
+        publisher: &|_| None,
+    };
+    let intent = decide(request, container.scope(), &container.networks()?, &engine)?;
     intent.require_steered()?;
     Ok(intent)
+}
+
+/// What an engine knows.
+struct Engine<'a> {
+    /// Refuses an attachment at a port that it publishes.
+    refuse_published: &'a dyn Fn(&Attachment) -> anyhow::Result<()>,
+    /// The container that it publishes this address and port for.
+    publisher: &'a dyn Fn(SocketAddr) -> Option<String>,
 }
 
 /// Compares the request for these networks with what is there.
@@ -84,7 +113,7 @@ fn decide(
     request: &Request,
     scope: &Scope,
     networks: &[Network],
-    refuse_published: impl Fn(&Attachment) -> anyhow::Result<()>,
+    engine: &Engine<'_>,
 ) -> anyhow::Result<Intent> {
     let instance = Instance::open(scope)?;
     let networks = &with_cookies(networks, instance.as_ref())?;
@@ -99,9 +128,17 @@ fn decide(
         identity: request.identity,
         loopback,
     };
-    let match_ifindex = features.is_none_or(|features| features.ingress_ifindex);
-    let wanted = plan::wanted(&request.specs, networks, &capabilities, &listeners, match_ifindex)
-        .map_err(|text| anyhow!(text))?;
+    let targets: BTreeSet<SocketAddr> = request.specs.iter().filter_map(|spec| spec.target.tcp()).collect();
+    let targets: Vec<SocketAddr> = targets.into_iter().collect();
+    let around = Surroundings::of(&scope.namespace, &targets, &listeners);
+    let only_relayed = only_relayed(&scope.namespace, &targets, &listeners, &around, engine)?;
+    let known = plan::Surroundings {
+        listeners: &listeners,
+        only_relayed: &only_relayed,
+        match_ifindex: features.is_none_or(|features| features.ingress_ifindex),
+    };
+    let wanted =
+        plan::wanted(&request.specs, networks, &capabilities, known).map_err(|text| anyhow!(text))?;
     let (present, next_id): (Vec<_>, _) = match instance {
         Some(instance) => {
             let all = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
@@ -114,9 +151,11 @@ fn decide(
     plan::require_room(&to_steer, &present, next_id).map_err(|text| anyhow!(text))?;
     for state in &wanted {
         let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
-        refuse_published(state).with_context(failed)?;
+        (engine.refuse_published)(state).with_context(failed)?;
         refuse_bound(state, &listeners).with_context(failed)?;
+        refuse_bypassed(request, state, networks, &around).with_context(failed)?;
     }
+    let findings = wanted.iter().flat_map(|state| expected(state, networks, &around)).collect();
     let (relayed, steered): (_, Vec<Attachment>) =
         wanted.into_iter().partition(|state| state.datapath.is_relay());
     if !steered.is_empty() {
@@ -124,7 +163,8 @@ fn decide(
     }
     let is_replaced = |present: &Attachment| steered.iter().any(|state| state.is_same(present));
     let replaced = present.into_iter().filter(is_replaced).collect();
-    Ok(Intent { features, steered, relayed, replaced, listeners, event_level: request.event_level })
+    let event_level = request.event_level;
+    Ok(Intent { features, steered, relayed, replaced, listeners, findings, event_level })
 }
 
 /// The networks with the cookies of allowed containers that only an attached program can tell (below Linux 5.14).
@@ -139,6 +179,71 @@ fn with_cookies(networks: &[Network], instance: Option<&Instance>) -> anyhow::Re
         }
     }
     Ok(networks)
+}
+
+/// The targets whose connections only a relay can carry, since no listener of the namespace takes them, and why.
+fn only_relayed(
+    namespace: &Namespace,
+    targets: &[SocketAddr],
+    listeners: &[Listener],
+    around: &Surroundings,
+    engine: &Engine<'_>,
+) -> anyhow::Result<BTreeMap<SocketAddr, String>> {
+    let mut found = BTreeMap::new();
+    for &target in targets {
+        if let Some(placeholder) = around.placeholder(target, listeners, engine.publisher) {
+            let held = held(target, &placeholder);
+            if answer_at(namespace, target)? != Answer::Elsewhere {
+                bail!(
+                    "failed to attach {target}: {held}, and nothing carries this host's own connections to the \
+                     container either: connect the containers to a network of that container"
+                );
+            }
+            let way =
+                "its port is reached on a network that it shares with the containers, or through a relay";
+            found.insert(target, format!("{held} ({way})"));
+        } else if !listeners.iter().any(|listener| listener.serves(target))
+            && answer_at(namespace, target)? == Answer::Elsewhere
+        {
+            found.insert(target, answered(target, around.carried_elsewhere(target).as_ref()));
+        }
+    }
+    Ok(found)
+}
+
+fn bridge_of<'a>(state: &Attachment, networks: &'a [Network]) -> Option<&'a Bridge> {
+    networks.iter().map(|network| &network.bridge).find(|bridge| bridge.index == state.ifindex)
+}
+
+/// Refuses an allow-list that a NAT rule in front would make void: narrower than the bridge's subnets, so meant to keep
+/// somebody out.
+fn refuse_bypassed(
+    request: &Request,
+    state: &Attachment,
+    networks: &[Network],
+    around: &Surroundings,
+) -> anyhow::Result<()> {
+    let Some(bridge) = bridge_of(state, networks).filter(|_| !request.allow.is_empty()) else {
+        return Ok(());
+    };
+    let own = bridge.addrs.iter().filter(|net| state.gateways.contains(&net.addr()));
+    let is_wide = own
+        .map(IpNet::trunc)
+        .all(|subnet| state.allow.iter().filter_map(Source::net).any(|net| net.contains(&subnet)));
+    match around.in_front(state, bridge).filter(|_| !is_wide) {
+        None => Ok(()),
+        Some((gateway, rule)) => bail!(
+            "{}, so --allow would keep nobody out: delete the rule, or choose another port (NAME=PORT:TARGET_PORT)",
+            in_front(state, gateway, &rule)
+        ),
+    }
+}
+
+/// What status is going to find, as far as it does not depend on the service.
+fn expected(state: &Attachment, networks: &[Network], around: &Surroundings) -> Vec<Finding> {
+    let Some(bridge) = bridge_of(state, networks) else { return Vec::new() };
+    let obstacle = readiness::obstacle(state, bridge, around).map(|judgement| judgement.findings);
+    obstacle.into_iter().flatten().chain(readiness::remarks(state, bridge, around)).collect()
 }
 
 /// Whether the socket-map relay may be used, if it was asked for.
@@ -202,7 +307,8 @@ fn mptcp_steering(
     if !request.specs.iter().any(|spec| plan::is_mptcp(listeners, &spec.target)) {
         return Ok(Ok(()));
     }
-    let known = instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|there| !there.is_empty()))?;
+    let known =
+        instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|there| !there.is_empty()))?;
     if known {
         return Ok(Ok(()));
     }
@@ -210,20 +316,18 @@ fn mptcp_steering(
 }
 
 fn refuse_bound(state: &Attachment, listeners: &[Listener]) -> anyhow::Result<()> {
-    let Some(listener) = plan::bound_on_gateway(listeners, &state.gateways, state.port, state.ifindex) else {
-        return Ok(());
-    };
-    let owner = owner_name(listener);
-    let reached =
-        state.target.tcp().filter(|&target| listener.is_on_every_address() && listener.serves(target));
-    if let Some(target) = reached {
+    // A relay would have to listen there, too.
+    if let Some(own) = plan::on_every_address(listeners, state).filter(|_| state.datapath.is_relay()) {
         bail!(
-            "{owner} listens on {}, every address including the gateway, so containers and everybody else reach it \
-             already: bind it to {} first, then attach",
-            listener.addr,
-            target.ip()
+            "{} listens on {}, every address including the gateway, so containers and everybody else reach it already: \
+             bind it to {} first, then attach, or use --datapath steer",
+            owner_name(own),
+            own.addr,
+            state.target
         );
     }
+    let Some(listener) = plan::bound_on_gateway(listeners, state) else { return Ok(()) };
+    let owner = owner_name(listener);
     bail!(
         "port {} is already bound on the gateway by {owner} ({}): choose another port (NAME=PORT:TARGET_PORT), or \
          stop it",

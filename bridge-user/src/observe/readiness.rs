@@ -1,15 +1,22 @@
 //! Whether an attachment can serve connections, judged from a snapshot of its namespace. Pure but for asking whether a
 //! UNIX socket is bound.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use bridge_common::maps::TargetKey;
 use serde::{Deserialize, Serialize};
 
-use super::checks::serving;
+use super::{
+    checks::{serving, surroundings as around},
+    surroundings::Surroundings,
+};
 use crate::{
     model::{
-        attachment::Attachment, datapath::Datapath, finding::Finding, source::Source, target::Target,
+        attachment::Attachment, bridge::Bridge, datapath::Datapath, finding::Finding, source::Source,
+        target::Target,
     },
     net::listeners::{Listener, is_bound},
     plan,
@@ -23,11 +30,11 @@ pub enum Readiness {
     Ready,
     /// Nothing listens on the target; connections are refused until something does.
     WaitingForListener,
-    /// The bridge is gone, or is another one of the same name.
+    /// The bridge is gone, or is another one of the same name, or is down.
     WaitingForBridge,
-    /// Something else is bound to the gateway's port.
+    /// Something else is bound to the gateway's port, or a NAT rule takes its connections.
     Conflict,
-    /// A listener is there but cannot be steered to, or nobody is admitted any more.
+    /// A listener is there but cannot be steered to, what answers is no listener here, or nobody is admitted any more.
     Failed,
 }
 
@@ -44,6 +51,8 @@ pub struct Snapshot {
     pub prepared: HashSet<TargetKey>,
     /// Containers in allow-lists whose run is over, by the cookies of their network namespaces.
     pub ended: BTreeSet<u64>,
+    /// NAT rules, and who holds the targets' listeners.
+    pub around: Surroundings,
 }
 
 impl Snapshot {
@@ -59,7 +68,7 @@ impl Snapshot {
 pub struct Judgement {
     /// The state.
     pub state: Readiness,
-    /// What keeps the attachment from being ready, if anything does.
+    /// What keeps the attachment from being ready, if anything does, then what is good to know.
     pub findings: Vec<Finding>,
 }
 
@@ -73,10 +82,9 @@ impl Judgement {
     }
 }
 
-/// Judges one steered attachment. `bridge_there`: the interface index still belongs to the bridge, with its gateway
-/// addresses.
-pub fn judge(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgement {
-    let mut judgement = of_listener(state, bridge_there, facts);
+/// Judges one steered attachment; `bridge`: what has its interface index now.
+pub fn judge(state: &Attachment, bridge: Option<&Bridge>, facts: &Snapshot) -> Judgement {
+    let mut judgement = of_kernel(state, bridge, facts);
     let ended: Vec<_> = state
         .allow
         .iter()
@@ -90,17 +98,66 @@ pub fn judge(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgem
     judgement
 }
 
-fn of_listener(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judgement {
-    if !bridge_there {
+fn of_kernel(state: &Attachment, bridge: Option<&Bridge>, facts: &Snapshot) -> Judgement {
+    let Some(bridge) = bridge.filter(|bridge| has_a_gateway(bridge, state)) else {
         return bridge_gone(state, "attach again");
+    };
+    let mut judgement =
+        obstacle(state, bridge, &facts.around).unwrap_or_else(|| judge_listener(state, facts));
+    let own = plan::on_every_address(&facts.listeners, state);
+    let own = own.filter(|_| judgement.state == Readiness::Ready);
+    judgement.findings.extend(own.map(|listener| around::listener_on_every_address(state, listener)));
+    judgement.findings.extend(remarks(state, bridge, &facts.around));
+    judgement
+}
+
+/// What keeps connections from the datapath, whoever listens.
+pub fn obstacle(state: &Attachment, bridge: &Bridge, facts: &Surroundings) -> Option<Judgement> {
+    if bridge.setting.is_down {
+        return Some(Judgement::because(Readiness::WaitingForBridge, around::bridge_down(state)));
     }
-    let bound = plan::bound_on_gateway(&facts.listeners, &state.gateways, state.port, state.ifindex);
-    if let Some(other) = bound {
+    if let Some(cause) = plan::in_vrf(bridge).filter(|_| !state.datapath.is_relay()) {
+        return Some(Judgement::because(Readiness::Failed, around::bridge_in_vrf(state, cause)));
+    }
+    let (gateway, rule) = facts.in_front(state, bridge)?;
+    let finding = around::nat_rule_in_front(state, gateway, &rule);
+    Some(Judgement::because(Readiness::Conflict, finding))
+}
+
+/// What is good to know of the bridge, and keeps nobody from being served.
+pub fn remarks(state: &Attachment, bridge: &Bridge, facts: &Surroundings) -> Vec<Finding> {
+    let present: BTreeSet<IpAddr> = bridge.addrs.iter().map(|net| net.addr()).collect();
+    let of_family = |one: &&IpAddr| state.gateways.iter().any(|gateway| gateway.is_ipv4() == one.is_ipv4());
+    let gone: Vec<IpAddr> = state.gateways.difference(&present).copied().collect();
+    let new: Vec<IpAddr> = present.difference(&state.gateways).filter(of_family).copied().collect();
+    let subnet = bridge.addrs.iter().find(|net| state.allow.contains(&Source::Net(net.trunc())));
+    let uplink = bridge.setting.uplink.as_ref().filter(|_| subnet.is_some());
+    let findings = [
+        (bridge.name != state.bridge).then(|| around::bridge_renamed(state, bridge)),
+        (!gone.is_empty()).then(|| around::gateway_removed(state, &gone)),
+        // Inside a container the other addresses of the interface are not asked for.
+        (!new.is_empty() && state.container.is_none()).then(|| around::gateway_added(state, &new)),
+        uplink.map(|uplink| around::bridge_has_uplink(state, uplink)),
+        (!facts.nat.unread.is_empty()).then(|| around::nat_unread(state, &facts.nat.unread)),
+    ];
+    findings.into_iter().flatten().collect()
+}
+
+fn has_a_gateway(bridge: &Bridge, state: &Attachment) -> bool {
+    bridge.addrs.iter().any(|net| state.gateways.contains(&net.addr()))
+}
+
+fn judge_listener(state: &Attachment, facts: &Snapshot) -> Judgement {
+    if let Some(other) = plan::bound_on_gateway(&facts.listeners, state) {
         return Judgement::because(Readiness::Conflict, serving::port_bound_on_gateway(state, other));
     }
     let Some(target) = state.target.tcp() else {
         return Judgement::because(Readiness::Failed, serving::not_steerable(state));
     };
+    if let Some(held) = facts.around.placeholder(target, &facts.listeners, |_| None) {
+        let finding = around::placeholder_listener(state, target, &held);
+        return Judgement::because(Readiness::Failed, finding);
+    }
     if let Some(listener) = plan::mptcp_listener(&facts.listeners, target) {
         return of_mptcp(state, listener, facts);
     }
@@ -114,6 +171,9 @@ fn of_listener(state: &Attachment, bridge_there: bool, facts: &Snapshot) -> Judg
     if let Some(listener) = facts.listeners.iter().find(|l| l.serves(target)) {
         return Judgement::because(Readiness::Failed, serving::listener_bound_to_interface(state, listener));
     }
+    if let Some(rule) = facts.around.carried_elsewhere(target).filter(|rule| rule.is_certain) {
+        return Judgement::because(Readiness::Failed, around::answered_elsewhere(state, target, &rule));
+    }
     waiting_for_listener(state, &facts.listeners)
 }
 
@@ -123,22 +183,40 @@ fn of_mptcp(state: &Attachment, listener: &Listener, facts: &Snapshot) -> Judgem
         return Judgement::because(Readiness::Failed, serving::mptcp_steering_missing(state, listener));
     }
     if !facts.prepared.contains(&listener.key()) {
-        return Judgement::because(Readiness::WaitingForListener, serving::mptcp_not_prepared(state, listener));
+        return Judgement::because(
+            Readiness::WaitingForListener,
+            serving::mptcp_not_prepared(state, listener),
+        );
     }
     Judgement::ready()
 }
 
-/// Judges one relayed attachment; `listeners`: those of this namespace.
-pub fn judge_relay(state: &Attachment, bridge_there: bool, listeners: &[Listener]) -> Judgement {
-    if !bridge_there {
+/// Judges one relayed attachment.
+pub fn judge_relay(state: &Attachment, bridge: Option<&Bridge>, facts: &Snapshot) -> Judgement {
+    let Some(bridge) = bridge.filter(|bridge| has_a_gateway(bridge, state)) else {
         return bridge_gone(state, &format!("bridge-user detach {}, then attach again", state.name()));
-    }
+    };
+    let mut judgement = obstacle(state, bridge, &facts.around).unwrap_or_else(|| judge_target(state, facts));
+    judgement.findings.extend(remarks(state, bridge, &facts.around));
+    judgement
+}
+
+/// Whether what a relay connects to is there: the relay is served like any program of this host.
+fn judge_target(state: &Attachment, facts: &Snapshot) -> Judgement {
     let there = match &state.target {
-        // The relay itself connects over loopback, so a listener bound to `lo` serves it.
-        Target::Tcp(target) => listeners.iter().any(|listener| listener.serves(*target)),
+        Target::Tcp(target) => {
+            let held = facts.around.placeholder(*target, &facts.listeners, |_| None);
+            if let Some(held) = held.filter(|held| held.rule.is_none()) {
+                let finding = around::placeholder_listener(state, *target, &held);
+                return Judgement::because(Readiness::Failed, finding);
+            }
+            // It connects over loopback, so a listener bound to `lo` serves it.
+            let listens = facts.listeners.iter().any(|listener| listener.serves(*target));
+            listens || facts.around.answered.contains(target)
+        }
         Target::Unix(path) => is_bound(path),
     };
-    if there { Judgement::ready() } else { waiting_for_listener(state, listeners) }
+    if there { Judgement::ready() } else { waiting_for_listener(state, &facts.listeners) }
 }
 
 /// Judges a relayed attachment whose UNIX target has become another's; `what`: how.

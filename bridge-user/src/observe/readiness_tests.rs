@@ -8,9 +8,15 @@ use super::{
 };
 use crate::{
     model::{
-        JSON_VERSION, datapath::Reason, finding::Severity, identity::Identity, source::NamedContainer,
+        JSON_VERSION,
+        bridge::{Setting, Uplink},
+        datapath::Reason,
+        finding::Severity,
+        identity::Identity,
+        source::NamedContainer,
         target::Port,
     },
+    netfilter::nat::NatRules,
     relay::RelayStats,
 };
 
@@ -32,7 +38,13 @@ pub(crate) fn state() -> Attachment {
     }
 }
 
-fn listener(addr: &str, cookie: u64, mptcp: bool) -> Listener {
+/// Its bridge, as it was when it was attached.
+pub(crate) fn bridge() -> Bridge {
+    let addrs = vec!["172.17.0.1/16".parse().unwrap()];
+    Bridge { index: 3, name: "docker0".into(), addrs, setting: Setting::default() }
+}
+
+pub(crate) fn listener(addr: &str, cookie: u64, mptcp: bool) -> Listener {
     Listener { addr: addr.parse().unwrap(), inode: 1, cookie, v6only: None, mptcp, device: 0, uid: 0 }
 }
 
@@ -52,8 +64,8 @@ fn short(judgement: Judgement) -> (Readiness, Option<String>) {
     (state, finding.map(|finding| finding.code.into_owned()))
 }
 
-fn judged(bridge: bool, listeners: Vec<Listener>, registered: &[u64]) -> (Readiness, Option<String>) {
-    short(judge(&state(), bridge, &facts(listeners, registered)))
+fn judged(is_there: bool, listeners: Vec<Listener>, registered: &[u64]) -> (Readiness, Option<String>) {
+    short(judge(&state(), is_there.then(bridge).as_ref(), &facts(listeners, registered)))
 }
 
 fn not_ready(state: Readiness, code: &str) -> (Readiness, Option<String>) {
@@ -78,16 +90,18 @@ fn readiness_follows_the_facts() {
     let other = listener("172.17.0.1:6379", 6, false);
     assert_eq!(judged(true, vec![redis(), other], &[5]), not_ready(Conflict, "port-bound-on-gateway"));
     let unix = Attachment { target: Target::Unix("/run/x.sock".into()), ..state() };
-    assert_eq!(short(judge(&unix, true, &facts(vec![], &[]))), not_ready(Failed, "not-steerable"));
+    assert_eq!(short(judge(&unix, Some(&bridge()), &facts(vec![], &[]))), not_ready(Failed, "not-steerable"));
 }
 
 #[test]
 fn a_relay_is_judged_by_bridge_and_listener() {
-    let relayed = |bridge, listeners: &[Listener]| short(judge_relay(&state(), bridge, listeners));
+    let relayed = |is_there: bool, listeners: &[Listener]| {
+        short(judge_relay(&state(), is_there.then(bridge).as_ref(), &facts(listeners.to_vec(), &[])))
+    };
     assert_eq!(relayed(true, &[listener("127.0.0.1:6379", 5, true)]), (Readiness::Ready, None));
     assert_eq!(relayed(true, &[]), not_ready(Readiness::WaitingForListener, "no-listener"));
     assert_eq!(relayed(false, &[]), not_ready(Readiness::WaitingForBridge, "bridge-gone"));
-    let gone = judge_relay(&state(), false, &[]).findings[0].to_string();
+    let gone = judge_relay(&state(), None, &Snapshot::default()).findings[0].to_string();
     assert_eq!(
         gone,
         "bridge docker0 (index 3) with address 172.17.0.1 is gone: bridge-user detach bridge-redis-6379, then attach \
@@ -97,7 +111,7 @@ fn a_relay_is_judged_by_bridge_and_listener() {
 
 #[test]
 fn a_service_on_the_other_loopback_is_pointed_out() {
-    let text = |listeners| judge(&state(), true, &facts(listeners, &[])).findings[0].to_string();
+    let text = |listeners| judge(&state(), Some(&bridge()), &facts(listeners, &[])).findings[0].to_string();
     let nothing = text(vec![listener("127.0.0.1:6380", 5, false)]);
     assert_eq!(nothing, "nothing listens on 127.0.0.1:6379: start the service, or attach where it listens");
     let hint = text(vec![listener("[::1]:6379", 5, false)]);
@@ -109,9 +123,9 @@ fn an_mptcp_listener_is_ready_where_the_tc_program_is_and_it_is_transparent() {
     let mut facts = facts(vec![listener("127.0.0.1:6379", 5, true)], &[]);
     facts.mptcp_bridges.insert(3);
     let waiting = not_ready(Readiness::WaitingForListener, "mptcp-not-prepared");
-    assert_eq!(short(judge(&state(), true, &facts)), waiting);
+    assert_eq!(short(judge(&state(), Some(&bridge()), &facts)), waiting);
     facts.prepared.insert(facts.listeners[0].key());
-    assert_eq!(judge(&state(), true, &facts), Judgement::ready());
+    assert_eq!(judge(&state(), Some(&bridge()), &facts), Judgement::ready());
     assert_eq!(facts.carrier(&state()), Datapath::SteerTc);
     facts.listeners.push(listener("127.0.0.1:6379", 6, false));
     assert_eq!(facts.carrier(&state()), Datapath::Steer);
@@ -127,7 +141,7 @@ fn a_named_container_whose_run_is_over_is_told() {
         let state = Attachment { allow: allow.iter().cloned().collect(), ..state() };
         let mut facts = facts(vec![listener("127.0.0.1:6379", 5, false)], &[5]);
         facts.ended.insert(70);
-        let Judgement { state, findings } = judge(&state, true, &facts);
+        let Judgement { state, findings } = judge(&state, Some(&bridge()), &facts);
         (state, findings.iter().map(|finding| finding.code.to_string()).collect::<Vec<_>>())
     };
     let net = Source::Net("10.0.0.0/8".parse().unwrap());
@@ -181,7 +195,8 @@ fn a_stopped_containers_attachment_says_how_it_comes_back() {
 fn a_relays_entry_survives_its_way_through_json() {
     let state = Attachment { datapath: Datapath::Splice, identity: Identity::Loopback, ..state() };
     let stats = RelayStats { accepted: 3, bytes_up: 5, bytes_down: 7, ..RelayStats::default() };
-    let entry = AttachmentReport::of_relay(&state, stats, judge_relay(&state, true, &[]));
+    let entry =
+        AttachmentReport::of_relay(&state, stats, judge_relay(&state, Some(&bridge()), &Snapshot::default()));
     let json = serde_json::to_string(&entry).unwrap();
     assert!(json.contains(r#""datapath":"splice""#) && json.contains(r#""bytes":12"#), "{json}");
     assert!(json.contains(r#""identity":"loopback","state":"waiting-for-listener""#), "{json}");
@@ -193,7 +208,7 @@ fn a_relays_entry_survives_its_way_through_json() {
 
 #[test]
 fn detail_is_what_people_read_and_findings_are_the_same_as_data() {
-    let judgement = judge(&state(), true, &facts(vec![listener("[::1]:6379", 5, false)], &[]));
+    let judgement = judge(&state(), Some(&bridge()), &facts(vec![listener("[::1]:6379", 5, false)], &[]));
     let local = Attachment { identity: Identity::Loopback, ..state() };
     let entry = AttachmentReport::of_steered(&local, &Stats::default(), &Snapshot::default(), judgement);
     let json = serde_json::to_string(&entry).unwrap();
@@ -227,4 +242,86 @@ fn advice_goes_to_the_attachment_it_is_about() {
     let found: Vec<_> = report.attachments.iter().map(|entry| entry.findings.as_slice()).collect();
     assert_eq!(found, [&[][..], &[finding]]);
     assert!(report.findings.is_empty());
+}
+
+/// State and codes of a service that listens as it should, on this bridge.
+fn on_bridge(bridge: &Bridge, nat: NatRules) -> (Readiness, Vec<String>) {
+    let mut facts = facts(vec![listener("127.0.0.1:6379", 5, false)], &[5]);
+    facts.around.nat = nat;
+    let Judgement { state, findings } = judge(&state(), Some(bridge), &facts);
+    (state, findings.into_iter().map(|finding| finding.code.into_owned()).collect())
+}
+
+#[test]
+fn a_bridge_that_was_changed_is_told_of() {
+    use Readiness::{Failed, Ready, WaitingForBridge};
+    let changed = |change: &dyn Fn(&mut Bridge)| {
+        let mut bridge = bridge();
+        change(&mut bridge);
+        on_bridge(&bridge, NatRules::default())
+    };
+    let codes = |state, codes: &[&str]| (state, codes.iter().map(|code| (*code).to_owned()).collect());
+    let address = |text: &str| text.parse().unwrap();
+    assert_eq!(changed(&|_| ()), codes(Ready, &[]));
+    assert_eq!(changed(&|now| now.name = "other".into()), codes(Ready, &["bridge-renamed"]));
+    assert_eq!(changed(&|now| now.addrs.push(address("172.17.0.9/16"))), codes(Ready, &["gateway-added"]));
+    // The target's family has no part in it.
+    assert_eq!(changed(&|now| now.addrs.push(address("fd00::1/64"))), codes(Ready, &[]));
+    assert_eq!(changed(&|now| now.addrs.clear()), codes(WaitingForBridge, &["bridge-gone"]));
+    assert_eq!(changed(&|now| now.setting.is_down = true), codes(WaitingForBridge, &["bridge-down"]));
+    assert_eq!(changed(&|now| now.setting.vrf = Some("red".into())), codes(Failed, &["bridge-in-vrf"]));
+    let uplink = |now: &mut Bridge| now.setting.uplink = Some(Uplink::DefaultRoute);
+    assert_eq!(changed(&uplink), codes(Ready, &["bridge-has-uplink"]));
+}
+
+#[test]
+fn one_of_several_addresses_is_missed_and_the_others_serve() {
+    let both = BTreeSet::from(["172.17.0.1".parse().unwrap(), "172.17.0.2".parse().unwrap()]);
+    let state = Attachment { gateways: both, ..state() };
+    let facts = facts(vec![listener("127.0.0.1:6379", 5, false)], &[5]);
+    let judgement = judge(&state, Some(&bridge()), &facts);
+    assert_eq!(judgement.state, Readiness::Ready);
+    assert_eq!(judgement.findings[0].code, "gateway-removed");
+    assert!(judgement.findings[0].cause.contains("172.17.0.2"), "{:?}", judgement.findings);
+}
+
+#[test]
+fn a_rule_in_front_is_a_conflict_and_one_that_was_not_read_is_told_of() {
+    let rule = NatRules::of_iptables("-A PREROUTING -p tcp -m tcp --dport 6379 -j REDIRECT --to-ports 80");
+    assert_eq!(on_bridge(&bridge(), rule), (Readiness::Conflict, vec!["nat-rule-in-front".to_owned()]));
+    let mut unread = NatRules::default();
+    unread.unread.push("there is no nft".into());
+    assert_eq!(on_bridge(&bridge(), unread), (Readiness::Ready, vec!["nat-unread".to_owned()]));
+}
+
+#[test]
+fn a_service_on_every_address_is_no_other_listener() {
+    let of = |listeners: Vec<Listener>, registered| {
+        let Judgement { state, findings } = judge(&state(), Some(&bridge()), &facts(listeners, registered));
+        (state, findings[0].code.clone().into_owned())
+    };
+    let everywhere = || listener("0.0.0.0:6379", 7, false);
+    let own = of(vec![everywhere()], &[7]);
+    assert_eq!(own, (Readiness::Ready, "listener-on-every-address".to_owned()));
+    let another = of(vec![everywhere(), listener("127.0.0.1:6379", 5, false)], &[5, 7]);
+    assert_eq!(another, (Readiness::Conflict, "port-bound-on-gateway".to_owned()));
+}
+
+#[test]
+fn a_relay_is_served_where_the_host_is() {
+    let target = state().target.tcp().unwrap();
+    let judged = |facts: &Snapshot| short(judge_relay(&state(), Some(&bridge()), facts));
+    let mut facts = facts(vec![], &[]);
+    assert_eq!(judged(&facts), not_ready(Readiness::WaitingForListener, "no-listener"));
+    facts.around.answered.insert(target);
+    assert_eq!(judged(&facts), (Readiness::Ready, None));
+}
+
+#[test]
+fn no_socket_and_a_rule_is_no_waiting() {
+    let mut facts = facts(vec![], &[]);
+    facts.around.nat =
+        NatRules::of_iptables("-A OUTPUT -p tcp -m tcp --dport 6379 -j DNAT --to-destination 10.0.0.9:1");
+    let judgement = judge(&state(), Some(&bridge()), &facts);
+    assert_eq!(short(judgement), not_ready(Readiness::Failed, "answered-elsewhere"));
 }

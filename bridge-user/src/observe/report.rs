@@ -144,11 +144,13 @@ impl AttachmentReport {
 
     /// Allowed sources, containers with the address they had when they were attached.
     pub fn allowed(&self) -> Vec<String> {
-        let with_address = |source: &String| {
-            match self.allowed_containers.iter().find(|container| container.name == *source) {
-                Some(AllowedContainer { name, address }) => format!("{name} ({address})"),
-                None => source.clone(),
-            }
+        let with_address = |source: &String| match self
+            .allowed_containers
+            .iter()
+            .find(|container| container.name == *source)
+        {
+            Some(AllowedContainer { name, address }) => format!("{name} ({address})"),
+            None => source.clone(),
         };
         self.allow.iter().map(with_address).collect()
     }

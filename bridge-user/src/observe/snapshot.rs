@@ -1,15 +1,13 @@
 //! What the kernel holds: the attachments of a namespace, and of the containers it attached in. Changes nothing.
 
-use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
-    net::IpAddr,
-};
+use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use super::{
     checks::steering,
     pinned::prepared,
     readiness::{self, Snapshot},
     report::{AttachmentReport, ListenerTracking, Report},
+    surroundings::Surroundings,
 };
 use crate::{
     kernel::{
@@ -25,12 +23,7 @@ use crate::{
         attachment::Attachment,
         source::{NamedContainer, Source},
     },
-    net::{
-        NetError,
-        links::{addresses, link_by_index},
-        listeners::tcp_listeners,
-        namespace::Namespace,
-    },
+    net::{links::bridge_by_index, listeners::tcp_listeners, namespace::Namespace},
     scope::Scope,
 };
 
@@ -78,8 +71,11 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
     let Some(instance) = Instance::open(scope)? else { return Ok(report) };
     let state = &instance.state;
     let attachments = state.list()?;
+    let listeners = tcp_listeners(&scope.namespace)?;
+    let targets: Vec<_> = attachments.iter().filter_map(|(_, attachment)| attachment.target.tcp()).collect();
     let snapshot = Snapshot {
-        listeners: tcp_listeners(&scope.namespace)?,
+        around: Surroundings::of(&scope.namespace, &targets, &listeners),
+        listeners,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
         mptcp_bridges: instance.mptcp_bridges()?,
         prepared: prepared(&state.mptcp_targets()?, &state.prepared()?),
@@ -89,10 +85,9 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
     for (id, attachment) in attachments {
         let bridge = match bridges.entry(attachment.ifindex) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Present::find(&scope.namespace, attachment.ifindex)?),
+            Entry::Vacant(new) => new.insert(bridge_by_index(&scope.namespace, attachment.ifindex)?),
         };
-        let there = bridge.as_ref().is_some_and(|bridge| bridge.is_of(&attachment));
-        let judgement = readiness::judge(&attachment, there, &snapshot);
+        let judgement = readiness::judge(&attachment, bridge.as_ref(), &snapshot);
         let stats = state.stats(id)?;
         report.attachments.push(AttachmentReport::of_steered(&attachment, &stats, &snapshot, judgement));
     }
@@ -118,32 +113,4 @@ fn ended(attachments: &[(u32, Attachment)]) -> BTreeSet<u64> {
         present.iter().any(is_it)
     };
     named.into_iter().filter(|one| !is_there(one)).filter_map(|container| container.cookie).collect()
-}
-
-/// Whether the interface an attachment was made for is still there, with the gateway addresses.
-///
-/// # Errors
-/// [`NetError::Netlink`] when the interfaces cannot be read.
-pub(crate) fn bridge_is_there(namespace: &Namespace, attachment: &Attachment) -> Result<bool, NetError> {
-    let found = Present::find(namespace, attachment.ifindex)?;
-    Ok(found.is_some_and(|bridge| bridge.is_of(attachment)))
-}
-
-/// An interface that is there, with its addresses.
-struct Present {
-    name: String,
-    addresses: BTreeSet<IpAddr>,
-}
-
-impl Present {
-    fn find(namespace: &Namespace, ifindex: u32) -> Result<Option<Self>, NetError> {
-        let Some(link) = link_by_index(namespace, ifindex)? else { return Ok(None) };
-        let addresses = addresses(namespace, link.index)?.into_iter().map(|net| net.addr()).collect();
-        Ok(Some(Self { name: link.name, addresses }))
-    }
-
-    /// Whether an attachment was made for it as it is.
-    fn is_of(&self, attachment: &Attachment) -> bool {
-        self.name == attachment.bridge && attachment.gateways.is_subset(&self.addresses)
-    }
 }

@@ -3,10 +3,7 @@
 //! Invariants: a change is whole: when it fails, nothing of it is left. What a change says is all that carrying it out
 //! does; loading programs lasts only as what attaches or replaces them.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Serialize, Serializer};
 

@@ -10,7 +10,8 @@ use super::{
     wanted::{failed_to_attach, is_mptcp},
 };
 use crate::model::{
-    attachment::Attachment, datapath::Reason, event_level::EventLevel, features::Features, listener::Listener,
+    attachment::Attachment, datapath::Reason, event_level::EventLevel, features::Features, finding::Finding,
+    listener::Listener,
 };
 
 /// An attach that passed every check.
@@ -25,6 +26,8 @@ pub struct Intent {
     pub replaced: Vec<Attachment>,
     /// The listeners there are now.
     pub listeners: Vec<Listener>,
+    /// What is known to be in the way of the attachments, or worth telling of them.
+    pub findings: Vec<Finding>,
     /// The level of events that was asked for.
     pub event_level: Option<EventLevel>,
 }

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use super::{Change, Intent, list};
-use crate::{
-    model::JSON_VERSION,
-    model::{attachment::Attachment, datapath::Datapath, identity::Identity},
+use crate::model::{
+    JSON_VERSION, attachment::Attachment, datapath::Datapath, escape::push_line, finding::Finding,
+    identity::Identity,
 };
 
 /// The changes an attach would make.
@@ -26,6 +26,8 @@ pub struct DryRun {
     pub steps: Vec<String>,
     /// The same changes as data.
     pub changes: Vec<Change>,
+    /// What would be in the way of it, or is worth telling.
+    pub findings: Vec<Finding>,
     /// What would come of it, one sentence for each attachment.
     #[serde(skip)]
     summary: Vec<String>,
@@ -56,17 +58,21 @@ impl DryRun {
         let choices: Vec<_> = intent.wanted().map(|state| Choice::new(intent, state)).collect();
         let summary = intent.wanted().zip(&choices).map(|(state, choice)| summary(state, choice)).collect();
         let steps = changes.iter().map(ToString::to_string).collect();
-        Self { version: JSON_VERSION, dry_run: true, container, choices, steps, changes, summary }
+        let findings = intent.findings.clone();
+        Self { version: JSON_VERSION, dry_run: true, container, choices, steps, changes, findings, summary }
     }
 
     /// What would come of it, then each change on a line of its own.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         if let Some(container) = &self.container {
-            text.push_str(&format!("in the network namespace of container {container}:\n"));
+            push_line(&mut text, &format!("in the network namespace of container {container}:"));
         }
         for sentence in &self.summary {
-            text.push_str(&format!("{sentence}\n"));
+            push_line(&mut text, sentence);
+        }
+        for finding in &self.findings {
+            push_line(&mut text, &format!("{}: {}: {finding}", finding.severity, finding.subject));
         }
         if self.steps.is_empty() {
             text.push_str("\nnothing would change: everything is attached as asked\n");
@@ -74,7 +80,7 @@ impl DryRun {
         }
         text.push_str("\nnothing was changed; attach would do this:\n");
         for (at, step) in self.steps.iter().enumerate() {
-            text.push_str(&format!("{:3}. {step}\n", at + 1));
+            push_line(&mut text, &format!("{:3}. {step}", at + 1));
         }
         text
     }

@@ -1,7 +1,7 @@
 //! From what was asked for and what is there to what should be: pure, no I/O.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::model::{
     attachment::Attachment,
     bridge::Bridge,
-    datapath::{self, Capabilities, Datapath, Reason},
+    datapath::{self, Capabilities, Circumstances, Datapath, Reason},
     identity::Identity,
     listener::Listener,
     source::Source,
@@ -36,8 +36,18 @@ pub fn failed_to_attach(service: &str, port: Port, bridge: &str) -> String {
     format!("failed to attach {service} ({port}) on {bridge}")
 }
 
-/// Every (service, network) pair as an attachment. `listeners` are those of this namespace; `match_ifindex`: the kernel
-/// tells steering the interface.
+/// What is known of the namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// Its listeners.
+    pub listeners: &'a [Listener],
+    /// The targets that only a relay can serve, and why.
+    pub only_relayed: &'a BTreeMap<SocketAddr, String>,
+    /// The kernel tells steering the interface.
+    pub match_ifindex: bool,
+}
+
+/// Every (service, network) pair as an attachment.
 ///
 /// # Errors
 /// When a pair cannot be served as asked; the text says why and what to do.
@@ -45,15 +55,17 @@ pub fn wanted(
     specs: &[ServiceSpec],
     networks: &[Network],
     facts: &Capabilities,
-    listeners: &[Listener],
-    match_ifindex: bool,
+    around: Surroundings<'_>,
 ) -> Result<Vec<Attachment>, String> {
     let mut all = Vec::new();
     for network in networks {
+        let in_vrf = in_vrf(&network.bridge);
         for spec in specs {
-            let mptcp = is_mptcp(listeners, &spec.target);
-            let one = datapath::choose(facts, &spec.target, mptcp)
-                .and_then(|choice| attachment(spec, network, choice, facts.identity, match_ifindex));
+            let mptcp = is_mptcp(around.listeners, &spec.target);
+            let of_target = spec.target.tcp().and_then(|target| around.only_relayed.get(&target));
+            let only_relayed = of_target.or(in_vrf.as_ref()).map(String::as_str);
+            let one = datapath::choose(facts, &spec.target, Circumstances { mptcp, only_relayed })
+                .and_then(|choice| attachment(spec, network, choice, facts.identity, around.match_ifindex));
             all.push(one.map_err(|cause| {
                 format!("{}: {cause}", failed_to_attach(&spec.service, spec.port, &network.bridge.name))
             })?);
@@ -61,6 +73,13 @@ pub fn wanted(
     }
     no_two_on_one_bridge_port(&all)?;
     Ok(all)
+}
+
+/// The kernel reports what arrives on such a bridge as arriving on the VRF, and a rule for that would let in its other
+/// interfaces.
+pub fn in_vrf(bridge: &Bridge) -> Option<String> {
+    let vrf = bridge.setting.vrf.as_ref()?;
+    Some(format!("bridge {} is in VRF {vrf}, as which the kernel reports what arrives on it", bridge.name))
 }
 
 fn attachment(
@@ -121,7 +140,7 @@ fn steered(
     }
     let subnets = subnets(&own);
     let allow = if network.allow.is_empty() {
-        everybody(subnets, &bridge.name, &own)?
+        everybody(subnets, bridge, &own)?
     } else {
         allowed(&network.allow, &subnets, target, match_ifindex)?
     };
@@ -131,7 +150,7 @@ fn steered(
 fn allowed_to_relay(network: &Network) -> Result<BTreeSet<Source>, String> {
     let bridge = &network.bridge;
     if network.allow.is_empty() {
-        return everybody(subnets(&bridge.addrs), &bridge.name, &bridge.addrs);
+        return everybody(subnets(&bridge.addrs), bridge, &bridge.addrs);
     }
     Ok(network.allow.iter().map(truncated).collect())
 }
@@ -143,11 +162,20 @@ fn subnets(own: &[IpNet]) -> BTreeSet<IpNet> {
 }
 
 /// The allow-list where nobody asked for one.
-fn everybody(subnets: BTreeSet<IpNet>, bridge: &str, own: &[IpNet]) -> Result<BTreeSet<Source>, String> {
+fn everybody(subnets: BTreeSet<IpNet>, bridge: &Bridge, own: &[IpNet]) -> Result<BTreeSet<Source>, String> {
+    let name = &bridge.name;
     if subnets.is_empty() {
         return Err(format!(
-            "{bridge} has no subnet whose containers could be let in, only {}: say with --allow who may connect",
+            "{name} has no subnet whose containers could be let in, only {}: say with --allow who may connect",
             list(own)
+        ));
+    }
+    if let Some(uplink) = &bridge.setting.uplink {
+        return Err(format!(
+            "bridge {name} leads to other machines ({uplink}), and without --allow all of {} could connect: use \
+             --allow with the addresses of the containers, or {} to let in the machines too",
+            list(&subnets),
+            subnets.iter().map(|net| format!("--allow {net}")).collect::<Vec<_>>().join(" ")
         ));
     }
     Ok(subnets.into_iter().map(Source::Net).collect())
@@ -329,16 +357,21 @@ fn refuse_port(wanted: &Attachment, present: &[&Attachment]) -> Result<(), Strin
     }
 }
 
-/// The listener, if any, that already answers at one of `gateways` on `port`.
-pub fn bound_on_gateway<'a>(
-    listeners: &'a [Listener],
-    gateways: &BTreeSet<IpAddr>,
-    port: Port,
-    ifindex: u32,
-) -> Option<&'a Listener> {
+/// The listener, if any, that already answers at the gateway's port, and is not the service itself.
+pub fn bound_on_gateway<'a>(listeners: &'a [Listener], state: &Attachment) -> Option<&'a Listener> {
+    let own = on_every_address(listeners, state).map(|listener| listener.cookie);
     // One that is bound to another interface, also to a bridge that is gone, gets nothing from this one.
-    let mut here = listeners.iter().filter(|listener| [0, ifindex].contains(&listener.device));
-    here.find(|l| gateways.iter().any(|&gateway| l.serves(SocketAddr::new(gateway, port.get()))))
+    let mut here = listeners.iter().filter(|listener| [0, state.ifindex].contains(&listener.device));
+    let at = |&gateway| SocketAddr::new(gateway, state.port.get());
+    here.find(|l| state.gateways.iter().map(at).any(|gateway| l.serves(gateway)) && own != Some(l.cookie))
+}
+
+/// The service's own listener, where that is on every address and so has the gateway's port, too. One that is bound to
+/// the target's address alone is the service in its place.
+pub fn on_every_address<'a>(listeners: &'a [Listener], state: &Attachment) -> Option<&'a Listener> {
+    let target = state.target.tcp().filter(|target| target.port() == state.port.get())?;
+    let serving = listeners.iter().filter(|listener| listener.can_serve(target));
+    serving.min_by_key(|listener| listener.is_on_every_address()).filter(|one| one.is_on_every_address())
 }
 
 /// Whether an MPTCP listener serves `target` now.

@@ -2,14 +2,22 @@
 
 use super::*;
 use crate::model::{
+    bridge::{Setting, Uplink},
     datapath::{Requested, tests::facts},
     source::NamedContainer,
 };
 
 fn network(addrs: &[&str], allow: &[&str]) -> Network {
     let nets = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|t| t.parse().unwrap()).collect() };
-    let bridge = Bridge { index: 7, name: "br-a".into(), addrs: nets(addrs) };
-    Network { container: None, name: "appnet".into(), bridge, allow: nets(allow).into_iter().map(Source::Net).collect() }
+    let bridge = Bridge { index: 7, name: "br-a".into(), addrs: nets(addrs), setting: Setting::default() };
+    let allow = nets(allow).into_iter().map(Source::Net).collect();
+    Network { container: None, name: "appnet".into(), bridge, allow }
+}
+
+/// Nothing listens.
+fn around(match_ifindex: bool) -> Surroundings<'static> {
+    static NONE: BTreeMap<SocketAddr, String> = BTreeMap::new();
+    Surroundings { listeners: &[], only_relayed: &NONE, match_ifindex }
 }
 
 fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
@@ -17,7 +25,7 @@ fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
 }
 
 fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<Attachment>, String> {
-    wanted(&specs(texts), &[network], &facts(Requested::Auto), &[], match_ifindex)
+    wanted(&specs(texts), &[network], &facts(Requested::Auto), around(match_ifindex))
 }
 
 #[test]
@@ -43,7 +51,7 @@ fn a_relay_serves_both_families_whatever_the_target() {
 fn another_datapath_of_the_same_attachment_is_in_the_way() {
     let spliced = |requested| {
         let network = network(&["172.30.1.1/24"], &[]);
-        wanted(&specs(&["redis"]), &[network], &facts(requested), &[], true).unwrap().remove(0)
+        wanted(&specs(&["redis"]), &[network], &facts(requested), around(true)).unwrap().remove(0)
     };
     let (steered, spliced) = (spliced(Requested::Auto), spliced(Requested::Splice));
     let error = refuse_taken(std::slice::from_ref(&spliced), std::slice::from_ref(&steered)).unwrap_err();
@@ -72,7 +80,7 @@ fn each_family_of_a_port_may_have_its_attachment() {
     assert_eq!(refuse_taken(&all[1..2], &all[..1]), Ok(()));
     let spliced = Capabilities { proxy_protocol: true, ..facts(Requested::Auto) };
     let texts = ["redis", "redis6=6379:[::1]:6379"];
-    let error = wanted(&specs(&texts), &[both()], &spliced, &[], true).unwrap_err();
+    let error = wanted(&specs(&texts), &[both()], &spliced, around(true)).unwrap_err();
     assert!(error.contains("appnet-redis-6379") && error.contains("another port"), "{error}");
 }
 
@@ -80,7 +88,7 @@ fn each_family_of_a_port_may_have_its_attachment() {
 fn two_networks_on_one_bridge_are_refused() {
     let other = Network { name: "other".into(), ..network(&["172.30.1.1/24"], &[]) };
     let networks = [network(&["172.30.1.1/24"], &[]), other];
-    let error = wanted(&specs(&["redis"]), &networks, &facts(Requested::Auto), &[], true).unwrap_err();
+    let error = wanted(&specs(&["redis"]), &networks, &facts(Requested::Auto), around(true)).unwrap_err();
     assert!(error.contains("both on this bridge"), "{error}");
 }
 
@@ -143,11 +151,11 @@ fn listener(addr: &str, v6only: Option<bool>, mptcp: bool) -> Listener {
 
 #[test]
 fn gateway_conflicts_include_wildcards_but_not_loopback() {
-    let gateways = BTreeSet::from(["172.30.1.1".parse().unwrap()]);
-    let port = Port::new(6379).unwrap();
+    let state = |spec| plan(&[spec], network(&["172.30.1.1/24"], &[]), true).unwrap().remove(0);
+    let mapped = state("redis=6379:7000");
     let on_device = |device, addr, v6only| {
         let listener = Listener { device, ..listener(addr, v6only, false) };
-        bound_on_gateway(&[listener], &gateways, port, 7).is_some()
+        bound_on_gateway(&[listener], &mapped).is_some()
     };
     let conflict = |addr, v6only| on_device(0, addr, v6only);
     assert!(conflict("172.30.1.1:6379", None));
@@ -159,6 +167,12 @@ fn gateway_conflicts_include_wildcards_but_not_loopback() {
     assert!(on_device(7, "172.30.1.1:6379", None));
     // As a relay's, whose bridge was made again.
     assert!(!on_device(6, "172.30.1.1:6379", None));
+    let own = [listener("0.0.0.0:6379", None, false)];
+    assert!(
+        on_every_address(&own, &state("redis")).is_some()
+            && bound_on_gateway(&own, &state("redis")).is_none()
+    );
+    assert!(on_every_address(&own, &mapped).is_none());
 }
 
 #[test]
@@ -166,7 +180,8 @@ fn the_most_specific_listener_decides_whether_it_is_mptcp() {
     let target = "127.0.0.1:11434".parse().unwrap();
     let one = |addr, mptcp| listener(addr, None, mptcp);
     let v6 = |v6only| listener("[::]:11434", Some(v6only), true);
-    let found = |listeners: &[Listener]| mptcp_listener(listeners, target).map(|found| found.addr.to_string());
+    let found =
+        |listeners: &[Listener]| mptcp_listener(listeners, target).map(|found| found.addr.to_string());
     let exact = Some("127.0.0.1:11434".to_owned());
     assert_eq!(found(&[]), None);
     assert_eq!(found(&[one("127.0.0.1:11434", true), one("0.0.0.0:11434", false)]), exact);
@@ -185,10 +200,41 @@ fn a_container_is_allowed_by_itself_and_not_by_its_address() {
         inode: 7,
         cookie: Some(70),
     });
-    let allowing = |source: &Source| Network { allow: vec![source.clone()], ..network(&["172.30.1.1/24"], &[]) };
+    let allowing =
+        |source: &Source| Network { allow: vec![source.clone()], ..network(&["172.30.1.1/24"], &[]) };
     let all = plan(&["redis"], allowing(&web), false).unwrap();
     assert_eq!(all[0].allow, BTreeSet::from([web.clone()]));
     assert_eq!((list(&all[0].allow), web.as_typed()), ("web (172.30.1.7)".into(), "web".into()));
     let error = plan(&["web=8080:[::1]:80"], allowing(&web), true).unwrap_err();
     assert!(error.contains("target's family") || error.contains("IPv6 gateway"), "{error}");
+}
+
+#[test]
+fn a_bridge_that_leads_to_other_machines_takes_an_allow_list() {
+    let mut network = network(&["172.30.1.1/24"], &[]);
+    network.bridge.setting.uplink = Some(Uplink::Port { name: "eth1".into(), kind: String::new() });
+    for text in ["redis", "web=8080:unix:/run/x"] {
+        let error = plan(&[text], network.clone(), true).unwrap_err();
+        assert!(error.contains("its port eth1 is a network card"), "{error}");
+        assert!(error.contains("--allow 172.30.1.0/24"), "{error}");
+    }
+    network.allow = vec![Source::Net("172.30.1.11/32".parse().unwrap())];
+    assert_eq!(list(&plan(&["redis"], network, true).unwrap()[0].allow), "172.30.1.11/32");
+}
+
+#[test]
+fn a_bridge_in_a_vrf_and_a_target_that_only_a_relay_reaches_are_relayed() {
+    let mut network = network(&["172.30.1.1/24"], &[]);
+    let only = BTreeMap::from([("127.0.0.1:6379".parse().unwrap(), "dockerd holds it".to_owned())]);
+    let around = Surroundings { only_relayed: &only, ..around(true) };
+    let both = specs(&["redis", "web=8080"]);
+    let reasons = |network: &Network| {
+        let all = wanted(&both, std::slice::from_ref(network), &facts(Requested::Auto), around).unwrap();
+        all.into_iter().map(|state| (state.datapath, state.reason.to_string())).collect::<Vec<_>>()
+    };
+    let relayed = (Datapath::Splice, "dockerd holds it".to_owned());
+    assert_eq!(reasons(&network), [relayed.clone(), (Datapath::Steer, "probe passed".to_owned())]);
+    network.bridge.setting.vrf = Some("red".into());
+    let in_vrf = "bridge br-a is in VRF red, as which the kernel reports what arrives on it";
+    assert_eq!(reasons(&network), [relayed, (Datapath::Splice, in_vrf.to_owned())]);
 }

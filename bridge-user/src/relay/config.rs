@@ -2,11 +2,7 @@
 //!
 //! Invariants: plain data; every default is written here and nowhere else.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 

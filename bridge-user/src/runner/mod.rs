@@ -19,8 +19,8 @@ use crate::{
         datapath::Datapath,
         source::{NamedContainer, Source},
     },
-    net::{clients::Clients, listeners::tcp_listeners, namespace::Namespace},
-    observe::{checks::serving, readiness, report::AttachmentReport, snapshot::bridge_is_there},
+    net::{clients::Clients, links::bridge_by_index, listeners::tcp_listeners, namespace::Namespace},
+    observe::{checks::serving, readiness, report::AttachmentReport, surroundings::Surroundings},
     plan,
     relay::{Ledger, Relay, RelayConfig, RelayOptions, RelayStats, User, memory, raise_descriptor_limit},
 };
@@ -83,11 +83,14 @@ impl Runner {
     /// When the namespace's links or listeners cannot be read.
     pub fn entries(&self) -> anyhow::Result<Vec<AttachmentReport>> {
         let listeners = tcp_listeners(&self.namespace)?;
+        let targets: Vec<_> = self.running.iter().filter_map(|running| running.state.target.tcp()).collect();
+        let around = Surroundings::of_relays(&self.namespace, &targets, &listeners)?;
+        let facts = readiness::Snapshot { listeners, around, ..Default::default() };
         let report = |running: &RunningRelay| {
-            let there = bridge_is_there(&self.namespace, &running.state)?;
+            let bridge = bridge_by_index(&self.namespace, running.state.ifindex)?;
             let judgement = match running.relays.iter().find_map(Relay::foreign_target) {
                 Some(what) => readiness::foreign_target(&running.state, &what),
-                None => readiness::judge_relay(&running.state, there, &listeners),
+                None => readiness::judge_relay(&running.state, bridge.as_ref(), &facts),
             };
             let mut report = AttachmentReport::of_relay(&running.state, running.stats(), judgement);
             let user = running.relays.iter().find_map(Relay::user);

@@ -11,7 +11,12 @@ use crate::{
     apply::{self, Attached},
     cli::output::{FormatArgs, Out},
     model::{
-        attachment::Attachment, datapath::Requested, event_level::EventLevel, identity::Identity, presets,
+        attachment::Attachment,
+        datapath::Requested,
+        escape::{escaped, push_line},
+        event_level::EventLevel,
+        identity::Identity,
+        presets,
         spec::ServiceSpec,
     },
     observe::{
@@ -184,7 +189,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
         let mut report = report(scope, &prepared.intent, runner)?;
         let mut text = report.to_text();
         for Advice { line, findings } in notes(&request, &prepared.intent) {
-            text.push_str(&format!("{line}\n"));
+            push_line(&mut text, &line);
             report.add(findings);
         }
         out.print_as(args.output.output, &report, |_| text)
@@ -212,7 +217,7 @@ fn say_cut(out: &Out, cut: u64) {
 /// Warnings of relays: lines on stderr, which a service manager keeps.
 fn log_to_stderr() {
     let format = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
-        writeln!(out, "bridge-user: {}", record.args())
+        writeln!(out, "{}", escaped(&format!("bridge-user: {}", record.args())))
     };
     env_logger::Builder::new().filter_level(log::LevelFilter::Warn).format(format).init();
 }

@@ -6,7 +6,7 @@ use crate::{
     apply,
     cli::output::Out,
     kernel::{Instance, instance::owned::owned},
-    model::attachment::Attachment,
+    model::{attachment::Attachment, escape::push_line},
     observe::{preflight, report::AttachmentReport},
     plan::{self, Change},
     runner::control::{self, Answers, Peer},
@@ -32,7 +32,8 @@ pub struct Args {
 /// As [`by_name`] and [`all`].
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     let names = if args.all { all(scope)? } else { by_name(scope, &args.names)? };
-    let lines: String = names.iter().map(|name| format!("detached {name}\n")).collect();
+    let mut lines = String::new();
+    names.iter().for_each(|name| push_line(&mut lines, &format!("detached {name}")));
     out.print(&lines).map(drop)
 }
 

@@ -34,6 +34,7 @@ pub(crate) const PAGE: &str = "served by httpd\n";
 pub(crate) struct Engine {
     pub(crate) host: Netns,
     server: Guarded,
+    options: &'static [&'static str],
     directory: TempDir,
     pins_before: BTreeSet<PathBuf>,
 }
@@ -41,11 +42,16 @@ pub(crate) struct Engine {
 impl Engine {
     /// Starts the engine and makes the image.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more options for dockerd.
+    pub(crate) fn start_with(options: &'static [&'static str]) -> Result<Self> {
         let host = Netns::new()?;
         let directory = tempfile::Builder::new().prefix("bridge-tests-docker-").tempdir()?;
         let pins_before = pin_directories()?;
-        let server = start_server(&host, directory.path())?;
-        let mut engine = Self { host, server, directory, pins_before };
+        let server = start_server(&host, directory.path(), options)?;
+        let mut engine = Self { host, server, options, directory, pins_before };
         engine.wait_ready()?;
         engine.make_image()?;
         Ok(engine)
@@ -58,7 +64,7 @@ impl Engine {
 
     /// Starts the engine again.
     pub(crate) fn start_server_again(&mut self) -> Result<()> {
-        self.server = start_server(&self.host, self.directory.path())?;
+        self.server = start_server(&self.host, self.directory.path(), self.options)?;
         self.wait_ready()
     }
 
@@ -250,13 +256,13 @@ impl Drop for Engine {
     }
 }
 
-fn start_server(host: &Netns, directory: &Path) -> Result<Guarded> {
+fn start_server(host: &Netns, directory: &Path, options: &[&str]) -> Result<Guarded> {
     let path = |name: &str| directory.join(name);
     let log = std::fs::File::options().create(true).append(true).open(path("log"))?;
     let mut command = Command::new("dockerd");
     command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
     command.arg("--pidfile").arg(path("pid")).arg("--host").arg(endpoint(directory));
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.args(options).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(Guarded::new(host.spawn(&mut command).context("failed to start dockerd: is it installed?")?))
 }
 
@@ -265,7 +271,7 @@ fn endpoint(directory: &Path) -> String {
 }
 
 /// The static busybox: `BRIDGE_BUSYBOX`, which `cargo xtask test` sets, else the one where Debian puts it.
-pub(super) fn busybox() -> Result<PathBuf> {
+pub(crate) fn busybox() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("BRIDGE_BUSYBOX") {
         return Ok(named.into());
     }

@@ -37,7 +37,12 @@ impl FakeDocker {
         let listener = UnixListener::bind(directory.path().join("docker.sock"))?;
         let answers = Arc::new(Mutex::new(Known::new()));
         let known = Arc::clone(&answers);
-        let server = std::thread::spawn(move || serve(&listener, &known));
+        let server = std::thread::spawn(move || {
+            serve(&listener, |path, stream| {
+                let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                say(stream, &answer(path, &known).to_string())
+            });
+        });
         Ok(Self { directory, answers, processes: BTreeMap::new(), server: Some(server) })
     }
 
@@ -79,20 +84,30 @@ impl Drop for FakeDocker {
     }
 }
 
-/// One request per connection, until one asks for nothing.
-fn serve(listener: &UnixListener, known: &Mutex<Known>) {
+/// One request per connection, until one asks for nothing; `respond` gets the path. A client that went away needs no
+/// answer.
+pub(super) fn serve(listener: &UnixListener, respond: impl Fn(&str, &UnixStream) -> std::io::Result<()>) {
     for stream in listener.incoming().flatten() {
         let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
         let Some(request) = lines.next() else { return };
         // The headers, which end with an empty line.
         drop(lines.take_while(|line| !line.is_empty()).last());
-        let path = request.split(' ').nth(1).unwrap_or_default();
-        let body = answer(path, &known.lock().unwrap_or_else(PoisonError::into_inner)).to_string();
-        let head =
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ";
-        // A client that went away needs no answer.
-        drop(write!(&stream, "{head}{}\r\n\r\n{body}", body.len()));
+        drop(respond(request.split(' ').nth(1).unwrap_or_default(), &stream));
     }
+}
+
+/// What comes before the length and the body.
+const HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ";
+
+/// A whole answer.
+pub(super) fn say(mut stream: &UnixStream, body: &str) -> std::io::Result<()> {
+    write!(stream, "{HEAD}{}\r\n\r\n{body}", body.len())
+}
+
+/// The answer to what every client asks first.
+pub(super) fn version() -> Value {
+    json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"})
 }
 
 /// 64 hexadecimal digits that only this name has.
@@ -103,7 +118,7 @@ fn id(name: &str) -> String {
 
 fn answer(path: &str, known: &Known) -> Value {
     if path.ends_with("/version") {
-        return json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"});
+        return version();
     }
     if path.contains("/networks") {
         let options = json!({"com.docker.network.bridge.name": "br-a"});

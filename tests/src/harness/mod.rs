@@ -21,6 +21,7 @@ pub(crate) mod leftovers;
 pub(crate) mod memory;
 pub(crate) mod netns;
 pub(crate) mod noise;
+pub(crate) mod odd_engine;
 pub(crate) mod peers;
 pub(crate) mod pinned;
 pub(crate) mod planned;

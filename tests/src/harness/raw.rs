@@ -36,6 +36,7 @@ pub(crate) fn send_segment(source: Ipv4Addr, to: SocketAddr, flags: u8, checksum
 }
 
 /// Sends one SYN in a frame to `mac`, with a VLAN tag or without, over `interface` of the calling thread's namespace.
+/// Its checksum is wrong, so that nothing comes of it but what a tc program makes of it.
 pub(crate) fn send_syn_frame(
     interface: &str,
     mac: [u8; 6],
@@ -49,7 +50,7 @@ pub(crate) fn send_syn_frame(
     frame.extend([2, 0, 0, 0, 0, 0x11]);
     frame.extend(vlan.into_iter().flat_map(|tag| [0x81, 0, 0, tag]));
     frame.extend([0x08, 0]);
-    frame.extend(packet(source, (*v4.ip(), v4.port()), SYN, Checksum::Right));
+    frame.extend(packet(source, (*v4.ip(), v4.port()), SYN, Checksum::Wrong));
     let sent = nix::unistd::write(&socket, &frame).context("failed to send a frame")?;
     anyhow::ensure!(sent == frame.len(), "{sent} of {} bytes were sent", frame.len());
     Ok(())
@@ -74,7 +75,8 @@ fn segment(source: Ipv4Addr, (to, port): (Ipv4Addr, u16), flags: u8, checksum: C
     segment[12] = 5 << 4;
     segment[13] = flags;
     segment[14..16].copy_from_slice(&64_000_u16.to_be_bytes());
-    let mut sum: u32 = [source.octets(), to.octets()].iter().flat_map(|octets| octets.chunks(2)).map(word).sum();
+    let mut sum: u32 =
+        [source.octets(), to.octets()].iter().flat_map(|octets| octets.chunks(2)).map(word).sum();
     sum += 6 + 20 + segment.chunks(2).map(word).sum::<u32>();
     let right = folded(sum);
     let sent = if checksum == Checksum::Right { right } else { right ^ 0x0101 };

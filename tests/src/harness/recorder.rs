@@ -108,6 +108,9 @@ fn what(pid: Pid, call: Call) -> Result<Option<Made>> {
     let Call { number, arguments: [first, second, ..] } = call;
     if number == libc::SYS_execve {
         let path = text(pid, first)?;
+        if is_reading(pid, &path, second)? {
+            return Ok(None);
+        }
         return Ok(Some(Made::Started(path.rsplit('/').next().unwrap_or_default().to_owned())));
     }
     if !is_lasting(call) {
@@ -127,6 +130,15 @@ fn what(pid: Pid, call: Call) -> Result<Option<Made>> {
         libc::SYS_unlinkat => Made::Removed(text(pid, second)?.into()),
         other => Made::Other(format!("system call {other}")),
     }))
+}
+
+/// Whether a program is started that shows firewall rules and changes none; `arguments`: where its vector is.
+fn is_reading(pid: Pid, path: &str, arguments: u64) -> Result<bool> {
+    let mut address = [0u8; 8];
+    let at = arguments + address.len() as u64;
+    memory(pid)?.read_exact_at(&mut address, at).context("failed to read the arguments of a program")?;
+    let first = u64::from_ne_bytes(address);
+    Ok(path.ends_with("-save") || (first != 0 && text(pid, first)? == "--json"))
 }
 
 /// A command of bpf(2), whose words are `union bpf_attr`.

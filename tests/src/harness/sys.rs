@@ -245,7 +245,8 @@ fn mptcp_socket(address: SocketAddr) -> Result<OwnedFd> {
 
 /// A socket that sends whole frames over an interface of the calling thread's namespace.
 pub(crate) fn packet_socket(interface: &str) -> Result<OwnedFd> {
-    let index = nix::net::if_::if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
+    let index =
+        nix::net::if_::if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
     // SAFETY: socket(2) takes three integers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {

@@ -24,7 +24,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::unknown_network_lists_the_known", || on_engine(unknown_network)),
     Test::on_host("docker::published_port_names_its_container", || on_engine(published_port)),
     Test::on_host("docker::allow_a_container_by_name", || on_engine(allow_container)),
-    Test::on_host("docker::containers_that_swap_addresses_keep_their_names", || on_engine(swapped_containers)),
+    Test::on_host("docker::containers_that_swap_addresses_keep_their_names", || {
+        on_engine(swapped_containers)
+    }),
     Test::on_host("docker::unknown_container_is_refused", || on_engine(unknown_container)),
     Test::on_host("docker::go_server_with_an_mptcp_listener_is_steered_to", || on_engine(go_server)),
     Test::on_host("docker::removed_network_is_waited_for", || on_engine(removed_network)),

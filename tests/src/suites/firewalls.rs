@@ -18,10 +18,8 @@ use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{DOCKER_LIKE_RULES, GATEWAY_A, at, local};
 use crate::harness::wait::patience;
 
-pub(super) const TESTS: &[Test] = &[Test::with_mptcp(
-    "firewalls::a_steered_service_gets_what_a_directly_bound_one_gets",
-    matrix,
-)];
+pub(super) const TESTS: &[Test] =
+    &[Test::with_mptcp("firewalls::a_steered_service_gets_what_a_directly_bound_one_gets", matrix)];
 
 /// Bound on the gateway; plain and with MPTCP.
 const DIRECT: [u16; 2] = [7100, 7101];

@@ -123,7 +123,7 @@ fn mptcp() -> Result<()> {
     set_bridge_netfilter(&rig, "0")?;
     rig.attach("7001")?;
     for _ in 0..2 {
-        rig.expect_tc(NAME, Moved::NOTHING, || {
+        rig.expect_tc(NAME, Moved::no_listener(1), || {
             ensure!(fragmented(&rig)?.is_none(), "the SYN in fragments was accepted");
             Ok(())
         })?;
@@ -142,7 +142,8 @@ fn mptcp_behind_bridge_netfilter() -> Result<()> {
     let _service = mptcp_service(&rig, local(7001))?;
     let there = set_bridge_netfilter(&rig, "1")?;
     rig.attach("7001")?;
-    rig.expect_tc(NAME, Moved::accepted(usize::from(there)), || match fragmented(&rig)? {
+    let moved = if there { Moved::accepted(1) } else { Moved::no_listener(1) };
+    rig.expect_tc(NAME, moved, || match fragmented(&rig)? {
         stream if there => exchanges(stream),
         stream => {
             ensure!(stream.is_none(), "the SYN in fragments was accepted");
@@ -178,7 +179,7 @@ fn extension_header_mptcp() -> Result<()> {
     let rig = Rig::new()?;
     let _service = mptcp_service(&rig, LOCAL6)?;
     rig.attach(TARGET6)?;
-    rig.expect_tc(NAME, Moved::NOTHING, || {
+    rig.expect_tc(NAME, Moved::no_listener(1), || {
         ensure!(behind_extension_header(&rig)?.is_none(), "the SYN was accepted");
         Ok(())
     })?;

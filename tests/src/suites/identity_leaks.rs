@@ -155,9 +155,7 @@ fn dropped_syn() -> Result<()> {
         dialling.join().expect("the client does not panic")
     })?;
     drop(client);
-    until("the service saw the connection", patience(10), || {
-        Ok((service.peers().len() == 2).then_some(()))
-    })?;
+    until("the service saw the connection", patience(10), || Ok((service.peers().len() == 2).then_some(())))?;
     let seen = remotes(&service)[1];
     ensure!(seen == A1, "the service saw {seen}");
     Ok(())

@@ -331,11 +331,13 @@ fn dual_stack_mptcp() -> Result<()> {
     attach_both(&rig, &[])?;
     both_families(&rig, &before, true)?;
     before.stop();
-    // To a plain listener and back, as `mptcp::*` does for IPv4.
+    // To a plain listener and back, as `mptcp::*` does for IPv4; a new MPTCP listener takes another attach.
     let plain = Service::start(&rig.net.host, address)?;
     both_families(&rig, &plain, false)?;
     plain.stop();
-    both_families(&rig, &mptcp_service(&rig, address)?, true)
+    let after = mptcp_service(&rig, address)?;
+    attach_both(&rig, &[])?;
+    both_families(&rig, &after, true)
 }
 
 /// As in `mptcp::*`: the ACK needs the listener again.

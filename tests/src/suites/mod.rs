@@ -19,6 +19,7 @@ macro_rules! both_relays {
 
 mod allow;
 mod attack;
+mod bridges;
 mod check;
 mod conflicts;
 mod container_follow;
@@ -46,8 +47,11 @@ mod mptcp_go;
 mod mptcp_time_wait;
 mod named;
 mod namespaces;
+mod nat;
+mod odd_text;
 mod pins;
 mod pins_unsafe;
+mod placeholders;
 mod privileges;
 mod reach;
 mod refusals;
@@ -143,6 +147,10 @@ pub(crate) fn all() -> Vec<Test> {
         check::TESTS,
         refusals::TESTS,
         conflicts::TESTS,
+        bridges::TESTS,
+        nat::TESTS,
+        placeholders::TESTS,
+        odd_text::TESTS,
         privileges::TESTS,
         pins::TESTS,
         pins_unsafe::TESTS,

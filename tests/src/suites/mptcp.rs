@@ -18,9 +18,9 @@ use crate::harness::cli::Cli;
 use crate::harness::client::{answers, connect, ended_by_service, exchange, finish, hold, refused};
 use crate::harness::pinned;
 use crate::harness::proc::run_in;
+use crate::harness::raw::{Checksum, FIN, SYN, send_segment, send_syn_frame};
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::{Peer, Service};
-use crate::harness::raw::{Checksum, FIN, SYN, send_segment, send_syn_frame};
 use crate::harness::sys::{ip_options, mptcp_listener, mptcp_v6only_listener};
 use crate::harness::topology::{
     A1, A1_6, DOCKER_LIKE_RULES, GATEWAY_A, GATEWAY_A6, GATEWAY_B, OUTSIDE, at, at6, local,

@@ -60,7 +60,7 @@ fn serves(rig: &Rig) -> Result<()> {
     (0..3).try_for_each(|_| requests(connect(&rig.net.a1, gateway())?, false))
 }
 
-/// Go's listener is followed from MPTCP to plain TCP with no userspace of ours in between, and back with another attach.
+/// Go's listener is followed from MPTCP to plain TCP with no userspace of ours in between, and back with an attach.
 fn go_http_server() -> Result<()> {
     let rig = Rig::new()?;
     let server = start(&rig, &[])?;

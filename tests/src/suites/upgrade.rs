@@ -128,13 +128,13 @@ fn another_map() -> Result<()> {
     let rig = Rig::new()?;
     let _service = Service::start(&rig.net.host, local(7001))?;
     rig.attach("7001")?;
-    let bound = pin(&rig, "BOUND_NETNS");
+    let bound = pin(&rig, "SOCKET_NETNS");
     std::fs::remove_file(&bound).with_context(|| format!("failed to remove {bound}"))?;
-    let shape = ["type", "hash", "key", "4", "value", "16", "entries", "8", "name", "BOUND_NETNS"];
+    let shape = ["type", "hash", "key", "4", "value", "16", "entries", "8", "name", "SOCKET_NETNS"];
     bpftool(&rig, &[&["map", "create", bound.as_str()], &shape[..]].concat())?;
     falsify(&rig, BUILD)?;
     let before = programs(&rig)?;
-    let needles = ["BOUND_NETNS", "(4, 16)", "(8, 8)", "detach --all"];
+    let needles = ["SOCKET_NETNS", "(4, 16)", "(8, 8)", "detach --all"];
     rig.cli().refused(&["attach", "7002", "--bridge", "br-a"], 1, &needles)?;
     rig.cli().refused(&["status"], 1, &needles)?;
     ensure!(programs(&rig)? == before, "a refused upgrade replaced a program");

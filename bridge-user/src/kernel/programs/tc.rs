@@ -3,9 +3,9 @@
 //! Invariants: what is attached to an interface is named by a pin in the instance's directory, made before and
 //! removed after it, so that whoever removes the directory knows what to undo: `link_steer_tc_<ifindex>` is a TCX
 //! link (Linux 6.6), `filter_steer_tc_<ifindex>` stands for a clsact filter, `qdisc_<ifindex>` for a clsact qdisc
-//! that was not there before. Other programs' filters and qdiscs are never touched. Only what is attached to an existing interface is undone; the kernel removes
-//! the rest with the interface. Interfaces are those of the namespace that is passed, and everything that names one
-//! works in it.
+//! that was not there before. Other programs' filters and qdiscs are never touched. Only what is attached to an
+//! existing interface is undone; the kernel removes the rest with the interface. Interfaces are those of the namespace
+//! that is passed, and everything that names one works in it.
 
 use std::{
     collections::BTreeSet,

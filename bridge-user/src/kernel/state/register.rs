@@ -74,8 +74,8 @@ fn wanted_listeners(wanted: &HashSet<TargetKey>, namespace: &Namespace) -> anyho
     Ok(listeners)
 }
 
-/// Notes which MPTCP listener is the newest on its address, and makes all of them transparent. One that begins to listen
-/// meanwhile is noted in the kernel, as newer than those that were made transparent.
+/// Notes which MPTCP listener is the newest on its address, and makes all of them transparent. One that begins to
+/// listen meanwhile is noted in the kernel, as newer than those that were made transparent.
 fn note_mptcp(
     maps: &mut Maps,
     listeners: &[Listener],

@@ -6,8 +6,8 @@
 //! helper sets it.
 //!
 //! Invariants: a note in `MPTCP_PREPARED` is made before the option is set, and says when it is, so that whoever comes
-//! later knows what to take back; an option that the service set itself stays. The duplicate of a service's socket lives
-//! only for the system calls on it.
+//! later knows what to take back; an option that the service set itself stays. The duplicate of a service's socket
+//! lives only for the system calls on it.
 
 use std::{io, os::fd::AsFd};
 
@@ -18,11 +18,7 @@ use nix::{
     sys::socket::{getsockopt, setsockopt, sockopt::IpTransparent},
 };
 
-use super::{
-    maps::Maps,
-    register::is_gone,
-    write::unless_gone,
-};
+use super::{maps::Maps, register::is_gone, write::unless_gone};
 use crate::net::{
     listeners::{Listener, tcp_listeners},
     namespace::Namespace,
@@ -45,13 +41,9 @@ pub(super) fn prepare(maps: &mut Maps, listeners: &[Listener]) -> anyhow::Result
     Ok(())
 }
 
-fn prepare_one(
-    maps: &mut Maps,
-    listener: &Listener,
-    owner: &proc_fd::Owner,
-) -> anyhow::Result<()> {
+fn prepare_one(maps: &mut Maps, listener: &Listener, owner: &proc_fd::Owner) -> anyhow::Result<()> {
     let key = listener.key();
-    let socket = match proc_fd::duplicate(owner, listener.inode) {
+    let socket = match proc_fd::duplicate_mptcp(owner, listener.inode, listener.addr) {
         Err(error) if is_gone(&error) => return Ok(()),
         socket => socket?,
     };
@@ -98,7 +90,7 @@ pub(super) fn release(maps: &mut Maps, keys: &[TargetKey], namespace: &Namespace
     let owners = proc_fd::owners_of(&listeners.iter().map(|listener| listener.inode).collect());
     for listener in &listeners {
         let Some(owner) = owners.get(&listener.inode) else { continue };
-        let done = proc_fd::duplicate(owner, listener.inode)
+        let done = proc_fd::duplicate_mptcp(owner, listener.inode, listener.addr)
             .and_then(|socket| Ok(setsockopt(&socket, IpTransparent, &false)?));
         match done {
             Err(error) if !is_gone(&error) => {

@@ -3,6 +3,13 @@
 //!
 //! Invariant: the subject of a finding is an attachment's name, whatever the line for people says.
 
+use std::{
+    collections::{BTreeSet, HashSet},
+    iter::successors,
+};
+
+use ipnet::IpNet;
+
 use crate::{
     model::{
         attachment::Attachment,
@@ -37,18 +44,42 @@ pub fn advice(specs: &[ServiceSpec], wanted: &[&Attachment]) -> Vec<Advice> {
 pub fn widened(old: &[Attachment], new: &[Attachment]) -> Vec<Advice> {
     let wider = |state: &Attachment| {
         let before = old.iter().find(|present| present.is_same(state))?;
-        let is_new = |source: &&Source| !before.allow.iter().any(|known| known.covers(source));
-        let added: Vec<_> = state.allow.iter().filter(is_new).collect();
+        let added = beyond(&before.allow, &state.allow);
         if added.is_empty() {
             return None;
         }
-        let (added, before) = (plan::list(added), plan::list(&before.allow));
+        let (added, before) = (few(added), few(before.allow.iter()));
         let cause = format!("{added} may connect from now on; until now the allow-list was {before}");
         let cure = "if that is not meant, attach again with the old list (--allow replaces it)";
         let finding = codes::ALLOW_WIDENED.finding(state.name(), cause, cure);
         Some(Advice { line: format!("warning: {}: {finding}", state.name()), findings: vec![finding] })
     };
     new.iter().filter_map(wider).collect()
+}
+
+/// The sources that an allow-list does not admit yet: networks that are not part of its own, and containers that it
+/// does not name. A container that is named is none, also if it had an admitted address.
+fn beyond<'a>(known: &BTreeSet<Source>, sources: &'a BTreeSet<Source>) -> Vec<&'a Source> {
+    let nets: Vec<IpNet> = known.iter().filter_map(Source::net).copied().collect();
+    let nets: HashSet<IpNet> = IpNet::aggregate(&nets).into_iter().collect();
+    let names: HashSet<&str> =
+        known.iter().filter_map(Source::container).map(|container| container.name.as_str()).collect();
+    let is_known = |source: &&Source| match source {
+        Source::Net(net) => successors(Some(*net), IpNet::supernet).any(|wider| nets.contains(&wider)),
+        Source::Container(container) => names.contains(container.name.as_str()),
+    };
+    sources.iter().filter(|source| !is_known(source)).collect()
+}
+
+/// The first few, and how many more there are.
+fn few<'a>(sources: impl IntoIterator<Item = &'a Source>) -> String {
+    const SHOWN: usize = 4;
+    let mut sources = sources.into_iter();
+    let first = plan::list(sources.by_ref().take(SHOWN));
+    match sources.count() {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 /// A trap of a service that is known by name.
@@ -132,7 +163,12 @@ mod tests {
         };
         let told = |old: &[&str], new: &[&str]| widened(&[allowing(old)], &[allowing(new)]);
         assert_eq!(told(&["172.17.0.0/16"], &["172.17.0.2/32"]), []);
+        assert_eq!(told(&["10.0.0.0/25", "10.0.0.128/25"], &["10.0.0.0/24"]), []);
         assert_eq!(widened(&[], &[allowing(&["172.17.0.0/16"])]), [], "it is new");
+        let many: Vec<String> = (0..9).map(|at| format!("10.0.{at}.1/32")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let line = &told(&["172.17.0.2/32"], &many)[0].line;
+        assert!(line.contains("10.0.3.1/32 and 5 more may connect"), "{line}");
         let [advice] = &told(&["172.17.0.2/32"], &["172.17.0.0/16"])[..] else { panic!("nothing is told") };
         assert!(advice.line.contains("172.17.0.0/16 may connect from now on"), "{}", advice.line);
         assert!(advice.line.contains("until now the allow-list was 172.17.0.2/32"), "{}", advice.line);

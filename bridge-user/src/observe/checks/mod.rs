@@ -5,3 +5,4 @@
 pub mod advice;
 pub mod serving;
 pub mod steering;
+pub mod surroundings;

@@ -3,9 +3,7 @@
 //! Invariant: the subject is the attachment's name.
 
 use crate::{
-    model::{
-        attachment::Attachment, codes, finding::Finding, identity::Identity, source::NamedContainer,
-    },
+    model::{attachment::Attachment, codes, finding::Finding, identity::Identity, source::NamedContainer},
     net::listeners::Listener,
     plan,
 };
