@@ -32,13 +32,9 @@ fn padded(cell: &str, width: usize) -> String {
     format!("{cell}{}", " ".repeat(missing))
 }
 
-/// A list that fits into a column: the first few, and how many more there are. JSON has them all.
+/// A list that fits into a column. JSON has all of it.
 fn few(items: &[String]) -> String {
-    const SHOWN: usize = 6;
-    match items.get(..SHOWN) {
-        Some(first) if items.len() > SHOWN => format!("{} and {} more", first.join(","), items.len() - SHOWN),
-        _ => items.join(","),
-    }
+    plan::few(items, ",", 6)
 }
 
 /// One line for each finding: whom it is about, cause and cure.

@@ -22,6 +22,7 @@ use nix::sched::{CloneFlags, setns};
 use thiserror::Error;
 
 use super::proc_fd;
+use crate::model::source::NamedContainer;
 
 /// The calling thread's namespace, as a file.
 const CURRENT: &str = "/proc/thread-self/ns/net";
@@ -79,6 +80,17 @@ impl Namespace {
     /// When it is not found, and processes of others may not be looked into.
     pub(crate) fn find(inode: u64) -> anyhow::Result<Option<Self>> {
         Ok(Self::find_all(&BTreeSet::from([inode]))?.pop())
+    }
+
+    /// That of a container in an allow-list. Whoever names the container keeps its namespace alive, so the inode is no
+    /// other's.
+    ///
+    /// # Errors
+    /// When no process is in it any more, or as [`Self::find`].
+    pub(crate) fn of_named(container: &NamedContainer) -> anyhow::Result<Self> {
+        let NamedContainer { name, inode, .. } = container;
+        Self::find(*inode)?
+            .with_context(|| format!("container {name} stopped meanwhile: start it, and attach again"))
     }
 
     /// Those with these inodes, as far as a process is in them.

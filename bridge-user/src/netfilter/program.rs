@@ -74,7 +74,7 @@ impl Guarded {
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             let mut waited = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
             match poll(&mut waited, timeout) {
-                Ok(0) => return Err(format!("it took longer than {} s", MOST_TIME.as_secs())),
+                Ok(0) => return Err(too_slow()),
                 Ok(_) => {}
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.to_string()),
@@ -97,11 +97,15 @@ impl Guarded {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
-                return Err(format!("it took longer than {} s", MOST_TIME.as_secs()));
+                return Err(too_slow());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+fn too_slow() -> String {
+    format!("it took longer than {} s", MOST_TIME.as_secs())
 }
 
 impl Drop for Guarded {

@@ -131,20 +131,12 @@ fn read_maps(state: &State) -> anyhow::Result<Pinned> {
         next_id: says.next_id,
         attachments: state.list()?,
         targets: state.targets()?,
-        prepared: prepared(&noted, &state.prepared()?),
+        prepared: state.prepared(&noted)?,
         mptcp_targets: noted.into_keys().collect(),
         has_leftovers: state.has_leftovers()?,
         ..Pinned::default()
     };
     Ok(all.without_leftovers(&listeners))
-}
-
-/// The addresses whose newest MPTCP listener is the one that was made transparent last.
-pub(super) fn prepared(
-    newest: &HashMap<TargetKey, u64>,
-    transparent: &HashMap<TargetKey, u64>,
-) -> HashSet<TargetKey> {
-    newest.iter().filter(|(key, cookie)| transparent.get(key) == Some(cookie)).map(|(key, _)| *key).collect()
 }
 
 /// The listeners that could serve one of the targets, and who holds those that can be registered and are not.

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use super::{
     checks::steering,
-    pinned::prepared,
     readiness::{self, Snapshot},
     report::{AttachmentReport, ListenerTracking, Report},
     surroundings::Surroundings,
@@ -78,7 +77,7 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
         listeners,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
         mptcp_bridges: instance.mptcp_bridges()?,
-        prepared: prepared(&state.mptcp_targets()?, &state.prepared()?),
+        prepared: state.prepared(&state.mptcp_targets()?)?,
         ended: ended(&attachments),
     };
     let mut bridges = HashMap::new();

@@ -256,10 +256,13 @@ fn track(
         }
     }
     let is_stale = |key: &&TargetKey| pinned.mptcp_targets.contains(*key) && !noted.contains(*key);
-    let address = |key: &TargetKey| SocketAddr::new(IpAddr::from(key.addr), key.port);
     let forgotten: Vec<_> = fresh.iter().filter(is_stale).map(address).collect();
     let changes = is_new || !listeners.is_empty() || !forgotten.is_empty();
     changes.then_some(Change::TrackTarget { target, is_new, listeners, forgotten })
+}
+
+fn address(key: &TargetKey) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(key.addr), key.port)
 }
 
 /// Takes the tc program off every interface that is not kept.
@@ -287,7 +290,6 @@ fn removal(there: &Snapshot, pinned: &Pinned) -> Vec<Change> {
 
 /// Takes back what was done to the services' sockets.
 fn release(pinned: &Pinned) -> Option<Change> {
-    let address = |key: &TargetKey| SocketAddr::new(IpAddr::from(key.addr), key.port);
     let mut addresses: Vec<_> = pinned.prepared.iter().map(address).collect();
     addresses.sort();
     (!addresses.is_empty()).then_some(Change::ReleaseListeners { addresses })

@@ -402,6 +402,17 @@ pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// The first `most`, and how many more there are.
+pub fn few<T: ToString>(items: impl IntoIterator<Item = T>, separator: &str, most: usize) -> String {
+    let mut items = items.into_iter();
+    let first: Vec<_> = items.by_ref().take(most).map(|item| item.to_string()).collect();
+    let first = first.join(separator);
+    match items.count() {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 #[path = "wanted_tests.rs"]
 mod tests;

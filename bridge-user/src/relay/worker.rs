@@ -8,6 +8,7 @@
 
 use std::{
     cell::Cell,
+    io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     rc::Rc,
@@ -111,8 +112,7 @@ impl Worker {
         loop {
             match self.accept_some(listener) {
                 Ok(()) => tokio::task::yield_now().await,
-                Err(Errno::AGAIN)
-                    if listener.readable().await.map(|mut guard| guard.clear_ready()).is_ok() => {}
+                Err(Errno::AGAIN) if somebody_waits(listener).await.is_ok() => {}
                 // The runtime shuts down.
                 Err(Errno::AGAIN) => return,
                 Err(error) if is_out_of_descriptors(error) => self.turn_one_away(listener, error).await,
@@ -130,7 +130,7 @@ impl Worker {
         self.spare.set(spare());
         match turned_away {
             Ok(()) => self.say_out_of_descriptors(error),
-            Err(Errno::AGAIN) => drop(listener.readable().await.map(|mut guard| guard.clear_ready())),
+            Err(Errno::AGAIN) => drop(somebody_waits(listener).await),
             // Another thread was faster to take the descriptor.
             Err(_) => sleep(BACK_OFF).await,
         }
@@ -140,7 +140,7 @@ impl Worker {
     /// Counts and reports a connection that is reset for lack of a descriptor.
     pub(super) fn say_out_of_descriptors(&self, error: Errno) {
         self.counters.no_descriptor.add(1);
-        let (gateway, cause) = (self.shared.gateway, std::io::Error::from(error));
+        let (gateway, cause) = (self.shared.gateway, io::Error::from(error));
         self.shared.warnings.warn(
             ("shortage", error.raw_os_error()),
             format_args!(
@@ -153,7 +153,7 @@ impl Worker {
     /// Counts and reports what the listener itself suffers from, and lets time pass: it may well last.
     async fn wait_for_listener(&self, error: Errno) {
         self.counters.accept_errors.add(1);
-        let (gateway, cause) = (self.shared.gateway, std::io::Error::from(error));
+        let (gateway, cause) = (self.shared.gateway, io::Error::from(error));
         let next = "if memory is short, make room; if something closed the socket (ss -K), attach again; if a security \
                     module denies it, allow it";
         self.shared.warnings.warn(
@@ -219,9 +219,7 @@ impl Worker {
             ),
         );
     }
-}
 
-impl Worker {
     /// Whether a source may connect; otherwise why not, and what to do.
     fn admits(&self, from: SocketAddr) -> Result<(), (&'static str, &'static str)> {
         let Shared { config, gateway, .. } = &*self.shared;
@@ -235,6 +233,11 @@ impl Worker {
             Ok(false) => Ok(()),
         }
     }
+}
+
+/// Ready when there is a connection to accept.
+async fn somebody_waits(listener: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    listener.readable().await.map(|mut guard| guard.clear_ready())
 }
 
 /// The process has no descriptor left, or the system.

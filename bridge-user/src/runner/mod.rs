@@ -156,14 +156,11 @@ impl RunningRelay {
     }
 }
 
-/// The containers of an allow-list. Whoever names them keeps their namespaces alive until they are found here.
+/// The containers of an allow-list.
 fn clients(state: &Attachment) -> anyhow::Result<Vec<Arc<Clients>>> {
     let open = |container: &NamedContainer| {
-        let NamedContainer { name, inode, .. } = container;
-        let namespace = Namespace::find(*inode)?
-            .with_context(|| format!("container {name} stopped meanwhile: start it, and attach again"))?;
-        let clients = Clients::of(&namespace)
-            .with_context(|| format!("failed to ask for the connections of container {name}"))?;
+        let clients = Clients::of(&Namespace::of_named(container)?)
+            .with_context(|| format!("failed to ask for the connections of container {}", container.name))?;
         Ok(Arc::new(clients))
     };
     state.allow.iter().filter_map(Source::container).map(open).collect()

@@ -47,12 +47,12 @@ fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
     let mut outcome = Outcome::default();
     let steered = outcome.detach_steered(scope, |state| names.iter().any(|name| state.is_meant_by(name)));
     let relays = outcome.find_relays(scope);
+    let relayed = || relays.iter().flat_map(|(_, entries)| entries);
     let is_there = |name: &&String| {
-        let relayed = || relays.iter().flat_map(|(_, entries)| entries).any(|entry| entry.is_meant_by(name));
-        steered.iter().any(|state| state.is_meant_by(name)) || relayed()
+        steered.iter().any(|state| state.is_meant_by(name)) || relayed().any(|entry| entry.is_meant_by(name))
     };
     let unknown: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
-    let relayed = relays.iter().flat_map(|(_, entries)| entries).map(|entry| entry.name.clone());
+    let relayed = relayed().map(|entry| entry.name.clone());
     let before: Vec<_> = steered.iter().map(Attachment::name).chain(relayed).collect();
     outcome.stop_relays(scope, &relays, |entry| names.iter().any(|name| entry.is_meant_by(name)));
     // A name that is not known may be what those did not tell of who were to tell.

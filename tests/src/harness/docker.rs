@@ -271,7 +271,7 @@ fn endpoint(directory: &Path) -> String {
 }
 
 /// The static busybox: `BRIDGE_BUSYBOX`, which `cargo xtask test` sets, else the one where Debian puts it.
-pub(crate) fn busybox() -> Result<PathBuf> {
+pub(super) fn busybox() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("BRIDGE_BUSYBOX") {
         return Ok(named.into());
     }

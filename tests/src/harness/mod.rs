@@ -3,6 +3,7 @@
 //! Invariant: everything the harness creates belongs to a guard whose `Drop` removes it, also when
 //! a trial panics, and [`leftovers`] checks that afterwards.
 
+mod api_server;
 pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod containers;
@@ -15,10 +16,12 @@ pub(crate) mod foreground;
 pub(crate) mod go_server;
 pub(crate) mod group;
 pub(crate) mod image;
+pub(crate) mod impostor;
 pub(crate) mod kernel;
 pub(crate) mod kernel_ids;
 pub(crate) mod leftovers;
 pub(crate) mod memory;
+pub(crate) mod mounts;
 pub(crate) mod netns;
 pub(crate) mod noise;
 pub(crate) mod odd_engine;

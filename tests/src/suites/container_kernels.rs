@@ -33,7 +33,7 @@ impl Stage {
     fn new() -> Result<Self> {
         let rig = Rig::new()?;
         let mut docker = FakeDocker::start()?;
-        docker.run_container(&rig.net.a1, A1)?;
+        docker.run("web", &rig.net.a1, A1)?;
         // Docker's name service loads such rules there, which changes what early lookups may do.
         const NAT: &str = "table ip nat { chain p { type nat hook prerouting priority -100; }; \
                            chain i { type nat hook input priority 100; }; }";
@@ -109,7 +109,7 @@ fn gone() -> Result<()> {
     stage.attach(&[])?;
     ensure!(stage.cli().attachment(NAME)?.state == "waiting-for-listener", "nothing listens yet");
     // The next run is in another namespace, at another address.
-    stage.docker.run_container(&stage.rig.net.a2, A2)?;
+    stage.docker.run("web", &stage.rig.net.a2, A2)?;
     let (cli, net) = (stage.cli(), &stage.rig.net);
     let left = cli.attachment(NAME)?;
     ensure!(left.state == "waiting-for-bridge" && left.gateways == [A1.to_string()], "left is {}", left.raw);

@@ -17,13 +17,12 @@ use bridge_user::{
     Namespace, Roots, Scope,
     cli::{self, Out},
 };
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use super::Test;
 use crate::harness::cli::{Attachment, attachments};
 use crate::harness::client::{answers, refused};
+use crate::harness::mounts::leave_mounts;
 use crate::harness::rig::Moved;
 use crate::harness::service::Service;
 use crate::harness::sys::mptcp_listener;
@@ -194,13 +193,6 @@ impl<'a> Side<'a> {
         ensure!(!pins.exists(), "{} is left", pins.display());
         Ok(())
     }
-}
-
-/// Gives the calling thread, and those it starts, mounts of their own.
-fn leave_mounts() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS).context("failed to create a mount namespace")?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("failed to make mounts private")
 }
 
 /// Where cgroup v2 is mounted.

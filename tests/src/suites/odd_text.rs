@@ -3,9 +3,7 @@
 //! Invariant: nothing that is printed has a control character but the ends of lines that bridge-user made, and JSON is
 //! valid whatever is in it.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -13,19 +11,18 @@ use serde_json::json;
 use super::Test;
 use super::refusals::lone_host;
 use crate::harness::cli::{Cli, document, expect_refusal};
-use crate::harness::docker::busybox;
+use crate::harness::impostor::Impostor;
 use crate::harness::netns::Netns;
-use crate::harness::odd_engine::{Answer, OddEngine};
-use crate::harness::proc::{Guarded, Output, run_in};
+use crate::harness::odd_engine::{self, Answer};
+use crate::harness::proc::{Output, run_in};
 use crate::harness::rig::remove_pins;
 use crate::harness::service::{Port, listener};
 use crate::harness::topology::{GATEWAY_A, at, local};
-use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("text::odd_names_of_processes_are_written_out", odd_process),
     Test::on_host("text::odd_names_of_interfaces_are_written_out", odd_interface),
-    Test::new("text::odd_names_of_an_engine_are_written_out", odd_engine),
+    Test::new("text::odd_names_of_an_engine_are_written_out", odd_names),
     Test::new("text::an_answer_without_an_end_costs_bounded_memory", endless),
 ];
 
@@ -49,20 +46,9 @@ fn plain(cli: &Cli<'_>, arguments: &[&str]) -> Result<Output> {
 /// A process with an odd name that listens on the target and on the gateway's port 7002.
 fn odd_process() -> Result<()> {
     let host = lone_host()?;
-    let directory = tempfile::tempdir()?;
-    let program = directory.path().join(ODD);
-    std::fs::copy(busybox()?, &program)?;
-    let [target, gateway] = [local(7001), at(GATEWAY_A, 7002)].map(|to| listener(&host, to, Port::Exclusive));
-    let mut command = Command::new(&program);
-    command.arg0("sleep").arg("1000000");
-    command.stdin(Stdio::from(OwnedFd::from(target?))).stdout(Stdio::from(OwnedFd::from(gateway?)));
-    let process = Guarded::new(host.spawn(&mut command).context("failed to run busybox")?);
-    // It holds the listeners, too.
-    drop(command);
-    let comm = format!("/proc/{}/comm", process.pid());
-    until("the process has its name", patience(5), || {
-        Ok(std::fs::read_to_string(&comm)?.starts_with(ODD).then_some(()))
-    })?;
+    let held = listener(&host, local(7001), Port::Exclusive)?;
+    let another = listener(&host, at(GATEWAY_A, 7002), Port::Exclusive)?;
+    let _process = Impostor::start(&host, ODD, &["sleep", "1000000"], held, Some(another))?;
     let cli = Cli::new(&host);
     let dry_run = ["attach", "7001", "--bridge", "br-a", "--dry-run"];
     let output = plain(&cli, &dry_run)?;
@@ -111,16 +97,16 @@ fn odd_attachment(cli: &Cli<'_>, name: &str) -> Result<()> {
     detached.success()
 }
 
-fn odd_engine() -> Result<()> {
+fn odd_names() -> Result<()> {
     let host = lone_host()?;
     let networks =
         json!([{"Id": "aa11", "Name": format!("net{ODD}\u{202e}"), "Driver": "bridge"}]).to_string();
-    let engine = OddEngine::start(Answer::Text(networks))?;
+    let engine = odd_engine::start(Answer::Text(networks))?;
     let cli = Cli::new(&host).with_docker(&engine.endpoint());
     let refusal = plain(&cli, &["attach", "7001", "--network", "app"])?;
     expect_refusal(&refusal, 1, &["app", r"y\u{1b}[2J\u{202e}"])?;
     let message = json!({"message": format!("no\r{ODD}")}).to_string();
-    let engine = OddEngine::start(Answer::Text(message))?;
+    let engine = odd_engine::start(Answer::Text(message))?;
     let cli = Cli::new(&host).with_docker(&engine.endpoint());
     expect_refusal(&plain(&cli, &["attach", "7001"])?, 1, &["failed to list networks"])
 }
@@ -128,7 +114,7 @@ fn odd_engine() -> Result<()> {
 /// The binary has a gigabyte of address space, of which an answer may take its share and no more.
 fn endless() -> Result<()> {
     let host = lone_host()?;
-    let engine = OddEngine::start(Answer::Endless)?;
+    let engine = odd_engine::start(Answer::Endless)?;
     let attach = Cli::new(&host).with_docker(&engine.endpoint()).command(&["attach", "7001"])?;
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -v 1000000; exec \"$0\" \"$@\""]).arg(attach.get_program());

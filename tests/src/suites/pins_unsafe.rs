@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
 use super::Test;
-use super::privileges::{unmount_all, with_mounts};
+use super::privileges::with_mounts;
 use crate::harness::cli::expect_refusal;
 use crate::harness::client::answers;
+use crate::harness::mounts::unmount_all;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
 use crate::harness::topology::{GATEWAY_A, at, local};

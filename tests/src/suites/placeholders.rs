@@ -3,26 +3,20 @@
 //! Invariants: nobody accepts from such a listener, so whatever is served went another way; the engine is a real one,
 //! and where it is Podman, a real process with its name that holds the port as it does.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
+use anyhow::{Result, ensure};
 
 use super::Test;
 use super::nat::carry_to_a1;
 use crate::harness::client::{answers, connect};
-use crate::harness::docker::{Engine, PAGE, busybox};
+use crate::harness::docker::{Engine, PAGE};
 use crate::harness::foreground::Foreground;
 use crate::harness::go_server::Http;
+use crate::harness::impostor::Impostor;
 use crate::harness::netns::Netns;
-use crate::harness::proc::Guarded;
 use crate::harness::relay::{Datapath, NAME, counters, gateway};
 use crate::harness::rig::Rig;
 use crate::harness::service::{Port, Service, listener};
 use crate::harness::topology::{A1, at, local};
-use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("placeholder::conmons_listener_is_refused_and_relayed_by_its_rule", conmon),
@@ -31,35 +25,16 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("placeholder::dockerds_listener_is_refused_and_relayed_by_its_rule", dockerd),
 ];
 
-/// Holds 127.0.0.1:7001 for container `web`, as Podman's conmon does.
-struct Conmon {
-    _process: Guarded,
-    _directory: TempDir,
-}
-
-impl Conmon {
-    fn start(host: &Netns) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let program = directory.path().join("conmon");
-        std::fs::copy(busybox()?, &program)?;
-        let held = listener(host, local(7001), Port::Exclusive)?;
-        // It stops itself, so that nothing can be accepted.
-        let mut command = Command::new(&program);
-        command.arg0("sh").args(["-c", "kill -STOP $$", "-n", "web"]);
-        command.stdin(Stdio::from(OwnedFd::from(held)));
-        let process = Guarded::new(host.spawn(&mut command).context("failed to run busybox")?);
-        let name = format!("/proc/{}/comm", process.pid());
-        until("the process has its name", patience(5), || {
-            Ok(std::fs::read_to_string(&name)?.trim().eq("conmon").then_some(()))
-        })?;
-        Ok(Self { _process: process, _directory: directory })
-    }
+/// Holds 127.0.0.1:7001 for container `web`, as Podman's conmon does. It stops itself, so that nothing can be accepted.
+fn start_conmon(host: &Netns) -> Result<Impostor> {
+    let held = listener(host, local(7001), Port::Exclusive)?;
+    Impostor::start(host, "conmon", &["sh", "-c", "kill -STOP $$", "-n", "web"], held, None)
 }
 
 fn conmon() -> Result<()> {
     let rig = Rig::new()?;
     let service = Service::start(&rig.net.a1, at(A1, 80))?;
-    let _conmon = Conmon::start(&rig.net.host)?;
+    let _conmon = start_conmon(&rig.net.host)?;
     carry_to_a1(&rig.net.host)?;
     let said = ["conmon (pid ", "for container web", "accepts nothing", "--foreground"];
     let attach = ["attach", "7001", "--bridge", "br-a"];
@@ -82,7 +57,7 @@ fn conmon() -> Result<()> {
 
 fn conmon_without_a_rule() -> Result<()> {
     let rig = Rig::new()?;
-    let _conmon = Conmon::start(&rig.net.host)?;
+    let _conmon = start_conmon(&rig.net.host)?;
     for options in [&[][..], &["--foreground"], &["--foreground", "--datapath", "splice"]] {
         let attach = [&["attach", "7001", "--bridge", "br-a"], options].concat();
         rig.cli().refused(&attach, 1, &["conmon (pid ", "container web", "network of that container"])?;
@@ -96,7 +71,7 @@ fn became_one() -> Result<()> {
     rig.attach("7001")?;
     rig.expect_state(NAME, "ready")?;
     service.stop();
-    let _conmon = Conmon::start(&rig.net.host)?;
+    let _conmon = start_conmon(&rig.net.host)?;
     rig.expect_state(NAME, "failed")?.expect_finding("placeholder-listener")
 }
 

@@ -8,12 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MsFlags, mount};
 
 use super::Test;
 use super::refusals::lone_host;
 use crate::harness::cli::{Cli, binary, expect_refusal, note_run};
+use crate::harness::mounts::{leave_mounts, unmount_all};
 use crate::harness::netns::Netns;
 use crate::harness::proc::{Output, finish};
 use crate::harness::rig::remove_pins;
@@ -91,23 +91,10 @@ pub(super) fn with_mounts(
     arguments: &[&str],
 ) -> Result<Output> {
     complete(host.run(|| -> Result<Child> {
-        unshare(CloneFlags::CLONE_NEWNS).context("failed to create a mount namespace")?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        leave_mounts()?;
         prepare()?;
         Ok(piped(Cli::new(host).command(arguments)?).spawn()?)
     }))
-}
-
-/// Unmounts every filesystem of a type, as seen by the calling thread.
-pub(super) fn unmount_all(kind: &str) -> Result<usize> {
-    let table = std::fs::read_to_string("/proc/thread-self/mounts")?;
-    let rows = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let targets: Vec<_> =
-        rows.filter(|row| row.get(2) == Some(&kind)).filter_map(|row| row.get(1).copied()).collect();
-    for target in targets.iter().rev() {
-        umount2(*target, MntFlags::MNT_DETACH).with_context(|| format!("failed to unmount {target}"))?;
-    }
-    Ok(targets.len())
 }
 
 fn no_cgroup_v2() -> Result<()> {

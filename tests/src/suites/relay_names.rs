@@ -11,14 +11,14 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use super::Test;
 use crate::harness::cli::{Finding, document};
 use crate::harness::client::{answers, refused};
+use crate::harness::mounts::leave_mounts;
 use crate::harness::netns::Netns;
 use crate::harness::relay::{Datapath, NAME, Stage, gateway, start};
 use crate::harness::rig::Rig;
@@ -180,8 +180,7 @@ fn killed() -> Result<()> {
 fn with_own_run<T: Send>(prepare: fn() -> Result<()>, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| -> Result<T> {
-            unshare(CloneFlags::CLONE_NEWNS).context("failed to create a mount namespace")?;
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            leave_mounts()?;
             mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
             prepare()?;
             body()

@@ -6,12 +6,9 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Context as _;
 use aya::maps::lpm_trie;
-use bridge_common::{
-    maps::{self as abi, AllowKey, NamedKey, RuleKey, TargetKey},
-    steer,
-};
+use bridge_common::maps::{self as abi, AllowKey, NamedKey, RuleKey, TargetKey};
 
-use super::{State, codec::decode_allow};
+use super::{State, codec::decode_allow, track::keys_of_all};
 use crate::net::namespace::Namespace;
 
 /// What no attachment refers to.
@@ -84,8 +81,7 @@ impl State {
 
     /// The addresses that are tracked, noted as MPTCP, transparent, or have a listener, and that no attachment wants.
     fn unwanted_targets(&self, live: &HashMap<u32, abi::Attachment>) -> anyhow::Result<HashSet<TargetKey>> {
-        let wanted: HashSet<TargetKey> =
-            live.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect();
+        let wanted = keys_of_all(live);
         let listeners = self.maps.listener_keys()?.into_iter().map(|key| TargetKey::new(key.addr, key.port));
         let mut found: HashSet<TargetKey> = listeners.collect();
         found.extend(self.targets()?);

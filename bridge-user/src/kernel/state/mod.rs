@@ -146,16 +146,19 @@ impl State {
         self.maps.mptcp_targets.iter().collect::<Result<_, _>>().context("failed to read map MPTCP_TARGETS")
     }
 
-    /// Those whose MPTCP listener was made transparent, with the listener's cookie.
+    /// Those whose MPTCP listener is transparent: the `newest` one, by [`Self::mptcp_targets`], is the one that was
+    /// made so last.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn prepared(&self) -> anyhow::Result<HashMap<TargetKey, u64>> {
-        let entries = self.maps.mptcp_prepared.iter();
-        let all: HashMap<_, _> =
-            entries.collect::<Result<_, _>>().context("failed to read map MPTCP_PREPARED")?;
-        let ready = all.into_iter().filter(|(_, prepared)| prepared.ready != 0);
-        Ok(ready.map(|(key, prepared)| (key, prepared.listener)).collect())
+    pub fn prepared(&self, newest: &HashMap<TargetKey, u64>) -> anyhow::Result<HashSet<TargetKey>> {
+        let mut found = HashSet::new();
+        for entry in self.maps.mptcp_prepared.iter() {
+            let (key, prepared) = entry.context("failed to read map MPTCP_PREPARED")?;
+            let is_newest = newest.get(&key) == Some(&prepared.listener);
+            found.extend((is_newest && prepared.ready != 0).then_some(key));
+        }
+        Ok(found)
     }
 
     /// The registered listeners: key and socket cookie. A listener that closes meanwhile is left out.

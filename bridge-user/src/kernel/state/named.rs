@@ -32,17 +32,14 @@ impl State {
         Ok(())
     }
 
-    /// The cookie of a container's namespace, which only an attached program can tell here. Whoever names the container
-    /// keeps the namespace alive, so its inode is no other's.
+    /// The cookie of a container's namespace, which only an attached program can tell here.
     ///
     /// # Errors
     /// When no process is in it any more, or the program did not tell.
     pub fn cookie_of(&self, container: &NamedContainer) -> anyhow::Result<u64> {
-        let NamedContainer { name, inode, .. } = container;
-        let namespace = Namespace::find(*inode)?
-            .with_context(|| format!("container {name} stopped meanwhile: start it, and attach again"))?;
-        netns_cookie(&self.maps, &namespace)
-            .with_context(|| format!("failed to learn the cookie of container {name}'s network namespace"))
+        netns_cookie(&self.maps, &Namespace::of_named(container)?).with_context(|| {
+            format!("failed to learn the cookie of container {}'s network namespace", container.name)
+        })
     }
 
     /// Removes the containers of an allow-list, which `state` has.

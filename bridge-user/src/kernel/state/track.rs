@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use bridge_common::{
-    maps::{LISTENER_SLOTS, TargetKey, listener_share},
+    maps::{self as abi, LISTENER_SLOTS, TargetKey, listener_share},
     steer,
 };
 
@@ -65,7 +65,7 @@ impl State {
     pub fn untrack(&mut self, target: SocketAddr, namespace: &Namespace) -> anyhow::Result<()> {
         let wanted = match self.wanted.take() {
             Some(wanted) => wanted,
-            None => self.live()?.values().flat_map(|a| steer::candidates(a.target, a.target_port)).collect(),
+            None => keys_of_all(&self.live()?),
         };
         let unwanted: Vec<_> = keys_of(target).into_iter().filter(|key| !wanted.contains(key)).collect();
         self.wanted = Some(wanted);
@@ -111,4 +111,9 @@ impl State {
 /// Where a listener can be bound that serves a target.
 fn keys_of(target: SocketAddr) -> [TargetKey; 3] {
     steer::candidates(target.ip().into(), target.port())
+}
+
+/// The same, of every attachment's target.
+pub(super) fn keys_of_all(attachments: &HashMap<u32, abi::Attachment>) -> HashSet<TargetKey> {
+    attachments.values().flat_map(|one| steer::candidates(one.target, one.target_port)).collect()
 }

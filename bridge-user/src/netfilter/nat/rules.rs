@@ -3,7 +3,7 @@
 //! Invariants: what is not known of a packet, and what is not understood of a rule, may be as the rule wants it. The
 //! walk ends, whatever the rules are: a container's may be made to be slow.
 
-use std::{cell::Cell, cmp::Ordering, collections::HashMap, fmt, net::IpAddr, ops::RangeInclusive};
+use std::{cell::Cell, collections::HashMap, fmt, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -214,25 +214,24 @@ impl Walk<'_> {
                 return Outcome::Stopped;
             }
             let truth = rule.conditions.iter().map(|one| one.holds(self.packet)).min().unwrap_or(Truth::Yes);
-            let here = truth.min(reached);
-            let outcome = match (truth.cmp(&Truth::No), &rule.verdict) {
-                (Ordering::Equal, _) => continue,
-                (_, Verdict::Redirect) => {
+            if truth == Truth::No {
+                continue;
+            }
+            let (is_met, here) = (truth == Truth::Yes, truth.min(reached));
+            let outcome = match &rule.verdict {
+                Verdict::Redirect => {
                     if found.as_ref().is_none_or(|found| !found.is_certain && here == Truth::Yes) {
                         *found = Some(self.table.found(name, &rule.name, here));
                     }
                     Outcome::Stopped
                 }
-                (_, Verdict::End) => Outcome::Stopped,
-                (_, Verdict::Return) if truth == Truth::Yes => return Outcome::Returned,
-                (_, Verdict::Return) => continue,
-                (_, Verdict::Jump(to)) => self.chain(to, here, depth + 1, found),
-                (_, Verdict::Goto(to)) if truth == Truth::Yes => {
-                    return self.chain(to, here, depth + 1, found);
-                }
-                (_, Verdict::Goto(to)) => self.chain(to, here, depth + 1, found),
+                Verdict::End => Outcome::Stopped,
+                Verdict::Return if is_met => return Outcome::Returned,
+                Verdict::Return => continue,
+                Verdict::Goto(to) if is_met => return self.chain(to, here, depth + 1, found),
+                Verdict::Jump(to) | Verdict::Goto(to) => self.chain(to, here, depth + 1, found),
             };
-            if truth == Truth::Yes && outcome == Outcome::Stopped {
+            if is_met && outcome == Outcome::Stopped {
                 return Outcome::Stopped;
             }
         }

@@ -23,6 +23,9 @@ use crate::{
     plan,
 };
 
+/// Sources that a line shows of a list.
+const SHOWN: usize = 4;
+
 /// One thing to tell of, about one attachment or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advice {
@@ -48,7 +51,7 @@ pub fn widened(old: &[Attachment], new: &[Attachment]) -> Vec<Advice> {
         if added.is_empty() {
             return None;
         }
-        let (added, before) = (few(added), few(before.allow.iter()));
+        let (added, before) = (plan::few(added, ", ", SHOWN), plan::few(&before.allow, ", ", SHOWN));
         let cause = format!("{added} may connect from now on; until now the allow-list was {before}");
         let cure = "if that is not meant, attach again with the old list (--allow replaces it)";
         let finding = codes::ALLOW_WIDENED.finding(state.name(), cause, cure);
@@ -69,17 +72,6 @@ fn beyond<'a>(known: &BTreeSet<Source>, sources: &'a BTreeSet<Source>) -> Vec<&'
         Source::Container(container) => names.contains(container.name.as_str()),
     };
     sources.iter().filter(|source| !is_known(source)).collect()
-}
-
-/// The first few, and how many more there are.
-fn few<'a>(sources: impl IntoIterator<Item = &'a Source>) -> String {
-    const SHOWN: usize = 4;
-    let mut sources = sources.into_iter();
-    let first = plan::list(sources.by_ref().take(SHOWN));
-    match sources.count() {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
 }
 
 /// A trap of a service that is known by name.

@@ -1,0 +1,68 @@
+//! What stand-ins for an engine have in common: HTTP over a UNIX socket, one request per connection.
+//!
+//! Invariant: the server ends with its guard, and a client that went away needs no answer.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread::JoinHandle;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How an answer of any length begins.
+pub(super) const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+
+/// The server.
+pub(crate) struct ApiServer {
+    directory: TempDir,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// Listens; `respond` gets the path of each request.
+    pub(super) fn start(
+        respond: impl Fn(&str, &UnixStream) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let listener = UnixListener::bind(directory.path().join("docker.sock"))?;
+        let thread = std::thread::spawn(move || serve(&listener, respond));
+        Ok(Self { directory, thread: Some(thread) })
+    }
+
+    /// Its address, as `DOCKER_HOST` has it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix://{}/docker.sock", self.directory.path().display())
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        // A connection that asks for nothing ends the server.
+        drop(UnixStream::connect(self.directory.path().join("docker.sock")));
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            eprintln!("suite: the thread of an engine's stand-in panicked");
+        }
+    }
+}
+
+/// Until a connection asks for nothing.
+fn serve(listener: &UnixListener, respond: impl Fn(&str, &UnixStream) -> std::io::Result<()>) {
+    for stream in listener.incoming().flatten() {
+        let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+        let Some(request) = lines.next() else { return };
+        // The headers, which end with an empty line.
+        drop(lines.take_while(|line| !line.is_empty()).last());
+        drop(respond(request.split(' ').nth(1).unwrap_or_default(), &stream));
+    }
+}
+
+/// A whole answer.
+pub(super) fn say(mut stream: &UnixStream, body: &str) -> std::io::Result<()> {
+    write!(stream, "{HEAD}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// The answer to what every client asks first.
+pub(super) fn version() -> Value {
+    json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"})
+}
