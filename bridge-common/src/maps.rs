@@ -330,7 +330,7 @@ counters! {
     }
 }
 
-/// What a set of pinned objects is. The fields up to `owner` never move, so that any version can read them.
+/// What a set of pinned objects is. The fields up to `owner_cookie` never move, so that any version can read them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -344,6 +344,8 @@ pub struct Meta {
     pub netns_cookie: u64,
     /// Inode of the network namespace that attached it from outside, as `attach --container` does; otherwise 0.
     pub owner: u64,
+    /// `SO_NETNS_COOKIE` of that namespace, which no other gets, as it may get the inode; 0 below Linux 5.14.
+    pub owner_cookie: u64,
     /// First 16 bytes of the SHA-256 of the eBPF object the programs come from.
     pub build: [u8; 16],
     /// The id of the next new attachment. No number is given out twice as long as the instance exists.
@@ -370,7 +372,7 @@ const _: () = {
     assert!(size_of::<Stats>() == 56);
     assert!(size_of::<TrackStats>() == 40);
     assert!(offset_of!(Meta, owner) == 16);
-    assert!(size_of::<Meta>() == 48);
+    assert!(size_of::<Meta>() == 56);
 };
 
 impl ConnectionKey {

@@ -13,7 +13,7 @@ use crate::{
         owned::{Owned, owned},
         writer::Writer,
     },
-    model::attachment::Attachment,
+    model::{attachment::Attachment, instance::NamespaceId},
     net::namespace::Namespace,
     observe::{container::ContainerRun, pinned, preflight, prepare::Prepared},
     plan::{self, Change, Pinned, Snapshot, Steered, Wanted},
@@ -57,7 +57,11 @@ pub fn attach(prepared: &Prepared, relays: RelayOptions) -> anyhow::Result<Attac
 }
 
 /// Compares again, since another attach may have come in between, and carries out what has to be done now.
-fn under_lock(executor: &mut Executor<'_>, prepared: &Prepared, owner: Option<u64>) -> anyhow::Result<()> {
+fn under_lock(
+    executor: &mut Executor<'_>,
+    prepared: &Prepared,
+    owner: Option<NamespaceId>,
+) -> anyhow::Result<()> {
     match lock_and_compare(prepared, owner) {
         Ok((writer, changes)) => {
             executor.lock(writer);
@@ -67,7 +71,10 @@ fn under_lock(executor: &mut Executor<'_>, prepared: &Prepared, owner: Option<u6
     }
 }
 
-fn lock_and_compare(prepared: &Prepared, owner: Option<u64>) -> anyhow::Result<(Writer, Vec<Change>)> {
+fn lock_and_compare(
+    prepared: &Prepared,
+    owner: Option<NamespaceId>,
+) -> anyhow::Result<(Writer, Vec<Change>)> {
     let Prepared { intent, scope, .. } = prepared;
     let writer = Writer::begin(scope, intent.features)?;
     preflight::may_pin(scope, &hidden::find_now(scope)?)?;

@@ -22,7 +22,7 @@ use nix::sched::{CloneFlags, setns};
 use thiserror::Error;
 
 use super::proc_fd;
-use crate::model::source::NamedContainer;
+use crate::model::{instance::NamespaceId, source::NamedContainer};
 
 /// The calling thread's namespace, as a file.
 const CURRENT: &str = "/proc/thread-self/ns/net";
@@ -143,6 +143,11 @@ impl Namespace {
             let socket = self.run(UnixDatagram::unbound).ok()?.ok()?;
             proc_fd::netns_cookie(socket).ok()
         })
+    }
+
+    /// What it is known by when nothing keeps it alive.
+    pub(crate) fn id(&self) -> NamespaceId {
+        NamespaceId { inode: self.inode(), cookie: self.cookie() }
     }
 
     /// Runs `body` in it: on the calling thread, if that is there already, otherwise on one that enters it. Threads

@@ -12,7 +12,7 @@ use super::networks::BlockingDocker;
 use crate::{
     engine::container::{ContainerInfo, Endpoint},
     kernel::instance::owned::owned,
-    model::{attachment::Attachment, source::Source},
+    model::{attachment::Attachment, instance::NamespaceId, source::Source},
     net::{links::interface_with, namespace::Namespace},
     plan::{Earlier, Network, request::Request},
     scope::Scope,
@@ -63,8 +63,8 @@ impl ContainerRun {
     }
 
     /// The inode of the namespace that attaches.
-    pub(crate) fn owner(&self) -> u64 {
-        self.owner.namespace.inode()
+    pub(crate) fn owner(&self) -> NamespaceId {
+        self.owner.namespace.id()
     }
 
     /// The start of an error's chain.

@@ -22,7 +22,7 @@ use crate::model::{
     event_level::EventLevel,
     features::Features,
     identity::Identity,
-    instance::InstanceMeta,
+    instance::{InstanceMeta, NamespaceId},
     programs::{self, Hook, TcHook},
 };
 
@@ -37,8 +37,8 @@ pub struct Wanted {
     pub event_level: Option<EventLevel>,
     /// Steering was tried on this host.
     pub probed: bool,
-    /// The inode of the namespace that attaches from outside, if one does.
-    pub owner: Option<u64>,
+    /// The namespace that attaches from outside, if one does.
+    pub owner: Option<NamespaceId>,
 }
 
 /// Everything that is to be steered in a namespace.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     attachment::Attachment, datapath::Reason, event_level::EventLevel, features::Features, finding::Finding,
-    listener::Listener,
+    instance::NamespaceId, listener::Listener,
 };
 
 /// An attach that passed every check.
@@ -39,7 +39,7 @@ impl Intent {
     }
 
     /// What should be where `there` is, which `owner` attaches from outside. What is there and not asked for stays.
-    pub fn over(&self, there: &Snapshot, owner: Option<u64>) -> Wanted {
+    pub fn over(&self, there: &Snapshot, owner: Option<NamespaceId>) -> Wanted {
         let asked: HashSet<_> = self.steered.iter().map(Attachment::key).collect();
         let kept = there.attachments().filter(|present| !asked.contains(&present.key()));
         let steered = Steered { asked: self.steered.clone(), kept: kept.cloned().collect() };

@@ -138,7 +138,7 @@ fn meta_sentence(f: &mut fmt::Formatter<'_>, meta: &InstanceMeta) -> fmt::Result
     let tried = if meta.probed { "steering was tried on this host" } else { "steering was not tried" };
     write!(f, "note in map META: this build, events at level {}, {tried}", meta.event_level)?;
     match meta.owner {
-        Some(owner) => write!(f, ", attached from network namespace {owner}"),
+        Some(owner) => write!(f, ", attached from network namespace {}", owner.inode),
         None => Ok(()),
     }
 }

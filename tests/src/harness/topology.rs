@@ -125,8 +125,12 @@ impl Topology {
 
     fn host_links(&self) -> String {
         let mut batch = String::new();
-        for (bridge, gateway) in [("br-a", GATEWAY_A), ("br-b", GATEWAY_B)] {
-            write_line(&mut batch, format_args!("link add {bridge} type bridge"));
+        for (bridge, mac, gateway) in
+            [("br-a", "02:42:ac:1e:01:01", GATEWAY_A), ("br-b", "02:42:ac:1e:02:01", GATEWAY_B)]
+        {
+            // An address of its own, as engines give it: without one, a port that comes can change it, and neighbours
+            // would go on with the old one.
+            write_line(&mut batch, format_args!("link add {bridge} address {mac} type bridge"));
             write_line(&mut batch, format_args!("addr add {gateway}/24 dev {bridge}"));
             write_line(&mut batch, format_args!("link set {bridge} up"));
         }

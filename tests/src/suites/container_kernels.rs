@@ -10,15 +10,18 @@ use super::Test;
 use crate::harness::cli::Cli;
 use crate::harness::client::{answers, refused};
 use crate::harness::fake_docker::FakeDocker;
+use crate::harness::netns::Netns;
 use crate::harness::rig::{Moved, Rig, remove_pins};
 use crate::harness::service::{Peer, Service};
 use crate::harness::sys::mptcp_listener;
 use crate::harness::topology::{A1, A2, at, local};
+use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("container::steers_inside_another_namespace", steers).in_kernels(),
     Test::with_mptcp("container::steers_to_mptcp_inside_another_namespace", mptcp).in_kernels(),
     Test::new("container::tells_when_the_namespace_is_gone", gone).in_kernels(),
+    Test::on_host("container::is_none_of_a_host_that_got_the_inode", inherited_inode),
 ];
 
 const NAME: &str = "web.app-tcp-7001";
@@ -42,7 +45,11 @@ impl Stage {
     }
 
     fn cli(&self) -> Cli<'_> {
-        self.rig.cli().with_docker(&self.docker.endpoint())
+        self.cli_in(&self.rig.net.host)
+    }
+
+    fn cli_in<'a>(&self, netns: &'a Netns) -> Cli<'a> {
+        Cli::new(netns).with_docker(&self.docker.endpoint())
     }
 
     fn attach(&self, options: &[&str]) -> Result<()> {
@@ -122,4 +129,24 @@ fn gone() -> Result<()> {
     net.a1.nothing_pinned()?;
     cli.ok(&["detach", "web"])?;
     net.a2.nothing_pinned()
+}
+
+/// Whoever attached in a container is gone, and what steers there is not. Another namespace has the inode since.
+fn inherited_inode() -> Result<()> {
+    let stage = Stage::new()?;
+    let owner = Netns::new()?;
+    let inode = owner.inode();
+    stage.cli_in(&owner).ok(&["attach", "7001", "--container", "web"])?;
+    ensure!(stage.cli_in(&owner).attachment(NAME)?.datapath == "steer", "its owner sees it");
+    drop(owner);
+    // Each takes the lowest inode that is free, so they come to it.
+    let mut passed = Vec::new();
+    let heir = until("a namespace gets the inode of one that is gone", patience(20), || {
+        passed.push(Netns::new()?);
+        Ok(passed.pop_if(|made| made.inode() == inode))
+    })?;
+    ensure!(stage.cli_in(&heir).status()?.is_empty(), "it is taken for another namespace's");
+    stage.cli_in(&heir).ok(&["detach", "--all"])?;
+    let _service = Service::start(&stage.rig.net.a1, local(7001))?;
+    answers(&stage.rig.net.a2, at(A1, 7001)).map(drop)
 }

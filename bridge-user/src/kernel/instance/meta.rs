@@ -52,7 +52,7 @@ pub(crate) fn read(meta: &Meta) -> InstanceMeta {
     InstanceMeta {
         event_level: EventLevel::from_u16(meta.event_level),
         probed: meta.probed != 0,
-        owner: owner_of(meta.owner),
+        owner: owner_of(meta.owner, meta.owner_cookie),
     }
 }
 
@@ -60,7 +60,8 @@ fn set(maps: &mut Maps, says: InstanceMeta, rest: Meta) -> anyhow::Result<()> {
     let meta = Meta {
         event_level: u16::from(says.event_level.as_u8()),
         probed: u16::from(says.probed),
-        owner: says.owner.unwrap_or_default(),
+        owner: says.owner.map_or(0, |owner| owner.inode),
+        owner_cookie: says.owner.and_then(|owner| owner.cookie).unwrap_or_default(),
         ..rest
     };
     maps.meta.set(0, meta, 0).context("failed to write map META")

@@ -1,6 +1,6 @@
 //! Instances of other network namespaces that one attached from outside: those of containers.
 //!
-//! Invariants: they are told by `Meta::owner`, the inode of the owner's namespace. What changes one happens inside its
+//! Invariants: they are told by `Meta::owner`, the owner's namespace. What changes one happens inside its
 //! namespace, by the same code as there. A namespace without a process is gone: nothing is steered there any more, and
 //! nothing but pins remains of it, which stay until its attachments are made again elsewhere or detached. The lock is
 //! one for all namespaces, so nothing here may be called with it held.
@@ -31,7 +31,8 @@ pub fn owned(scope: &Scope) -> anyhow::Result<Vec<Owned>> {
     let root = scope.roots.pins();
     let dirs =
         PinDir::all(&root).with_context(|| format!("failed to read {}: root is needed", root.display()))?;
-    let mine = dirs.into_iter().filter(|dir| dir.origin().owner == Some(scope.namespace.inode()));
+    let mine =
+        dirs.into_iter().filter(|dir| dir.origin().owner.is_some_and(|owner| owner.is(scope.namespace.id())));
     let open = |dir: PinDir| {
         let namespace = dir.namespace()?;
         let alive = namespace.is_some() && dir.is_alive();

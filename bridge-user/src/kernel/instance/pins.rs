@@ -30,6 +30,7 @@ use crate::{
         state::maps::{self, Origin},
         sys,
     },
+    model::instance::NamespaceId,
     net::namespace::Namespace,
     scope::Scope,
 };
@@ -165,7 +166,7 @@ impl PinDir {
         let owner = self.origin().owner;
         if let Some(owner) = owner
             && self.is_published()?
-            && (owner == own.inode() || !matches!(Namespace::find(owner), Ok(None)))
+            && (owner.is(own.id()) || may_exist(owner))
         {
             // The owner is to see it.
             return Ok(());
@@ -293,6 +294,14 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Only succeeds when it is empty; whoever waits for the lock makes a new one.
         let _ = fs::remove_dir(&self.root);
+    }
+}
+
+/// Whether a process is in the namespace, as far as this process may tell.
+fn may_exist(namespace: NamespaceId) -> bool {
+    match Namespace::find(namespace.inode) {
+        Ok(found) => found.is_some_and(|found| namespace.is(found.id())),
+        Err(_) => true,
     }
 }
 

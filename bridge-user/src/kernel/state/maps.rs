@@ -17,7 +17,7 @@ use bridge_common::{
     registry::MapRow,
 };
 
-use crate::kernel::sys;
+use crate::{kernel::sys, model::instance::NamespaceId};
 
 /// The maps userspace reads or writes. Their meaning is documented in `bridge_common::names`.
 pub struct Maps {
@@ -158,8 +158,8 @@ pub fn require_same_version(dir: &Path) -> anyhow::Result<()> {
 pub struct Origin {
     /// [`Meta::netns_cookie`].
     pub netns_cookie: u64,
-    /// [`Meta::owner`]: the inode of the namespace that attached from outside, if one did.
-    pub owner: Option<u64>,
+    /// [`Meta::owner`]: the namespace that attached from outside, if one did.
+    pub owner: Option<NamespaceId>,
 }
 
 /// The origin of the instance pinned in `dir`, whatever later version wrote it; cookie 0 and no owner if it cannot be
@@ -172,22 +172,23 @@ fn try_read_origin(dir: &Path) -> Option<Origin> {
     const WORD: usize = size_of::<u64>();
     /// More than any version's `META` is expected to have.
     const WORDS: usize = 64;
-    /// Layouts before 3 were smaller and had no owner.
-    const FIRST_WITH_OWNER: usize = 40;
+    /// Layouts before 8 were smaller.
+    const FIRST_WITH_OWNER: usize = 56;
     let meta = MapData::from_pin(dir.join(names::META)).ok()?;
     let size = meta.info().ok()?.value_size() as usize;
     let words: [u64; WORDS] = (FIRST_WITH_OWNER..=WORDS * WORD)
         .contains(&size)
         .then(|| sys::map_lookup(meta.fd().as_fd(), &0u32).ok())??;
+    let word = |offset| words[offset / WORD];
     Some(Origin {
-        netns_cookie: words[offset_of!(Meta, netns_cookie) / WORD],
-        owner: owner_of(words[offset_of!(Meta, owner) / WORD]),
+        netns_cookie: word(offset_of!(Meta, netns_cookie)),
+        owner: owner_of(word(offset_of!(Meta, owner)), word(offset_of!(Meta, owner_cookie))),
     })
 }
 
-/// [`Meta::owner`] as a value: in the map, 0 stands for none.
-pub fn owner_of(word: u64) -> Option<u64> {
-    (word != 0).then_some(word)
+/// [`Meta::owner`] and [`Meta::owner_cookie`] as a value: in the map, 0 stands for none.
+pub fn owner_of(inode: u64, cookie: u64) -> Option<NamespaceId> {
+    (inode != 0).then_some(NamespaceId { inode, cookie: (cookie != 0).then_some(cookie) })
 }
 
 /// The version `META` says; a `META` of another size is another version too.
