@@ -52,6 +52,14 @@ impl Ip {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MAPPED
     }
 
+    /// True for 127.0.0.0/8 and `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.words;
+        a | b == 0
+            && (c == MAPPED && u32::from_be(d) >> 24 == 127 || c == 0 && d == Self::LOCALHOST_V6.words[3])
+    }
+
     /// The offset of the first address bit in this form: 96 for IPv4, 0 for IPv6. A prefix length plus this is
     /// the prefix length in the 128-bit form.
     pub const fn prefix_base(&self) -> u32 {
@@ -117,6 +125,22 @@ mod tests {
         assert!(!Ip::ANY_V6.is_v4());
         assert_eq!(IpAddr::from(Ip::ANY_V6), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         assert_eq!(IpAddr::from(Ip::ANY_V4), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    }
+
+    #[test]
+    fn loopback_is_told_in_both_families() {
+        for (addr, expected) in [
+            ("127.0.0.1", true),
+            ("127.255.0.9", true),
+            ("128.0.0.1", false),
+            ("::1", true),
+            ("::127.0.0.1", false),
+            ("::", false),
+            ("172.17.0.1", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(Ip::from(addr.parse::<IpAddr>().unwrap()).is_loopback(), expected, "{addr}");
+        }
     }
 
     proptest! {

@@ -55,8 +55,9 @@ pub const MAX_ATTACHMENTS: u32 = 4096;
 pub const MAX_RULES: u32 = 4 * MAX_ATTACHMENTS;
 /// Most allow-list entries of all attachments.
 pub const MAX_ALLOW: u32 = 65_536;
-/// Room for rules: those of a new version of an attachment are written before those of the old one are removed.
-pub const RULES_ROOM: u32 = 2 * MAX_RULES;
+/// Room for rules: those of a new version of an attachment are written before those of the old one are removed. Each has
+/// one for every other address ([`RuleKey::of_others`]).
+pub const RULES_ROOM: u32 = 2 * (MAX_RULES + MAX_ATTACHMENTS);
 /// Room for the entries of allow-lists, and one for each gateway: of a list that fills it, two versions fit.
 pub const ALLOW_ROOM: u32 = 2 * (MAX_ALLOW + MAX_RULES);
 /// Most (address, port) pairs that attachments want: three per attachment (exact, IPv4 wildcard, IPv6 wildcard).
@@ -74,14 +75,15 @@ pub const MAX_TICKETS: u32 = 8192;
 /// Most sockets that are bound and do not listen yet, or connect from a named container, below Linux 5.15. The least
 /// recently used go first.
 pub const MAX_SOCKET_NETNS: u32 = 8192;
-/// Connections with the loopback identity between their SYN and the request that the kernel makes of it, at once. Those
-/// whose SYN the kernel dropped stay until newer ones push them out. This is the minimum: userspace asks for more on a
-/// machine with many CPUs.
-pub const MAX_ASSIGNED: u32 = 4096;
-/// Slots for pending handshakes, of attachments with the loopback identity. The socket's cookie chooses the slot.
+/// Slots for connections with the loopback identity between their SYN and the request that the kernel makes of it. The
+/// connection's fold chooses the slot. A connection that loses it to another one shows the container's address: the
+/// service then trusts it less, not more.
+pub const ASSIGNED_SLOTS: u32 = 16384;
+/// Slots for pending handshakes. The socket's cookie chooses the slot. One with the container's identity that loses it
+/// to a later one is not counted as accepted: this takes as many handshakes as there are slots while its own lasts.
 pub const PENDING_SLOTS: u32 = 16384;
-/// Pending handshakes that lost their slot to a later one. The least recently used go first. A connection that is lost
-/// here shows the container's address: the service then trusts it less, not more.
+/// Pending handshakes with the loopback identity that lost their slot to a later one. The least recently used go first.
+/// A connection that is lost here shows the container's address, as above.
 /// This is the minimum: userspace asks for more on a machine with many CPUs.
 pub const MAX_PENDING_LRU: u32 = 8192;
 /// Most entries of the identity cache, which finds a socket's identity by its cookie. Socket storage holds the rest.
@@ -91,7 +93,7 @@ pub const MAX_IDENTITIES: u32 = 16384;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleKey {
-    /// The bridge's own address, which the container connects to.
+    /// The address of this host that the container connects to; 0.0.0.0 or `::` for all that no rule names.
     pub gateway: Ip,
     /// The bridge's interface index; 0 where the kernel has no `ingress_ifindex` (below Linux 5.17).
     pub ifindex: u32,
@@ -166,12 +168,20 @@ pub const LEFT_UNPREPARED: u32 = 2;
 pub struct Assignment {
     /// The packet's connection; port 0 when no packet is assigned, or its request or socket was seen.
     pub connection: ConnectionKey,
-    /// Where the service listens.
-    pub target: TargetKey,
-    /// 1 for the loopback identity, otherwise 0.
-    pub loopback: u16,
+    /// What becomes of the connection.
+    pub steered: Steered,
     /// 1 for a SYN that stays in the SYN count until the kernel makes a request of it, otherwise 0.
-    pub counted: u16,
+    pub counted: u32,
+}
+
+/// What is to be known of a steered connection when it is established.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steered {
+    /// What the service sees as the socket's own address; [`Steered::NO_TARGET`] with the container's identity.
+    pub target: TargetKey,
+    /// The attachment that counts it.
+    pub attachment: u32,
 }
 
 /// How many SYNs `steer_tc` assigned of which the kernel has made no request yet.
@@ -198,17 +208,16 @@ pub struct Prepared {
     pub ours: u32,
 }
 
-/// A connection with the loopback identity whose handshake is pending, in its slot.
+/// A connection whose handshake is pending, in its slot.
 ///
 /// Programs on several CPUs may write the same slot at once, for connections whose cookies differ by a multiple of
 /// [`PENDING_SLOTS`]. A torn value belongs to no socket: its check yields a cookie that does not exist.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingHandshake {
-    /// The cookie XOR [`TargetKey::fold`] of the target.
+    /// The cookie XOR [`Steered::fold`].
     check: u64,
-    target: TargetKey,
-    pad: u32,
+    steered: Steered,
 }
 
 /// The data part of an allow-list key; the trie matches it bit by bit from the start.
@@ -290,11 +299,19 @@ pub const IDENTITY_CONTAINER: u32 = 0;
 pub const IDENTITY_LOOPBACK: u32 = 1;
 
 counters! {
-    /// Per-attachment, per-CPU counters. Units: connections (SYNs).
+    /// Per-attachment, per-CPU counters: the stages of a connection, and how it ends before its last one. A SYN that the
+    /// kernel dropped is sent again by the client, and counts again up to the stage it came to.
     #[repr(C)]
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Stats {
-        /// Steered onto a listener.
+        /// SYNs that came in at the bridge, of connections that the kernel did not know yet. Counted where `steer_tc` is
+        /// attached (Linux 5.19).
+        pub arrived: u64,
+        /// SYNs given to a listener.
+        pub steered: u64,
+        /// SYNs that the kernel answered; not those answered by a SYN cookie, or with Fast Open.
+        pub answered: u64,
+        /// Connections that were established, each once.
         pub accepted: u64,
         /// Refused: the source is not in the allow-list.
         pub denied: u64,
@@ -304,6 +321,19 @@ counters! {
         pub assign_failed: u64,
         /// Listeners that the kernel refused, over all connections. One connection may have tried several.
         pub refusals: u64,
+        /// SYNs on the same interface, for the same port of another address of this host.
+        pub wrong_gateway: u64,
+    } latest {
+        /// `bpf_ktime_get_ns` (`CLOCK_MONOTONIC`) of the last SYN that arrived.
+        pub arrived_ns: u64,
+        /// Of the last one that was steered or refused.
+        pub decided_ns: u64,
+        /// Of the last one that was steered.
+        pub steered_ns: u64,
+        /// Of the last one that the kernel answered.
+        pub answered_ns: u64,
+        /// Of the last connection that was established.
+        pub accepted_ns: u64,
     } and {
         /// `bpf_ktime_get_ns` of the last event written for this attachment on this CPU.
         pub last_event_ns: u64,
@@ -359,8 +389,9 @@ const _: () = {
     assert!(size_of::<TargetKey>() == 20);
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ConnectionKey>() == 36);
-    assert!(size_of::<Assignment>() == 60);
-    assert!(size_of::<Handoff>() == 136);
+    assert!(size_of::<Assignment>() == 64);
+    assert!(size_of::<Steered>() == 24);
+    assert!(size_of::<Handoff>() == 140);
     assert!(size_of::<PendingHandshake>() == 32);
     assert!(size_of::<SynCount>() == 24);
     assert!(size_of::<NamedKey>() == 16);
@@ -369,11 +400,19 @@ const _: () = {
     assert!(offset_of!(SynCount, pending) == 0);
     assert!(size_of::<AllowKey>() == 20);
     assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
-    assert!(size_of::<Stats>() == 56);
+    assert!(size_of::<Stats>() == 128);
     assert!(size_of::<TrackStats>() == 40);
     assert!(offset_of!(Meta, owner) == 16);
     assert!(size_of::<Meta>() == 56);
 };
+
+impl RuleKey {
+    /// The rule for the same port of this host's other addresses of the family: they are not served, and counted.
+    #[inline(always)]
+    pub const fn of_others(self) -> Self {
+        Self { gateway: if self.gateway.is_v4() { Ip::ANY_V4 } else { Ip::ANY_V6 }, ..self }
+    }
+}
 
 impl ConnectionKey {
     /// Whether both are the same connection, without a branch for each word.
@@ -389,6 +428,42 @@ impl ConnectionKey {
     }
 }
 
+/// Spreads small numbers over 64 bits: 2^64 divided by the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl ConnectionKey {
+    /// All of it in 64 bits, never 0; the upper half is spread evenly.
+    #[inline(always)]
+    pub const fn fold(&self) -> u64 {
+        let mut folded = (self.source_port as u64) << 16 | self.port as u64;
+        let mut at = 0;
+        while at < 4 {
+            let both = (self.source.words[at] as u64) << 32 | self.gateway.words[at] as u64;
+            folded = (folded ^ both).wrapping_mul(SPREAD);
+            folded ^= folded >> 32;
+            at += 1;
+        }
+        folded.wrapping_mul(SPREAD) | 1
+    }
+}
+
+impl Steered {
+    /// [`Steered::target`] of a connection with the container's identity.
+    pub const NO_TARGET: TargetKey = TargetKey::new(Ip::ANY_V6, 0);
+
+    /// Whether the service is shown a local client.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        self.target.port != 0
+    }
+
+    /// All of it in 64 bits; a change to one part changes the result.
+    #[inline(always)]
+    const fn fold(&self) -> u64 {
+        self.target.fold() ^ (self.attachment as u64).wrapping_mul(SPREAD)
+    }
+}
+
 impl SynCount {
     /// Whether an ACK that arrives at `now_ns` may be the answer to a SYN cookie.
     #[inline(always)]
@@ -400,24 +475,24 @@ impl SynCount {
 
 impl PendingHandshake {
     /// An empty slot.
-    pub const NONE: Self = Self::new(0, TargetKey::new(Ip::ANY_V6, 0));
+    pub const NONE: Self = Self::new(0, Steered { target: Steered::NO_TARGET, attachment: 0 });
 
-    /// The connection whose socket will have this cookie, and the target it was steered to.
+    /// The connection whose socket will have this cookie.
     #[inline(always)]
-    pub const fn new(cookie: u64, target: TargetKey) -> Self {
-        Self { check: cookie ^ target.fold(), target, pad: 0 }
+    pub const fn new(cookie: u64, steered: Steered) -> Self {
+        Self { check: cookie ^ steered.fold(), steered }
     }
 
     /// The cookie that the socket will have; 0 in an empty slot.
     #[inline(always)]
     pub const fn cookie(&self) -> u64 {
-        self.check ^ self.target.fold()
+        self.check ^ self.steered.fold()
     }
 
-    /// The target it was steered to, which the service sees as the socket's own address.
+    /// What is to be known of it.
     #[inline(always)]
-    pub const fn target(&self) -> TargetKey {
-        self.target
+    pub const fn steered(&self) -> Steered {
+        self.steered
     }
 }
 
@@ -464,18 +539,43 @@ mod tests {
     #[test]
     fn a_torn_pending_handshake_belongs_to_no_socket() {
         let target = |last, port| TargetKey::new(core::net::Ipv4Addr::new(127, 0, 0, last).into(), port);
-        let targets = [target(1, 80), target(1, 81), target(2, 80), TargetKey::new(Ip::LOCALHOST_V6, 80)];
+        let targets = [
+            target(1, 80),
+            target(1, 81),
+            target(2, 80),
+            TargetKey::new(Ip::LOCALHOST_V6, 80),
+            Steered::NO_TARGET,
+        ];
+        let all = targets
+            .iter()
+            .flat_map(|&target| [0, 1, 2, 4096].map(|attachment| Steered { target, attachment }));
+        let all: Vec<_> = all.collect();
         let cookies = [7, 7 + u64::from(PENDING_SLOTS)];
-        for one in targets {
+        for &one in &all {
             assert_eq!(PendingHandshake::new(cookies[0], one).cookie(), cookies[0]);
-            for other in targets.into_iter().filter(|other| *other != one) {
-                let torn = PendingHandshake { target: other, ..PendingHandshake::new(cookies[0], one) };
+            for &other in all.iter().filter(|other| **other != one) {
+                let torn = PendingHandshake { steered: other, ..PendingHandshake::new(cookies[0], one) };
                 assert!(!cookies.contains(&torn.cookie()), "{one:?} {other:?}");
             }
         }
         let none = PendingHandshake::NONE;
-        assert_eq!(none, PendingHandshake { check: 0, target: none.target(), pad: 0 });
-        assert_eq!((none.cookie(), none.target().port), (0, 0));
+        assert_eq!((none.check, none.cookie(), none.steered().is_loopback()), (0, 0, false));
+    }
+
+    #[test]
+    fn connections_spread_over_the_slots() {
+        let ip = |last| Ip::from(core::net::Ipv4Addr::new(172, 17, 0, last));
+        let folds = (2..10).flat_map(|last| {
+            (32768..33768).map(move |source_port| {
+                ConnectionKey { source: ip(last), gateway: ip(1), source_port, port: 11434 }.fold()
+            })
+        });
+        let folds: std::collections::BTreeSet<u64> = folds.collect();
+        assert_eq!(folds.len(), 8000, "no two are equal");
+        let slots: std::collections::BTreeSet<u64> =
+            folds.iter().map(|fold| (fold >> 32) % u64::from(ASSIGNED_SLOTS)).collect();
+        assert!(slots.len() > 6000, "8000 connections have {} slots", slots.len());
+        assert!(!folds.contains(&0));
     }
 
     #[test]
@@ -540,6 +640,7 @@ mod pod {
         PendingHandshake,
         Prepared,
         Stats,
+        Steered,
         SynCount,
         TrackStats,
         Meta

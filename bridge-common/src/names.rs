@@ -4,7 +4,7 @@
 use crate::{
     maps::{
         AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, Meta, NamedContainer, NamedKey,
-        PendingHandshake, Prepared, RuleKey, Stats, SynCount, TargetKey, TrackStats,
+        PendingHandshake, Prepared, RuleKey, Stats, Steered, SynCount, TargetKey, TrackStats,
     },
     registry::maps,
 };
@@ -21,7 +21,7 @@ maps! {
     }
     /// The rules: [`RuleKey`] → attachment id.
     RULES: "hash", RuleKey => u32 {
-        key: "gateway, interface index, port",
+        key: "gateway, or 0.0.0.0 or :: for all others; interface index; port",
         value: "attachment id",
         writer: "user",
         reader: "steer, steer_tc, user",
@@ -108,7 +108,7 @@ maps! {
     STATS: "per-CPU hash", u32 => Stats {
         key: "attachment id",
         value: "counters, state of the event limiter",
-        writer: "steer, steer_tc, user",
+        writer: "steer, steer_tc, sock_ops, user",
         reader: "user",
         lifetime: "made before its attachment, removed after it",
     }
@@ -136,14 +136,14 @@ maps! {
         reader: "steer, sock_ops",
         lifetime: "the lookup while it runs; the assignment until sock_ops takes it, or the next packet for a listener",
     }
-    /// Connections with the loopback identity that the kernel has made no request of yet: [`ConnectionKey`] → target.
-    ASSIGNED: "LRU hash", ConnectionKey => TargetKey {
-        key: "addresses and ports",
-        value: "target",
+    /// Connections with the loopback identity that the kernel has made no request of yet: a slot → its fold.
+    ASSIGNED: "array", u32 => u64 {
+        key: "fold of addresses and ports, modulo the number of slots",
+        value: "the fold; 0 in an empty slot",
         writer: "steer, steer_tc, sock_ops",
         reader: "steer, steer_tc, sock_ops",
         lifetime: "from the assignment of its SYN until sock_ops takes it, another packet of it needs a listener, or \
-                   newer ones push it out",
+                   another connection needs the slot",
     }
     /// The SYN count: index 0 → [`SynCount`].
     SYN_COUNT: "array", u32 => SynCount {
@@ -153,18 +153,18 @@ maps! {
         reader: "steer_tc",
         lifetime: "that of the instance",
     }
-    /// Pending handshakes with the loopback identity: a slot → [`PendingHandshake`].
+    /// Pending handshakes: a slot → [`PendingHandshake`].
     PENDING: "array", u32 => PendingHandshake {
         key: "socket cookie modulo the number of slots",
-        value: "check of the socket cookie; target",
+        value: "check of the socket cookie; target, for the loopback identity; attachment id",
         writer: "sock_ops",
         reader: "sock_ops",
         lifetime: "from the SYN to the end of the handshake, or until another connection needs the slot",
     }
-    /// Those that lost their slot: socket cookie → target.
-    PENDING_LRU: "LRU hash", u64 => TargetKey {
+    /// Those with the loopback identity that lost their slot: socket cookie → [`Steered`].
+    PENDING_LRU: "LRU hash", u64 => Steered {
         key: "socket cookie",
-        value: "target",
+        value: "target, attachment id",
         writer: "sock_ops",
         reader: "sock_ops",
         lifetime: "from the loss of the slot to the end of the handshake, or until newer ones push it out",
@@ -177,10 +177,11 @@ maps! {
         reader: "getpeername4 and 6, getsockname4 and 6",
         lifetime: "from the end of the handshake until the service closes the socket; never changed meanwhile",
     }
-    /// The same for MPTCP sockets, and for those [`IDENTITIES`] has no room for. Keys are descriptors, to userspace.
+    /// The same for MPTCP sockets, whatever their identity, so that each is counted once; and for those [`IDENTITIES`]
+    /// has no room for. Keys are descriptors, to userspace.
     SK_IDENTITY: "socket storage", u32 => TargetKey {
         key: "socket",
-        value: "target, the same",
+        value: "target, the same; port 0: the container's identity",
         writer: "sock_ops",
         reader: "getpeername4 and 6, getsockname4 and 6",
         lifetime: "from the end of the handshake until the kernel frees the socket",

@@ -65,7 +65,7 @@ macro_rules! maps {
 pub(crate) use maps;
 
 /// A struct of counters, their sum over CPUs or workers ([`core::iter::Sum`]), and their names (`named`). Fields after
-/// `and` are no counters: a sum has their default.
+/// `latest` are times: a sum has the latest. Fields after `and` are neither: a sum has their default.
 #[macro_export]
 macro_rules! counters {
     (
@@ -73,11 +73,13 @@ macro_rules! counters {
         pub struct $name:ident {
             $( $(#[$doc:meta])* pub $counter:ident: u64, )+
         }
+        $( latest { $( $(#[$time_doc:meta])* pub $time:ident: u64, )+ } )?
         $( and { $( $(#[$other_doc:meta])* pub $other:ident: $other_type:ty, )+ } )?
     ) => {
         $(#[$attribute])*
         pub struct $name {
             $( $(#[$doc])* pub $counter: u64, )+
+            $($( $(#[$time_doc])* pub $time: u64, )+)?
             $($( $(#[$other_doc])* pub $other: $other_type, )+)?
         }
 
@@ -93,6 +95,7 @@ macro_rules! counters {
                 let mut sum = Self::default();
                 for one in all {
                     $( sum.$counter += one.$counter; )+
+                    $($( sum.$time = sum.$time.max(one.$time); )+)?
                 }
                 sum
             }
@@ -132,10 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_over_counters_only() {
-        let one = Stats { accepted: 1, denied: 2, last_event_ns: 3, ..Stats::default() };
-        let sum: Stats = [one, one].into_iter().sum();
-        assert_eq!(sum, Stats { accepted: 2, denied: 4, ..Stats::default() });
-        assert_eq!(sum.named()[..2], [("accepted", 2), ("denied", 4)]);
+    fn sums_are_over_counters_and_have_the_latest_time() {
+        let one = Stats { arrived: 1, steered: 2, arrived_ns: 7, last_event_ns: 3, ..Stats::default() };
+        let other = Stats { arrived_ns: 5, ..one };
+        let sum: Stats = [one, other].into_iter().sum();
+        assert_eq!(sum, Stats { arrived: 2, steered: 4, arrived_ns: 7, ..Stats::default() });
+        assert_eq!(sum.named()[..2], [("arrived", 2), ("steered", 4)]);
     }
 }

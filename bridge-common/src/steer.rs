@@ -17,7 +17,7 @@ pub const SYN_COOKIE_NS: u64 = 130_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Assigned to a listener.
-    Accepted,
+    Steered,
     /// The source is not allowed.
     Denied,
     /// Nothing listens on the target.
@@ -41,7 +41,7 @@ impl Outcome {
     #[inline(always)]
     pub const fn count(self, stats: &mut Stats) {
         match self {
-            Self::Accepted => stats.accepted += 1,
+            Self::Steered => stats.steered += 1,
             Self::Denied => stats.denied += 1,
             Self::NoListener => stats.no_listener += 1,
             Self::AssignFailed => stats.assign_failed += 1,
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn only_denied_drops() {
         assert!(!Outcome::Denied.passes());
-        for outcome in [Outcome::Accepted, Outcome::NoListener, Outcome::AssignFailed] {
+        for outcome in [Outcome::Steered, Outcome::NoListener, Outcome::AssignFailed] {
             assert!(outcome.passes(), "{outcome:?}");
         }
     }
@@ -128,10 +128,10 @@ mod tests {
     #[test]
     fn every_outcome_has_its_counter() {
         let mut stats = Stats::default();
-        for outcome in [Outcome::Accepted, Outcome::Denied, Outcome::NoListener, Outcome::AssignFailed] {
+        for outcome in [Outcome::Steered, Outcome::Denied, Outcome::NoListener, Outcome::AssignFailed] {
             outcome.count(&mut stats);
         }
-        let expected = Stats { accepted: 1, denied: 1, no_listener: 1, assign_failed: 1, ..Stats::default() };
+        let expected = Stats { steered: 1, denied: 1, no_listener: 1, assign_failed: 1, ..Stats::default() };
         assert_eq!(stats, expected);
     }
 

@@ -1,6 +1,5 @@
 //! What is recorded of an outcome: its counter, and an event when one is due, which is one line of aya-log.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::{debug, warn};
 use bridge_common::{
     Ip,
@@ -8,18 +7,20 @@ use bridge_common::{
     steer::{Outcome, admit_event},
 };
 
-use crate::lookup::Packet;
+use crate::{lookup::Packet, stages};
 
 /// Counts the outcome, and writes an event when one is due.
 #[inline(always)]
 pub(crate) fn record<C>(ctx: &C, stats: &mut Stats, outcome: Outcome, packet: &Packet) {
     outcome.count(stats);
-    if outcome == Outcome::Accepted {
+    let now = stages::now();
+    stats.decided_ns = now;
+    if outcome == Outcome::Steered {
+        stats.steered_ns = now;
         write(ctx, outcome, packet, 0);
         return;
     }
-    // SAFETY: a helper without preconditions.
-    if let Some(suppressed) = admit_event(stats, unsafe { bpf_ktime_get_ns() }) {
+    if let Some(suppressed) = admit_event(stats, now) {
         write(ctx, outcome, packet, suppressed);
     }
 }
@@ -31,8 +32,8 @@ fn write<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
     if packet.source.is_v4() {
         let (source, gateway) = (host_order(&packet.source), host_order(&packet.gateway));
         match outcome {
-            Outcome::Accepted => {
-                debug!(ctx, "accepted {:i}:{} -> {:i}:{}", source, packet.source_port, gateway, packet.port)
+            Outcome::Steered => {
+                debug!(ctx, "steered {:i}:{} -> {:i}:{}", source, packet.source_port, gateway, packet.port)
             }
             Outcome::Denied => warn!(
                 ctx,
@@ -71,8 +72,8 @@ fn write<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
 fn write_v6<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
     let (source, gateway) = (bytes(&packet.source), bytes(&packet.gateway));
     match outcome {
-        Outcome::Accepted => {
-            debug!(ctx, "accepted [{:i}]:{} -> [{:i}]:{}", source, packet.source_port, gateway, packet.port)
+        Outcome::Steered => {
+            debug!(ctx, "steered [{:i}]:{} -> [{:i}]:{}", source, packet.source_port, gateway, packet.port)
         }
         Outcome::Denied => warn!(
             ctx,

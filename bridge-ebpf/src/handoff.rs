@@ -19,7 +19,7 @@ use core::ptr::addr_of;
 use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
 use bridge_common::{
     Ip,
-    maps::{Assignment, ConnectionKey, Handoff, IDENTITY_LOOPBACK, TargetKey},
+    maps::{ASSIGNED_SLOTS, Assignment, ConnectionKey, Handoff, IDENTITY_LOOPBACK, Steered, TargetKey},
 };
 
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) fn this_cpu() -> Option<&'static mut Handoff> {
 pub(crate) fn clear(handoff: &mut Handoff, packet: &Packet) {
     give_up(handoff);
     handoff.left_alone.port = 0;
-    forget(&packet.connection());
+    let _ = forget(&packet.connection());
 }
 
 /// Records why the packet is left to the kernel and to `steer`.
@@ -69,16 +69,15 @@ pub(crate) fn record(handoff: &mut Handoff, packet: &Packet, attachment: &Attach
     if counted {
         syn_cookies::syn_assigned();
     }
-    let (connection, target) = (packet.connection(), TargetKey::new(attachment.target, attachment.port));
-    let loopback = attachment.identity == IDENTITY_LOOPBACK;
-    if loopback {
-        // Without a place the service sees the container, which it trusts less.
-        let _ = maps::ASSIGNED.insert(&connection, &target, 0);
+    let connection = packet.connection();
+    let mut steered = Steered { target: Steered::NO_TARGET, attachment: attachment.id };
+    if attachment.identity == IDENTITY_LOOPBACK {
+        steered.target = TargetKey::new(attachment.target, attachment.port);
+        note(&connection);
     } else {
-        forget(&connection);
+        let _ = forget(&connection);
     }
-    handoff.assigned =
-        Assignment { connection, target, loopback: u16::from(loopback), counted: u16::from(counted) };
+    handoff.assigned = Assignment { connection, steered, counted: u32::from(counted) };
 }
 
 /// Nobody took the assignment of the packet before: the kernel made nothing of it.
@@ -90,19 +89,39 @@ fn give_up(handoff: &mut Handoff) {
     handoff.assigned.connection.port = 0;
 }
 
-/// What a note says of this connection, on whichever CPU, is of the past.
+/// What a note says of this connection counts.
 #[inline(always)]
-fn forget(connection: &ConnectionKey) {
-    // Looking is cheaper than removing, which takes a lock.
-    // SAFETY: the value is not used.
-    if unsafe { maps::ASSIGNED.get(connection) }.is_some() {
-        let _ = maps::ASSIGNED.remove(connection);
+fn note(connection: &ConnectionKey) {
+    let fold = connection.fold();
+    // SAFETY: a map value stays for the length of the program; an aligned integer is written as a whole.
+    if let Some(slot) = slot_of(fold) {
+        unsafe { slot.write_volatile(fold) };
     }
+}
+
+/// What a note says of this connection, on whichever CPU, is of the past. Returns whether it counted until now.
+#[inline(always)]
+fn forget(connection: &ConnectionKey) -> bool {
+    let fold = connection.fold();
+    let Some(slot) = slot_of(fold) else { return false };
+    // SAFETY: as in `note`.
+    unsafe {
+        let counts = slot.read_volatile() == fold;
+        if counts {
+            slot.write_volatile(0);
+        }
+        counts
+    }
+}
+
+#[inline(always)]
+fn slot_of(fold: u64) -> Option<*mut u64> {
+    maps::ASSIGNED.get_ptr_mut((fold >> 32) as u32 % ASSIGNED_SLOTS)
 }
 
 /// Takes the assignment, if the context's request or socket is the one that the kernel made of it.
 #[inline(always)]
-pub(crate) fn take(ctx: &SockOpsContext) -> Option<Assignment> {
+pub(crate) fn take(ctx: &SockOpsContext) -> Option<Steered> {
     let assigned = &mut this_cpu()?.assigned;
     if assigned.connection.port == 0 || !assigned.connection.is(&connection_key(ctx.ops, assigned)) {
         return None;
@@ -117,10 +136,10 @@ pub(crate) fn take(ctx: &SockOpsContext) -> Option<Assignment> {
     if taken.counted != 0 {
         syn_cookies::request_made();
     }
-    if taken.loopback != 0 {
-        taken.loopback = u16::from(maps::ASSIGNED.remove(&taken.connection).is_ok());
+    if taken.steered.is_loopback() && !forget(&taken.connection) {
+        taken.steered.target = Steered::NO_TARGET;
     }
-    Some(taken)
+    Some(taken.steered)
 }
 
 /// The connection of the context's request or socket. If the listener is an IPv6 one, the context's family is IPv6 for

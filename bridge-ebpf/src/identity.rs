@@ -1,15 +1,15 @@
 //! The loopback identity: what accept(2), getpeername(2) and getsockname(2) tell a service about a steered connection.
 //!
 //! The identity of a connection is decided when its SYN is assigned to a listener, and kept by socket cookie:
-//! 1. [`expect`] puts it into `PENDING`, under the cookie of the request that the kernel makes of the SYN. The socket
-//!    will have the same cookie.
+//! 1. `pending` keeps it, under the cookie of the request that the kernel makes of the SYN. The socket will have the
+//!    same cookie.
 //! 2. [`establish`] moves it to `IDENTITIES` when the handshake is done.
 //! 3. The hooks look it up when the service asks.
 //!
 //! So the answer concerns this socket alone: no other listener on the same address, no local client, and not the
 //! container's own end of the connection. It never changes, whatever is attached later. No program runs for its bytes.
 
-use core::ptr::{addr_of, addr_of_mut};
+use core::ptr::{addr_of, addr_of_mut, null_mut};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -21,100 +21,57 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{PENDING_SLOTS, PendingHandshake, TargetKey},
+    maps::{Steered, TargetKey},
     steer::local_client,
 };
 
-use crate::{context::socket_cookie, handoff, maps, switches};
+use crate::{context::socket_cookie, maps, switches};
 
 /// The system call goes on. The kernel accepts no other return value from these hooks.
 const PROCEED: i32 = 1;
 
-/// A request with the loopback identity: remembers its target until the handshake is done. The socket made of the
-/// request will have the request's cookie (`inet_csk_clone_lock`, Linux 4.1).
+/// Records the identity of a connection that is established. Returns whether it is a new one: another subflow of an
+/// MPTCP connection is none.
 #[inline(always)]
-pub(crate) fn expect(ctx: &SockOpsContext, target: TargetKey) {
-    let cookie = socket_cookie(ctx);
-    let Some(slot) = slot_of(cookie) else { return };
-    // SAFETY: a map value stays for the length of the program. A torn value belongs to no socket.
-    let before = unsafe { slot.read_volatile() };
-    if before.cookie() != PendingHandshake::NONE.cookie() {
-        // A handshake that did not end, or not yet.
-        let _ = maps::PENDING_LRU.insert(&before.cookie(), &before.target(), 0);
-    }
-    // SAFETY: as above.
-    unsafe { slot.write_volatile(PendingHandshake::new(cookie, target)) };
-}
-
-/// The handshake of a connection is done: records its identity. accept(2) cannot return the socket earlier, because the
-/// kernel holds its lock.
-#[inline(always)]
-pub(crate) fn establish(ctx: &SockOpsContext) {
-    let cookie = socket_cookie(ctx);
-    let Some(target) = take_pending(cookie).or_else(|| take_assigned(ctx)) else { return };
+pub(crate) fn establish(ctx: &SockOpsContext, steered: &Steered) -> bool {
     // SAFETY: the verifier checks that the socket pointers are not null before a helper sees them.
     unsafe {
         let sk: *mut c_void = addr_of!((*ctx.ops).__bindgen_anon_2.sk).read_volatile().cast();
         if sk.is_null() {
-            return;
+            return true;
         }
         if switches::HAVE_MPTCP_HELPER.load() != 0 {
             // The service holds the MPTCP socket, not its subflows.
             let connection: *mut c_void = bpf_skc_to_mptcp_sock(sk).cast();
             if !connection.is_null() {
-                return store(connection, target);
+                return store(connection, steered.target);
             }
         }
-        if maps::IDENTITIES.insert(&cookie, &target, 0).is_err() {
-            store(sk, target);
+        if steered.is_loopback() && maps::IDENTITIES.insert(&socket_cookie(ctx), &steered.target, 0).is_err()
+        {
+            store(sk, steered.target);
         }
     }
+    true
 }
 
-/// The target of a socket that the kernel made without a request.
-#[inline(always)]
-fn take_assigned(ctx: &SockOpsContext) -> Option<TargetKey> {
-    let assigned = handoff::take(ctx)?;
-    (assigned.loopback != 0).then_some(assigned.target)
-}
-
-/// Removes the pending handshake, and returns its target.
-#[inline(always)]
-fn take_pending(cookie: u64) -> Option<TargetKey> {
-    let slot = slot_of(cookie)?;
-    // SAFETY: as in `expect`.
-    let pending = unsafe { slot.read_volatile() };
-    if pending.cookie() == cookie {
-        // SAFETY: as in `expect`.
-        unsafe { slot.write_volatile(PendingHandshake::NONE) };
-        return Some(pending.target());
-    }
-    // SAFETY: the value is copied at once. At worst it is the target of another connection with the loopback identity.
-    let target = unsafe { maps::PENDING_LRU.get(&cookie) }.copied()?;
-    let _ = maps::PENDING_LRU.remove(&cookie);
-    Some(target)
-}
-
-#[inline(always)]
-fn slot_of(cookie: u64) -> Option<*mut PendingHandshake> {
-    maps::PENDING.get_ptr_mut((cookie % u64::from(PENDING_SLOTS)) as u32)
-}
-
+/// Records the identity with the socket, which keeps the one it has: another subflow of an MPTCP connection changes
+/// nothing. Returns whether it had none.
+///
 /// # Safety
 /// `sk` is a socket.
 #[inline(always)]
-unsafe fn store(sk: *mut c_void, mut target: TargetKey) {
+unsafe fn store(sk: *mut c_void, mut target: TargetKey) -> bool {
     let map = addr_of!(maps::SK_IDENTITY).cast_mut().cast();
-    // A socket keeps the identity it has: a second subflow of an MPTCP connection changes nothing.
-    // SAFETY: the caller's promise; LOCAL is a socket storage map with this value type.
+    // SAFETY: the caller's promise; SK_IDENTITY is a socket storage map with this value type.
     unsafe {
-        bpf_sk_storage_get(
-            map,
-            sk,
-            core::ptr::from_mut(&mut target).cast(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-    };
+        if !bpf_sk_storage_get(map, sk, null_mut(), 0).is_null() {
+            return false;
+        }
+        let value = core::ptr::from_mut(&mut target).cast();
+        bpf_sk_storage_get(map, sk, value, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    }
+    true
 }
 
 /// Entry point for sockets that their owner closes: nobody can ask any more.
@@ -133,6 +90,9 @@ fn loopback_target(ctx: &SockAddrContext) -> Option<TargetKey> {
         // SAFETY: the kernel passes a valid context with a socket; the value lives as long as the socket.
         None => unsafe { *maps::SK_IDENTITY.get_ptr_mut(ctx).as_ref()? },
     };
+    if target.port == 0 {
+        return None;
+    }
     if switches::HAVE_NETNS_COOKIE.load() != 0 {
         return Some(target);
     }

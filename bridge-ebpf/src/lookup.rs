@@ -25,6 +25,7 @@ pub(crate) struct Packet {
 
 /// The fields of an attachment that steering needs.
 pub(crate) struct AttachmentFields {
+    pub(crate) id: u32,
     pub(crate) allow_set: u32,
     pub(crate) target: Ip,
     pub(crate) port: u16,
@@ -57,6 +58,7 @@ pub(crate) fn attachment(id: u32) -> Option<AttachmentFields> {
         let port = addr_of!((*attachment).target_port).read_volatile();
         let identity = addr_of!((*attachment).identity).read_volatile();
         (addr_of!((*attachment).allow_set).read_volatile() == allow_set).then_some(AttachmentFields {
+            id,
             allow_set,
             target,
             port,

@@ -13,10 +13,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use bridge_common::maps::{
-    ALLOW_ROOM, AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, MAX_ASSIGNED, MAX_ATTACHMENTS,
+    ALLOW_ROOM, ASSIGNED_SLOTS, AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, MAX_ATTACHMENTS,
     MAX_IDENTITIES, MAX_LISTENERS, MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TARGETS, MAX_TICKETS, Meta,
     NAMED_ROOM, NamedContainer, NamedKey, PENDING_SLOTS, PendingHandshake, Prepared, RULES_ROOM, RuleKey,
-    Stats, SynCount, TargetKey, TrackStats,
+    Stats, Steered, SynCount, TargetKey, TrackStats,
 };
 
 /// Of maps that are large, and mostly empty: memory for an entry is taken when it is made, and not before.
@@ -83,27 +83,27 @@ pub(crate) static HANDOFF: PerCpuArray<Handoff> = PerCpuArray::with_max_entries(
 
 /// Connections with the loopback identity that were assigned to a listener a moment ago; see `handoff`.
 #[map]
-pub(crate) static ASSIGNED: LruHashMap<ConnectionKey, TargetKey> =
-    LruHashMap::with_max_entries(MAX_ASSIGNED, 0);
+pub(crate) static ASSIGNED: Array<u64> = Array::with_max_entries(ASSIGNED_SLOTS, 0);
 
 /// The SYN count; see `syn_cookies`.
 #[map]
 pub(crate) static SYN_COUNT: Array<SynCount> = Array::with_max_entries(1, 0);
 
-/// Pending handshakes. A connection that needs the slot of another one moves that one to [`PENDING_LRU`].
+/// Pending handshakes. A connection that needs the slot of one with the loopback identity moves that one to
+/// [`PENDING_LRU`].
 #[map]
 pub(crate) static PENDING: Array<PendingHandshake> = Array::with_max_entries(PENDING_SLOTS, 0);
 
 /// Pending handshakes that lost their slot.
 #[map]
-pub(crate) static PENDING_LRU: LruHashMap<u64, TargetKey> = LruHashMap::with_max_entries(MAX_PENDING_LRU, 0);
+pub(crate) static PENDING_LRU: LruHashMap<u64, Steered> = LruHashMap::with_max_entries(MAX_PENDING_LRU, 0);
 
 /// The identity cache. An entry stays if the service closes its listener before it accepts the connection. It takes
 /// room, and nothing else.
 #[map]
 pub(crate) static IDENTITIES: HashMap<u64, TargetKey> = HashMap::with_max_entries(MAX_IDENTITIES, 0);
 
-/// What [`IDENTITIES`] cannot hold. The kernel frees an entry with its socket, which is exact, and costs ten times as
+/// What [`IDENTITIES`] cannot hold, and MPTCP sockets. The kernel frees an entry with its socket, which is exact, and costs ten times as
 /// much.
 #[btf_map]
 pub(crate) static SK_IDENTITY: SkStorage<TargetKey> = SkStorage::new();

@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use crate::{handoff, identity, tickets, track};
+use crate::{handoff, identity, pending, stages, tickets, track};
 
 /// Entry point. The return value only matters with a reply, which is left at 0: the kernel's own timeout stands.
 #[sock_ops]
@@ -21,7 +21,7 @@ pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TCP_LISTEN_CB => track::listen(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             tickets::establish(&ctx);
-            identity::establish(&ctx);
+            established(&ctx);
         }
         BPF_SOCK_OPS_TCP_CONNECT_CB => tickets::connect(&ctx),
         BPF_SOCK_OPS_STATE_CB => tickets::change_state(&ctx),
@@ -34,8 +34,17 @@ pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
 /// The kernel has made a request of a SYN, or sends a SYN of its own.
 #[inline(always)]
 fn request_made(ctx: &SockOpsContext) {
-    let Some(assigned) = handoff::take(ctx) else { return };
-    if assigned.loopback != 0 {
-        identity::expect(ctx, assigned.target);
+    let Some(steered) = handoff::take(ctx) else { return };
+    stages::answered(&steered);
+    pending::put(ctx, steered);
+}
+
+/// The handshake of a connection is done. accept(2) cannot return the socket earlier, because the kernel holds its lock.
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    // The kernel makes a socket without a request of an ACK with a SYN cookie, and of a SYN with Fast Open.
+    let Some(steered) = pending::take(ctx).or_else(|| handoff::take(ctx)) else { return };
+    if identity::establish(ctx, &steered) {
+        stages::accepted(&steered);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     context::words,
     events, handoff,
     lookup::{self, AttachmentFields, Packet},
-    maps, switches, tickets,
+    maps, stages, switches, tickets,
 };
 
 /// `IPPROTO_TCP`.
@@ -59,22 +59,20 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     };
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
-    let id = *unsafe { maps::RULES.get(&rule) }?;
+    let Some(&id) = (unsafe { maps::RULES.get(&rule) }) else { return other_address(&rule, &packet) };
     // This is a lookup by `steer_tc`, not a packet that needs a listener.
     if handoff.lookup.is(&packet.connection()) {
         return None;
     }
     let attachment = lookup::attachment(id)?;
-    let stats = maps::STATS.get_ptr_mut(&id)?;
-    // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
-    let stats = unsafe { &mut *stats };
+    let stats = stages::of(id)?;
     let outcome = match lookup::source_class(&attachment, &packet) {
         SourceClass::Allowed if left == LEFT_UNPREPARED => Outcome::NoListener,
         SourceClass::Allowed => serve(ctx, &attachment, stats),
         SourceClass::Host => return None,
         SourceClass::Unlisted => Outcome::Denied,
     };
-    if outcome == Outcome::Accepted {
+    if outcome == Outcome::Steered {
         handoff::record(handoff, &packet, &attachment, false);
     } else {
         // The kernel answers with a reset, after which the client does not repeat its SYN.
@@ -85,6 +83,18 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     }
     events::record(ctx, stats, outcome, &packet);
     Some(outcome)
+}
+
+/// Counts a connection to an address of this host that no rule names, at a port that is attached on its interface. One
+/// from the address itself is the host's own, and to a loopback address none arrives: `steer_tc` looks for one.
+#[inline(always)]
+fn other_address(rule: &RuleKey, packet: &Packet) -> Option<Outcome> {
+    // SAFETY: the value is a plain integer.
+    let id = *unsafe { maps::RULES.get(&rule.of_others()) }?;
+    if packet.source != packet.gateway && !packet.gateway.is_loopback() {
+        stages::of(id)?.wrong_gateway += 1;
+    }
+    None
 }
 
 #[inline(always)]
@@ -116,7 +126,7 @@ fn serve(ctx: &SkLookupContext, attachment: &AttachmentFields, stats: &mut Stats
         || assign_first_live(ctx, &any_v4, stats)
         || assign_first_live(ctx, &any_v6, stats)
     {
-        return Outcome::Accepted;
+        return Outcome::Steered;
     }
     if stats.refusals == refusals { Outcome::NoListener } else { Outcome::AssignFailed }
 }

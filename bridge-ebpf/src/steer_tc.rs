@@ -16,8 +16,9 @@ use core::{mem::MaybeUninit, ptr::addr_of};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        BPF_F_CURRENT_NETNS, BPF_TCP_CLOSE, BPF_TCP_LISTEN, BPF_TCP_TIME_WAIT, TC_ACT_UNSPEC, bpf_sock,
+        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_mptcp_sock},
     macros::classifier,
@@ -25,7 +26,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, Stats, TargetKey},
+    maps::{LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, TargetKey},
     steer::{Outcome, SourceClass},
 };
 
@@ -33,7 +34,7 @@ use crate::{
     context::words,
     events, handoff,
     lookup::{self, AttachmentFields, Packet},
-    maps, switches, syn_cookies,
+    maps, stages, switches, syn_cookies,
 };
 
 /// Length of an Ethernet header, which tc ingress of a bridge shows in front of the packet.
@@ -50,6 +51,9 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
+
+/// The state of a connection that does not exist.
+const CLOSED: u32 = BPF_TCP_CLOSE;
 
 /// A TCP packet for some address.
 struct Segment {
@@ -92,26 +96,27 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
+    let state = state_of(ctx, packet);
+    if segment.is_syn() && [CLOSED, BPF_TCP_TIME_WAIT].contains(&state) {
+        stages::arrived(id);
+    }
     let attachment = lookup::attachment(id)?;
     if !lookup::may_have_mptcp_listener(&attachment)
         || lookup::source_class(&attachment, packet) != SourceClass::Allowed
     {
         return None;
     }
-    if is_known(ctx, packet) {
+    if state != CLOSED {
         handoff::leave(packet, LEFT_KNOWN);
         return None;
     }
     let outcome = assign(ctx, packet, &attachment)?;
-    if outcome == Outcome::Accepted {
+    if outcome == Outcome::Steered {
         handoff::record(handoff::this_cpu()?, packet, &attachment, segment.is_syn());
     }
     // The ACK that ends a handshake with a SYN cookie belongs to a connection that is counted already.
     if segment.is_syn() {
-        let stats = maps::STATS.get_ptr_mut(&id)?;
-        // SAFETY: a per-CPU value, and nothing else runs this program on this CPU meanwhile.
-        let stats: &mut Stats = unsafe { &mut *stats };
-        events::record(ctx, stats, outcome, packet);
+        events::record(ctx, stages::of(id)?, outcome, packet);
     }
     Some(())
 }
@@ -171,25 +176,22 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
     Some((source, gateway, ETH_LEN + IPV6_LEN))
 }
 
-/// Whether the kernel has a connection with these addresses, in any state: then the packet belongs to it.
+/// The state of the connection with these addresses that the kernel has, to which the packet belongs; [`CLOSED`] if
+/// there is none.
 ///
 /// A lookup that finds no connection goes on to listeners, and so through `steer`, which would try all its slots. The
 /// hand-off tells `steer` to leave this lookup alone.
 #[inline(always)]
-fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
-    let Some(handoff) = handoff::this_cpu() else { return true };
+fn state_of(ctx: &TcContext, packet: &Packet) -> u32 {
+    let Some(handoff) = handoff::this_cpu() else { return CLOSED };
     handoff.lookup = packet.connection();
     let found = find(ctx, packet, packet.gateway, packet.port);
     handoff.lookup.port = 0;
-    match found {
-        None => false,
-        Some(sk) => {
-            // SAFETY: `sk` is referenced until it is released.
-            let listens = unsafe { addr_of!((*sk).state).read_volatile() } == BPF_TCP_LISTEN;
-            release(sk);
-            !listens
-        }
-    }
+    let Some(sk) = found else { return CLOSED };
+    // SAFETY: `sk` is referenced until it is released.
+    let state = unsafe { addr_of!((*sk).state).read_volatile() };
+    release(sk);
+    if state == BPF_TCP_LISTEN { CLOSED } else { state }
 }
 
 /// Assigns the packet to the listener that the kernel finds for a packet from there to the target, if that is an MPTCP
@@ -236,7 +238,7 @@ fn give(ctx: &TcContext, sk: *mut bpf_sock) -> Option<Outcome> {
     if !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null() {
         // SAFETY: as above.
         let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
-        outcome = Some(if refused { Outcome::AssignFailed } else { Outcome::Accepted });
+        outcome = Some(if refused { Outcome::AssignFailed } else { Outcome::Steered });
     }
     release(sk);
     outcome

@@ -53,6 +53,7 @@ impl Readiness {
             Self::WaitingForListener => "waiting-for-listener",
             Self::WaitingForBridge => "waiting-for-bridge",
             Self::Conflict => "conflict",
+            Self::BlockedByFirewall => "blocked-by-firewall",
             Self::Failed => "failed",
         }
     }

@@ -47,6 +47,38 @@ codes! {
         cure: "start the service, or attach the address and port it listens on; nothing needs to be attached again \
                when it is back",
     }
+    BLOCKED_BY_FIREWALL: "blocked-by-firewall", Error, "status", "0.1.0" {
+        symptom: "`blocked-by-firewall`: connections arrive at the bridge, and something drops them",
+        cause: "a firewall rule drops them on their way in (ufw denies by default, and so do hand-made INPUT chains), \
+                or the reverse-path filter does, because the route to the client leads elsewhere. The state is that of \
+                the last connection: it ends with the next one that comes through",
+        see: "`arrived` and `steered` under `counters.stages` in `status --output json`; `sudo nft list ruleset`; \
+              `nstat -az TcpExtIPReversePathFilter`",
+        cure: "allow the port on the bridge's interface, for example `sudo ufw allow in on docker0 proto tcp to any \
+               port 11434`",
+    }
+    ANSWERS_LOST: "answers-lost", Warning, "status", "0.1.0" {
+        symptom: "connections are steered and answered, and never established",
+        cause: "the answers do not come back to the client: a VPN's policy routing (`ip rule`) sends them elsewhere, \
+                or a firewall rule for outgoing packets drops them. A client that gave up in between, or a port \
+                scanner, looks the same until the next connection",
+        see: "`answered` and `accepted` in `status --output json`; `ip route get CLIENT from GATEWAY`",
+        cure: "route the bridge's subnet by the main table (`ip rule add to SUBNET lookup main`), or allow the answers",
+    }
+    QUEUE_FULL: "queue-full", Warning, "status", "0.1.0" {
+        symptom: "connections wait, and the service accepts none",
+        cause: "the service hangs or is overloaded, or its listen backlog is shorter than its bursts",
+        see: "`ss -ltn`: Recv-Q above Send-Q",
+        cure: "restart the service, or raise its backlog and `net.core.somaxconn`",
+    }
+    WRONG_GATEWAY: "wrong-gateway", Warning, "status", "0.1.0" {
+        symptom: "connections come for another address of this host",
+        cause: "a name in the container leads to another network's gateway or the host's own address, as \
+                `host.docker.internal` does that was given by hand; the port is attached at this network's gateway \
+                alone",
+        see: "`wrong_gateway` under `counters.stages` in `status --output json`; `getent hosts NAME` in the container",
+        cure: "use the gateway in the GATEWAY column",
+    }
     LISTENER_ELSEWHERE: "listener-elsewhere", Warning, "status", "0.1.0" {
         symptom: "`waiting-for-listener`, but there is a listener on another loopback address",
         cause: "the service has the port on another address than the target, often on `[::1]` instead of 127.0.0.1",

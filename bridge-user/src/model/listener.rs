@@ -23,6 +23,8 @@ pub struct Listener {
     pub device: u32,
     /// User id of the socket's owner, in the caller's user namespace.
     pub uid: u32,
+    /// More connections wait to be accepted than listen(2) allowed (`sk_acceptq_is_full`): the kernel takes no other.
+    pub is_full: bool,
 }
 
 impl Listener {

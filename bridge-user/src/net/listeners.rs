@@ -112,6 +112,8 @@ fn parse(payload: &[u8]) -> io::Result<Option<Listener>> {
         mptcp: response.nlas.iter().any(is_mptcp),
         device: header.socket_id.interface_id,
         uid: header.uid,
+        // Of a listener: how many connections wait, and how many may.
+        is_full: header.recv_queue > header.send_queue,
     }))
 }
 

@@ -51,6 +51,7 @@ fn a_listener_is_found_with_inode_cookie_and_owner() {
         mptcp: false,
         device: 0,
         uid: nix::unistd::geteuid().as_raw(),
+        is_full: false,
     };
     assert!(all.contains(&expected), "{expected:?} in {all:?}");
 }
@@ -148,6 +149,7 @@ fn serves_compares_port_family_and_address() {
         mptcp: false,
         device: 0,
         uid: 0,
+        is_full: false,
     };
     for (bound, v6only, target, expected) in [
         ("127.0.0.1:80", None, "127.0.0.1:80", true),

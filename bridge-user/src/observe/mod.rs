@@ -9,4 +9,5 @@ pub mod prepare;
 pub mod readiness;
 pub mod report;
 pub mod snapshot;
+pub mod stages;
 pub mod surroundings;

@@ -103,7 +103,7 @@ pub(crate) fn of_gone(owned: &Owned) -> anyhow::Result<Snapshot> {
 fn pinned(instance: &Instance) -> anyhow::Result<Pinned> {
     let dir = instance.path();
     let namespace = instance.namespace();
-    let really = instance.mptcp_bridges()?;
+    let really = instance.tc_bridges()?;
     let mut on_interfaces = BTreeMap::new();
     for index in tc::attached(&dir)? {
         let name = link_by_index(namespace, index)?.map(|link| link.name);

@@ -308,7 +308,7 @@ fn mptcp_steering(
         return Ok(Ok(()));
     }
     let known =
-        instance.map_or(Ok(false), |instance| instance.mptcp_bridges().map(|there| !there.is_empty()))?;
+        instance.map_or(Ok(false), |instance| instance.tc_bridges().map(|there| !there.is_empty()))?;
     if known {
         return Ok(Ok(()));
     }

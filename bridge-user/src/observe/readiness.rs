@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     model::{
-        attachment::Attachment, bridge::Bridge, datapath::Datapath, finding::Finding, source::Source,
+        attachment::Attachment,
+        bridge::Bridge,
+        datapath::Datapath,
+        finding::{Finding, Severity},
+        source::Source,
         target::Target,
     },
     net::listeners::{Listener, is_bound},
@@ -34,6 +38,8 @@ pub enum Readiness {
     WaitingForBridge,
     /// Something else is bound to the gateway's port, or a NAT rule takes its connections.
     Conflict,
+    /// Connections arrive at the bridge, and something drops them before they are steered.
+    BlockedByFirewall,
     /// A listener is there but cannot be steered to, what answers is no listener here, or nobody is admitted any more.
     Failed,
 }
@@ -45,8 +51,8 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     /// Cookies of the registered ones.
     pub registered: BTreeSet<u64>,
-    /// Interfaces over which MPTCP listeners can be steered to.
-    pub mptcp_bridges: BTreeSet<u32>,
+    /// Interfaces with the tc program, which counts what arrives, and steers to MPTCP listeners.
+    pub tc_bridges: BTreeSet<u32>,
     /// Addresses whose newest MPTCP listener is transparent.
     pub prepared: HashSet<TargetKey>,
     /// Containers in allow-lists whose run is over, by the cookies of their network namespaces.
@@ -59,7 +65,7 @@ impl Snapshot {
     /// What carries a steered attachment's connections to the listener there is now.
     pub fn carrier(&self, state: &Attachment) -> Datapath {
         let mptcp = plan::is_mptcp(&self.listeners, &state.target);
-        if mptcp && self.mptcp_bridges.contains(&state.ifindex) { Datapath::SteerTc } else { state.datapath }
+        if mptcp && self.tc_bridges.contains(&state.ifindex) { Datapath::SteerTc } else { state.datapath }
     }
 }
 
@@ -75,6 +81,19 @@ pub struct Judgement {
 impl Judgement {
     fn ready() -> Self {
         Self { state: Readiness::Ready, findings: Vec::new() }
+    }
+
+    /// Adds what is found of connections that did not come through; an error among it is that a firewall stops them.
+    pub fn with_stopped(mut self, found: Vec<Finding>) -> Self {
+        if ![Readiness::Ready, Readiness::WaitingForListener].contains(&self.state) {
+            return self;
+        }
+        let is_blocked = found.iter().any(|finding| finding.severity == Severity::Error);
+        if self.state == Readiness::Ready && is_blocked {
+            self.state = Readiness::BlockedByFirewall;
+        }
+        self.findings.extend(found);
+        self
     }
 
     fn because(state: Readiness, finding: Finding) -> Self {
@@ -179,7 +198,7 @@ fn judge_listener(state: &Attachment, facts: &Snapshot) -> Judgement {
 
 /// One whose service has an MPTCP listener.
 fn of_mptcp(state: &Attachment, listener: &Listener, facts: &Snapshot) -> Judgement {
-    if !facts.mptcp_bridges.contains(&state.ifindex) {
+    if !facts.tc_bridges.contains(&state.ifindex) {
         return Judgement::because(Readiness::Failed, serving::mptcp_steering_missing(state, listener));
     }
     if !facts.prepared.contains(&listener.key()) {

@@ -45,7 +45,16 @@ pub(crate) fn bridge() -> Bridge {
 }
 
 pub(crate) fn listener(addr: &str, cookie: u64, mptcp: bool) -> Listener {
-    Listener { addr: addr.parse().unwrap(), inode: 1, cookie, v6only: None, mptcp, device: 0, uid: 0 }
+    Listener {
+        addr: addr.parse().unwrap(),
+        inode: 1,
+        cookie,
+        v6only: None,
+        mptcp,
+        device: 0,
+        uid: 0,
+        is_full: false,
+    }
 }
 
 fn facts(listeners: Vec<Listener>, registered: &[u64]) -> Snapshot {
@@ -121,7 +130,7 @@ fn a_service_on_the_other_loopback_is_pointed_out() {
 #[test]
 fn an_mptcp_listener_is_ready_where_the_tc_program_is_and_it_is_transparent() {
     let mut facts = facts(vec![listener("127.0.0.1:6379", 5, true)], &[]);
-    facts.mptcp_bridges.insert(3);
+    facts.tc_bridges.insert(3);
     let waiting = not_ready(Readiness::WaitingForListener, "mptcp-not-prepared");
     assert_eq!(short(judge(&state(), Some(&bridge()), &facts)), waiting);
     facts.prepared.insert(facts.listeners[0].key());
@@ -153,7 +162,7 @@ fn a_named_container_whose_run_is_over_is_told() {
 
 #[test]
 fn json_has_the_contracts_shape() {
-    let stats = Stats { accepted: 12, ..Stats::default() };
+    let stats = Stats { arrived: 14, steered: 13, answered: 12, accepted: 12, ..Stats::default() };
     let entry = AttachmentReport::of_steered(&state(), &stats, &facts(vec![], &[]), Judgement::ready());
     let json = serde_json::to_string(&Report {
         version: JSON_VERSION,
@@ -167,7 +176,8 @@ fn json_has_the_contracts_shape() {
         r#""target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","gateways":["172.17.0.1"],"#,
         r#""datapath":"steer","reason":"probe passed","identity":"container","state":"ready","#,
         r#""allow":["172.17.0.0/16"],"findings":[],"#,
-        r#""counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null}}],"findings":[]}"#
+        r#""counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null,"#,
+        r#""stages":{"arrived":null,"steered":13,"answered":12,"wrong_gateway":0}}}],"findings":[]}"#
     );
     assert_eq!(json, expected);
 }

@@ -121,7 +121,7 @@ impl From<&NamedContainer> for AllowedContainer {
 /// Connections so far.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AttachmentCounters {
-    /// Steered onto a listener, or joined to the target by a relay.
+    /// Established, each once: with the service by steering, or joined to the target by a relay.
     pub accepted: u64,
     /// Refused because of their source.
     pub denied: u64,
@@ -129,9 +129,27 @@ pub struct AttachmentCounters {
     pub no_listener: u64,
     /// Bytes moved; unknown (`null`) for steered connections, which no code of ours carries.
     pub bytes: Option<u64>,
+    /// What only steering counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Stages>,
     /// What only a relay counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStats>,
+}
+
+/// How far the SYNs of steered connections came. One that the kernel drops is sent again by the client, and counts
+/// again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Stages {
+    /// Came in at the bridge, of connections that the kernel did not know yet; `null` where nothing counts it (below
+    /// Linux 5.19).
+    pub arrived: Option<u64>,
+    /// Given to a listener.
+    pub steered: u64,
+    /// Answered by the kernel; not those answered by a SYN cookie, or with Fast Open.
+    pub answered: u64,
+    /// For the same port of another address of this host.
+    pub wrong_gateway: u64,
 }
 
 impl AttachmentReport {
@@ -162,6 +180,12 @@ impl AttachmentReport {
             denied: stats.denied,
             no_listener: stats.no_listener + stats.assign_failed,
             bytes: None,
+            stages: Some(Stages {
+                arrived: facts.tc_bridges.contains(&state.ifindex).then_some(stats.arrived),
+                steered: stats.steered,
+                answered: stats.answered,
+                wrong_gateway: stats.wrong_gateway,
+            }),
             relay: None,
         };
         let entry = Self::new(state, judgement, counters);
@@ -175,6 +199,7 @@ impl AttachmentReport {
             denied: stats.denied,
             no_listener: stats.no_listener,
             bytes: Some(stats.bytes_up + stats.bytes_down),
+            stages: None,
             relay: Some(stats),
         };
         Self::new(state, judgement, counters)

@@ -6,6 +6,7 @@ use super::{
     checks::steering,
     readiness::{self, Snapshot},
     report::{AttachmentReport, ListenerTracking, Report},
+    stages,
     surroundings::Surroundings,
 };
 use crate::{
@@ -76,18 +77,20 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
         around: Surroundings::of(&scope.namespace, &targets, &listeners),
         listeners,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
-        mptcp_bridges: instance.mptcp_bridges()?,
+        tc_bridges: instance.tc_bridges()?,
         prepared: state.prepared(&state.mptcp_targets()?)?,
         ended: ended(&attachments),
     };
+    let counted = stages::read(state, &attachments)?;
     let mut bridges = HashMap::new();
     for (id, attachment) in attachments {
         let bridge = match bridges.entry(attachment.ifindex) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(bridge_by_index(&scope.namespace, attachment.ifindex)?),
         };
-        let judgement = readiness::judge(&attachment, bridge.as_ref(), &snapshot);
-        let stats = state.stats(id)?;
+        let stats = counted.get(&id).copied().unwrap_or_default();
+        let judgement = readiness::judge(&attachment, bridge.as_ref(), &snapshot)
+            .with_stopped(stages::findings(&attachment, &snapshot, &stats));
         report.attachments.push(AttachmentReport::of_steered(&attachment, &stats, &snapshot, judgement));
     }
     report.listener_tracking = Some(ListenerTracking(state.track_stats()?));

@@ -42,7 +42,8 @@ fn held((at, (target, anywhere, mptcp)): (usize, (u16, bool, bool))) -> HeldList
     let ip = if anywhere { [0, 0, 0, 0] } else { [127, 0, 0, 1] };
     let addr = SocketAddr::from((ip, 3000 + target));
     let cookie = at as u64 + 1;
-    let listener = Listener { addr, inode: cookie, cookie, v6only: None, mptcp, device: 0, uid: 0 };
+    let listener =
+        Listener { addr, inode: cookie, cookie, v6only: None, mptcp, device: 0, uid: 0, is_full: false };
     HeldListener { listener, owner: Some(format!("service (pid {at})")) }
 }
 

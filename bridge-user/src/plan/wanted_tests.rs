@@ -146,7 +146,16 @@ fn another_attachment_on_the_port_is_named() {
 }
 
 fn listener(addr: &str, v6only: Option<bool>, mptcp: bool) -> Listener {
-    Listener { addr: addr.parse().unwrap(), inode: 1, cookie: 1, v6only, mptcp, device: 0, uid: 0 }
+    Listener {
+        addr: addr.parse().unwrap(),
+        inode: 1,
+        cookie: 1,
+        v6only,
+        mptcp,
+        device: 0,
+        uid: 0,
+        is_full: false,
+    }
 }
 
 #[test]

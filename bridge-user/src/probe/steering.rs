@@ -91,10 +91,10 @@ impl Probe<'_> {
         self.scratch.in_container(move || ask(SocketAddr::new(GATEWAY.into(), port)))
     }
 
-    /// Requires that one connection reaches `listener`, with the addresses of its identity, counted as accepted.
+    /// Requires that one connection reaches `listener`, with the addresses of its identity, counted as steered.
     fn expect_served(&self, id: u32, listener: &TcpListener) -> anyhow::Result<()> {
         let port = listener.local_addr()?.port();
-        let before = self.state.stats(id)?.accepted;
+        let before = self.state.stats(id)?.steered;
         let (answer, seen) = thread::scope(|scope| {
             let server = scope.spawn(|| serve_one(listener));
             let answer = self.connect(port);
@@ -110,8 +110,8 @@ impl Probe<'_> {
         };
         ensure!(peer.ip() == client, "the service saw {peer}, expected {client}");
         ensure!(own.ip() == gateway, "the service's own address was {own}, expected {gateway}");
-        let counted = self.state.stats(id)?.accepted - before;
-        ensure!(counted == 1, "{counted} connections were counted as accepted, expected 1");
+        let counted = self.state.stats(id)?.steered - before;
+        ensure!(counted == 1, "{counted} connections were counted as steered, expected 1");
         Ok(())
     }
 }

@@ -257,6 +257,12 @@ impl Attachment {
         })
     }
 
+    /// How many SYNs came to a stage.
+    pub(crate) fn stage(&self, name: &str) -> Result<u64> {
+        let count = self.raw["counters"]["stages"][name].as_u64();
+        count.with_context(|| format!("{} has no stage {name}: {}", self.name, self.raw))
+    }
+
     /// Requires that something is wrong with it, and that it is this and nothing else.
     pub(crate) fn expect_finding(&self, code: &str) -> Result<()> {
         let wrong = self.findings.iter().filter(|finding| finding.severity != "info");

@@ -108,6 +108,17 @@ impl Netns {
             .with_context(|| format!("failed to set sysctl {name} to {value}"))
     }
 
+    /// Whether bridged packets pass netfilter before the tc program of the bridge sees them, which puts fragments
+    /// together. Returns whether this kernel has that.
+    pub(crate) fn bridge_netfilter(&self, on: bool) -> Result<bool> {
+        const SWITCH: &str = "net/bridge/bridge-nf-call-iptables";
+        let there = self.run(|| std::path::Path::new("/proc/sys").join(SWITCH).exists());
+        if there {
+            self.sysctl(SWITCH, if on { "1" } else { "0" })?;
+        }
+        Ok(there)
+    }
+
     /// TCP segments that had to be sent again inside the namespace, SYNs among them.
     pub(crate) fn repeated_segments(&self) -> Result<u64> {
         self.counter("snmp", "Tcp:", "RetransSegs")
@@ -121,6 +132,11 @@ impl Netns {
     /// One of the namespace's extended TCP counters.
     pub(crate) fn tcp_counter(&self, counter: &str) -> Result<u64> {
         self.counter("netstat", "TcpExt:", counter)
+    }
+
+    /// One of the namespace's MPTCP counters.
+    pub(crate) fn mptcp_counter(&self, counter: &str) -> Result<u64> {
+        self.counter("netstat", "MPTcpExt:", counter)
     }
 
     /// A counter in one of the files below `/proc/net` where a row of names precedes the row of their values.

@@ -78,7 +78,7 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
         "remove-attachment" => {
             let state = &change["attachment"];
             let (gateways, allow) = (list(state, "gateways")?.len(), list(state, "allow")?.len());
-            let rules = vec![deleted(RULES); gateways];
+            let rules = vec![deleted(RULES); rules_of(state)?.len()];
             let rest = [vec![deleted(ALLOW); gateways + allow], vec![deleted(STATS)]].concat();
             [vec![deleted(ATTACHMENTS)], rules, rest].concat()
         }
@@ -99,6 +99,16 @@ fn calls_of(change: &Value) -> Result<Vec<Made>> {
         }
         other => bail!("a change of kind {other} is in a plan, and nobody knows what it takes: {change}"),
     })
+}
+
+/// The addresses that an attachment has rules for: its gateways, and all others of each family.
+fn rules_of(state: &Value) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for gateway in list(state, "gateways")? {
+        let gateway = gateway.as_str().context("a gateway is no text")?;
+        all.extend([gateway.to_owned(), if gateway.contains(':') { "::" } else { "0.0.0.0" }.to_owned()]);
+    }
+    Ok(all)
 }
 
 fn of_targets(changes: &[Value]) -> Result<Vec<Made>> {
@@ -127,16 +137,13 @@ fn of_attachment(change: &Value) -> Result<Vec<Made>> {
     let (new, old) = (&change["new"], &change["old"]);
     let sources =
         |state: &Value| -> Result<usize> { Ok(list(state, "allow")?.len() + list(state, "gateways")?.len()) };
-    let gateways = |state: &Value| -> Result<BTreeSet<String>> {
-        Ok(list(state, "gateways")?.iter().map(Value::to_string).collect())
-    };
     let mut made = vec![written(META)];
     made.extend(vec![written(ALLOW); sources(new)?]);
     made.extend(old.is_null().then(|| written(STATS)));
-    made.extend(vec![written(RULES); gateways(new)?.len()]);
+    made.extend(vec![written(RULES); rules_of(new)?.len()]);
     made.push(written(ATTACHMENTS));
     if !old.is_null() {
-        made.extend(vec![deleted(RULES); gateways(old)?.difference(&gateways(new)?).count()]);
+        made.extend(vec![deleted(RULES); rules_of(old)?.difference(&rules_of(new)?).count()]);
         made.extend(vec![deleted(ALLOW); sources(old)?]);
     }
     Ok(made)

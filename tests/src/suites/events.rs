@@ -24,7 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("events::missing_listener_is_named", no_listener_is_named),
     Test::new("events::ipv6_clients_are_named", ipv6_is_named),
     Test::new("events::denied_flood_is_rate_limited", flood_is_limited),
-    Test::new("events::accepted_only_at_debug_level", accepted_at_debug),
+    Test::new("events::steered_connections_at_debug_level_only", accepted_at_debug),
     Test::new("events::follower_goes_on_after_a_detach_and_an_attach", follower_goes_on),
 ];
 
@@ -136,11 +136,11 @@ fn accepted_at_debug() -> Result<()> {
     rig.attach("7001")?;
     rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
     let quiet = rig.cli().ok(&["events"])?;
-    ensure!(!quiet.contains(&A1.to_string()), "the default level prints accepted connections: {quiet}");
+    ensure!(!quiet.contains(&A1.to_string()), "the default level prints steered connections: {quiet}");
     rig.cli().ok(&["detach", NAME])?;
     rig.attach_with("7001", &["--event-level", "debug"])?;
     let (_process, lines) = follow(&rig)?;
     rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
-    expect_line(&lines, &["accepted", &A1.to_string(), &gateway()])?;
+    expect_line(&lines, &["steered", &A1.to_string(), &gateway()])?;
     Ok(())
 }

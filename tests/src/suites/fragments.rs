@@ -36,7 +36,6 @@ pub(super) const TESTS: &[Test] = &[
 const NAME: &str = "br-a-tcp-7001";
 /// The least an IPv4 link carries. A SYN behind 40 bytes of IP options takes about 100.
 const NARROW: u32 = 68;
-const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
 
 fn gateway() -> SocketAddr {
     at(GATEWAY_A, 7001)
@@ -107,20 +106,11 @@ fn mptcp_service(rig: &Rig, address: SocketAddr) -> Result<Service> {
     Service::serve(rig.net.host.run(|| mptcp_listener(address))?)
 }
 
-/// Whether packets pass netfilter on the bridge, which puts fragments together before the tc program sees them.
-fn set_bridge_netfilter(rig: &Rig, value: &str) -> Result<bool> {
-    let there = rig.net.host.run(|| std::path::Path::new("/proc/sys").join(BRIDGE_NETFILTER).exists());
-    if there {
-        rig.net.host.sysctl(BRIDGE_NETFILTER, value)?;
-    }
-    Ok(there)
-}
-
 /// The tc program runs before reassembly and leaves fragments alone; whole packets of the same container are served.
 fn mptcp() -> Result<()> {
     let rig = Rig::new()?;
     let service = mptcp_service(&rig, local(7001))?;
-    set_bridge_netfilter(&rig, "0")?;
+    rig.net.host.bridge_netfilter(false)?;
     rig.attach("7001")?;
     for _ in 0..2 {
         rig.expect_tc(NAME, Moved::no_listener(1), || {
@@ -140,7 +130,7 @@ fn mptcp() -> Result<()> {
 fn mptcp_behind_bridge_netfilter() -> Result<()> {
     let rig = Rig::new()?;
     let _service = mptcp_service(&rig, local(7001))?;
-    let there = set_bridge_netfilter(&rig, "1")?;
+    let there = rig.net.host.bridge_netfilter(true)?;
     rig.attach("7001")?;
     let moved = if there { Moved::accepted(1) } else { Moved::no_listener(1) };
     rig.expect_tc(NAME, moved, || match fragmented(&rig)? {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, MapData};
 use bridge_common::{
     Ip,
-    maps::{MAX_IDENTITIES, PENDING_SLOTS, PendingHandshake, TargetKey},
+    maps::{MAX_IDENTITIES, PENDING_SLOTS, PendingHandshake, Steered, TargetKey},
     names,
 };
 
@@ -46,6 +46,11 @@ fn rig() -> Result<Rig> {
 /// A target that no real connection has.
 fn nobodys_target() -> TargetKey {
     TargetKey::new(Ip::LOCALHOST_V6, 9)
+}
+
+/// A connection that waits for its socket for ever.
+fn nobodys() -> Steered {
+    Steered { target: nobodys_target(), attachment: 0 }
 }
 
 /// A cookie with this slot in `PENDING`, which the kernel will not hand out for years.
@@ -108,12 +113,12 @@ fn unfinished() -> Result<()> {
     let rig = rig()?;
     let mut pending = pinned::array::<PendingHandshake>(&rig.net.host, names::PENDING)?;
     for slot in 0..PENDING_SLOTS {
-        pending.set(slot, PendingHandshake::new(far_cookie(slot), nobodys_target()), 0)?;
+        pending.set(slot, PendingHandshake::new(far_cookie(slot), nobodys()), 0)?;
     }
     looks_local(&rig)?;
-    let pending_lru = pinned::lru_hash::<u64, TargetKey>(&rig.net.host, names::PENDING_LRU)?;
+    let pending_lru = pinned::lru_hash::<u64, Steered>(&rig.net.host, names::PENDING_LRU)?;
     let moved: Vec<_> = pending_lru.iter().collect::<Result<_, _>>()?;
-    ensure!(moved.len() == 1 && moved[0].1 == nobodys_target(), "what moved to PENDING_LRU: {moved:?}");
+    ensure!(moved.len() == 1 && moved[0].1 == nobodys(), "what moved to PENDING_LRU: {moved:?}");
     let slot = u32::try_from(moved[0].0 % u64::from(PENDING_SLOTS))?;
     ensure!(moved[0].0 == far_cookie(slot), "the cookie that moved to PENDING_LRU is {:#x}", moved[0].0);
     ensure!(pending.get(&slot, 0)? == PendingHandshake::NONE, "the slot it had is not free again");
@@ -123,7 +128,7 @@ fn unfinished() -> Result<()> {
 fn lost_slot() -> Result<()> {
     let rig = rig()?;
     let mut pending = pinned::array::<PendingHandshake>(&rig.net.host, names::PENDING)?;
-    let mut pending_lru = pinned::lru_hash::<u64, TargetKey>(&rig.net.host, names::PENDING_LRU)?;
+    let mut pending_lru = pinned::lru_hash::<u64, Steered>(&rig.net.host, names::PENDING_LRU)?;
     rig.net.a1.nft(
         "table inet hold { chain input { type filter hook input priority 0; \
          tcp flags & (syn | ack) == syn | ack drop; }; }",
@@ -134,7 +139,7 @@ fn lost_slot() -> Result<()> {
         // Long enough after a SYN was sent, and long before the next one is.
         std::thread::sleep(Duration::from_millis(100));
         let moved = held.and_then(|(slot, there)| {
-            pending_lru.insert(there.cookie(), there.target(), 0)?;
+            pending_lru.insert(there.cookie(), there.steered(), 0)?;
             pending.set(slot, PendingHandshake::NONE, 0)?;
             Ok(())
         });

@@ -122,12 +122,12 @@ const DEAF: &str = "table ip deaf { chain c { type filter hook input priority 0;
 
 /// A connection from [`SOURCE_PORT`] whose SYN was assigned to the service, and whose handshake never ends.
 fn half_made(rig: &Rig) -> Result<()> {
-    let before = rig.cli().attachment(NAME)?.counters.accepted;
+    let before = rig.cli().attachment(NAME)?.stage("steered")?;
     rig.net.a1.nft(DEAF)?;
     let outcome = rig.net.a1.run(|| dial_from(SOURCE_PORT, 1));
     ensure!(outcome.is_err(), "the handshake was completed");
     rig.net.a1.nft("delete table ip deaf")?;
-    let after = rig.cli().attachment(NAME)?.counters.accepted;
+    let after = rig.cli().attachment(NAME)?.stage("steered")?;
     ensure!(after > before, "no SYN was assigned to the service");
     Ok(())
 }
@@ -140,7 +140,7 @@ fn dropped_syn() -> Result<()> {
     receive_on(&rig, ONLY_SECOND)?;
     rig.net.a1.run(|| send_segment(A1, gateway(), SYN | FIN, Checksum::Right))?;
     until("the SYN was assigned", patience(10), || {
-        Ok((rig.cli().attachment(NAME)?.counters.accepted == 2).then_some(()))
+        Ok((rig.cli().attachment(NAME)?.stage("steered")? == 2).then_some(()))
     })?;
     rig.attach("7001")?;
     rig.net.a1.nft(DEAF)?;
@@ -148,7 +148,7 @@ fn dropped_syn() -> Result<()> {
     let client = std::thread::scope(|scope| {
         let dialling = scope.spawn(|| rig.net.a1.run(|| dial_from(SEGMENT_PORT, 10)));
         until("the second SYN was assigned", patience(10), || {
-            Ok((rig.cli().attachment(NAME)?.counters.accepted > 2).then_some(()))
+            Ok((rig.cli().attachment(NAME)?.stage("steered")? > 2).then_some(()))
         })?;
         receive_on(&rig, ONLY_SECOND)?;
         rig.net.a1.nft("delete table ip deaf")?;

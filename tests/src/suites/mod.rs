@@ -72,6 +72,7 @@ mod restart;
 mod rig_itself;
 mod scope;
 mod services;
+mod stages;
 mod traffic;
 mod transcripts;
 mod upgrade;
@@ -175,6 +176,7 @@ pub(crate) fn all() -> Vec<Test> {
         restart::TESTS,
         services::TESTS,
         events::TESTS,
+        stages::TESTS,
         lifecycle::TESTS,
         crash::TESTS,
         dry_run::TESTS,

@@ -155,8 +155,11 @@ fn vlan() -> Result<()> {
     rig.net.a1.ip("neigh flush dev eth0\n")?;
     let bridge = [2, 0, 0, 0, 0, 0xaa];
     let send = |vlan| rig.net.a1.run(|| send_syn_frame("eth0", bridge, vlan, A1, gateway()));
-    rig.expect_tc(NAME, Moved::NOTHING, || send(Some(20)))?;
-    rig.expect_tc(NAME, Moved::accepted(1), || send(None))?;
+    let steered = || rig.cli().attachment(NAME)?.stage("steered");
+    send(Some(20))?;
+    send(None)?;
+    until("the frame without a tag is steered", patience(10), || Ok((steered()? > 0).then_some(())))?;
+    ensure!(steered()? == 1, "the frame with a tag was steered, too");
     served(&rig, 1)?;
     ensure!(service.peers().len() == 1, "the service saw {:?}", service.peers());
     Ok(())
@@ -263,13 +266,9 @@ fn dial_with_options() -> Result<TcpStream> {
 
 /// br_netfilter shows bridged packets to PREROUTING before the tc program sees them.
 fn bridge_netfilter() -> Result<()> {
-    const SWITCH: &str = "net/bridge/bridge-nf-call-iptables";
     let (rig, _service) = attached()?;
-    let there = rig.net.host.run(|| std::path::Path::new("/proc/sys").join(SWITCH).exists());
-    for value in ["0", "1"] {
-        if there {
-            rig.net.host.sysctl(SWITCH, value)?;
-        }
+    for on in [false, true] {
+        rig.net.host.bridge_netfilter(on)?;
         served(&rig, 2)?;
     }
     Ok(())

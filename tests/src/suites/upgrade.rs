@@ -101,7 +101,7 @@ fn event_level() -> Result<()> {
     rig.cli().ok(&["events"])?;
     rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
     let events = rig.cli().ok(&["events"])?;
-    ensure!(events.contains("DEBUG accepted"), "no accepted event at level debug: {events:?}");
+    ensure!(events.contains("DEBUG steered"), "no event of a steered connection at level debug: {events:?}");
     Ok(())
 }
 

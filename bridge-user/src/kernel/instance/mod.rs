@@ -53,11 +53,12 @@ impl Instance {
         }
     }
 
-    /// The interfaces with the program that steers to MPTCP listeners, as far as nobody took it off.
+    /// The interfaces with the program that counts what arrives, and steers to MPTCP listeners, as far as nobody took
+    /// it off.
     ///
     /// # Errors
     /// When the pins cannot be read, or the kernel not be asked.
-    pub fn mptcp_bridges(&self) -> anyhow::Result<BTreeSet<u32>> {
+    pub fn tc_bridges(&self) -> anyhow::Result<BTreeSet<u32>> {
         let path = self.dir.path();
         let marked = tc::attached(&path).with_context(|| format!("failed to read {}", path.display()))?;
         let mut attached = BTreeSet::new();

@@ -14,7 +14,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type;
 use bridge_common::{
-    maps::{MAX_ASSIGNED, MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TICKETS},
+    maps::{MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TICKETS},
     names,
 };
 
@@ -56,7 +56,6 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
         .override_global(aya_log::LEVEL, level.as_static(), true)
         .map_max_entries(names::PENDING_LRU, lru_entries(MAX_PENDING_LRU, cpus))
-        .map_max_entries(names::ASSIGNED, lru_entries(MAX_ASSIGNED, cpus))
         .map_max_entries(names::TICKETS, lru_entries(MAX_TICKETS, cpus))
         // Nobody writes it where the kernel tells a socket's namespace itself.
         .map_max_entries(names::SOCKET_NETNS, if features.netns_cookie { 1 } else { MAX_SOCKET_NETNS });

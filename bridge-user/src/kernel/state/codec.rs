@@ -1,7 +1,7 @@
 //! How an attachment is written as entries of maps, and read from them. Pure.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -24,14 +24,18 @@ use crate::model::{
     target::{Port, Target},
 };
 
-/// The rules that lead to an attachment.
+/// The rules of an attachment: one for each gateway, and one that counts what comes for other addresses. Without an
+/// interface index this one would count whatever arrives at the host; inside a container no other address is meant.
 pub(super) fn rule_keys(state: &Attachment, match_ifindex: bool) -> Vec<RuleKey> {
     let ifindex = if match_ifindex { state.ifindex } else { 0 };
-    state
-        .gateways
-        .iter()
-        .map(|&gateway| RuleKey { gateway: gateway.into(), ifindex, port: state.port.get(), pad: 0 })
-        .collect()
+    let rule =
+        |&gateway: &IpAddr| RuleKey { gateway: gateway.into(), ifindex, port: state.port.get(), pad: 0 };
+    let mut keys: Vec<_> = state.gateways.iter().map(rule).collect();
+    if match_ifindex && state.container.is_none() {
+        let others: HashSet<_> = keys.iter().map(|key| key.of_others()).collect();
+        keys.extend(others);
+    }
+    keys
 }
 
 /// The entries of an allow-list in `ALLOW`: the networks, and the gateways, which are the host itself.

@@ -85,7 +85,9 @@ impl State {
         let mut gateways: HashMap<u32, BTreeSet<IpAddr>> = HashMap::new();
         for entry in self.maps.rules.iter() {
             let (key, id) = entry.context("failed to read map RULES")?;
-            gateways.entry(id).or_default().insert(key.gateway.into());
+            if key != key.of_others() {
+                gateways.entry(id).or_default().insert(key.gateway.into());
+            }
         }
         let mut allow: HashMap<u32, BTreeSet<Source>> = HashMap::new();
         for entry in self.maps.allow.iter() {
@@ -112,7 +114,7 @@ impl State {
         Ok(all)
     }
 
-    /// Counters of one attachment, summed over CPUs.
+    /// Counters of one attachment, summed over CPUs, and the latest times.
     ///
     /// # Errors
     /// When the map cannot be read.

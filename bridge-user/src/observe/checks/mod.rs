@@ -4,5 +4,6 @@
 
 pub mod advice;
 pub mod serving;
+pub mod stages;
 pub mod steering;
 pub mod surroundings;
