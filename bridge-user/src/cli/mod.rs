@@ -73,8 +73,7 @@ pub fn run(
     match run_verb(&cli.verb, scope, out) {
         Ok(code) => code,
         Err(error) => {
-            // One line, whatever a cause contains (the verifier's log has many).
-            out.say(&format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" "));
+            out.say_error(&format!("{error:#}"));
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
@@ -105,7 +104,7 @@ fn run_verb(
     out: &Out,
 ) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Attach(args) => attach::run(args, &scope()?, out)?,
+        Verb::Attach(args) => return attach::run(args, &scope()?, out),
         Verb::Detach(args) => detach::run(args, &scope()?, out)?,
         Verb::Status(args) => return status::run(args, &scope()?, out),
         Verb::Check(args) => return check::run(args, &scope()?, out),

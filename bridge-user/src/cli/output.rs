@@ -65,17 +65,22 @@ impl Out {
         format: Format,
         value: &T,
         text: impl FnOnce(&T) -> String,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Printed> {
         let text = match format {
             Format::Text => text(value),
             Format::Json => format!("{}\n", serde_json::to_string(value).context("failed to write JSON")?),
         };
-        self.print(&text).map(drop)
+        self.print(&text)
     }
 
     /// Tells a person something, as one line on standard error.
     pub(crate) fn say(&self, line: &str) {
         self.complain(&[&format!("bridge-user: {line}")]);
+    }
+
+    /// Tells a person what failed, as one line whatever a cause contains (the verifier's log has many).
+    pub(crate) fn say_error(&self, chain: &str) {
+        self.say(&chain.split_whitespace().collect::<Vec<_>>().join(" "));
     }
 
     /// Writes lines to standard error.

@@ -54,19 +54,12 @@ impl Docker {
 }
 
 impl ContainerInfo {
-    /// Those of its endpoints that `networks` name (by name, or by a prefix of the id); all of them if that is empty.
+    /// Its endpoint on the network `wanted`, a name or a prefix of the id.
     ///
     /// # Errors
     /// [`DockerError::NotOnNetwork`] names the networks it is on; [`DockerError::AmbiguousNetwork`] if a prefix fits
     /// several.
-    pub fn endpoints_on(&self, networks: &[String]) -> Result<Vec<&Endpoint>, DockerError> {
-        if networks.is_empty() {
-            return Ok(self.endpoints.iter().collect());
-        }
-        networks.iter().map(|wanted| self.endpoint_on(wanted)).collect()
-    }
-
-    fn endpoint_on(&self, wanted: &str) -> Result<&Endpoint, DockerError> {
+    pub fn endpoint_on(&self, wanted: &str) -> Result<&Endpoint, DockerError> {
         let has_name = |endpoint: &Endpoint| endpoint.network == wanted;
         match meant(&self.endpoints, wanted, |endpoint| Some(&endpoint.network_id), has_name).as_slice() {
             [endpoint] => Ok(endpoint),
@@ -166,17 +159,13 @@ mod tests {
     fn a_running_container_has_its_endpoints_by_name() {
         let web = inspected("b", UP, NETWORKS).unwrap();
         assert_eq!((web.pid, web.started_at.as_str()), (812, "2026-01-01T00:00:00Z"));
-        let on = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let found = web.endpoints_on(&names)?;
-            Ok::<_, DockerError>(found.iter().map(|one| one.network.clone()).collect::<Vec<_>>())
-        };
-        assert_eq!(on(&[]).unwrap(), ["a", "b"]);
-        assert_eq!(on(&["b"]).unwrap(), ["b"]);
-        assert_eq!(on(&["11"]).unwrap(), ["a"]);
+        let names: Vec<_> = web.endpoints.iter().map(|endpoint| endpoint.network.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(web.endpoint_on("b").unwrap().network, "b");
+        assert_eq!(web.endpoint_on("11").unwrap().network, "a");
         assert_eq!(web.endpoints[1].addrs.len(), 2);
         assert_eq!(web.published, [80]);
-        let error = on(&["c"]).unwrap_err().to_string();
+        let error = web.endpoint_on("c").unwrap_err().to_string();
         assert!(error.contains("container web on network c") && error.contains("it is on a, b"), "{error}");
     }
 
@@ -185,10 +174,10 @@ mod tests {
         let networks = r#"{"a":{"NetworkID":"11bb","IPAddress":"172.18.0.7"},
             "b":{"NetworkID":"11cc","IPAddress":"172.19.0.2"}}"#;
         let web = inspected("a", UP, networks).unwrap();
-        let refusal = |name: &str| web.endpoints_on(&[name.to_owned()]).unwrap_err().to_string();
+        let refusal = |name: &str| web.endpoint_on(name).unwrap_err().to_string();
         assert!(refusal("11").contains("fits 2 networks: name one by id (11bb, 11cc)"));
         assert!(refusal("").contains("it is on a, b"));
-        assert_eq!(web.endpoints_on(&["11c".to_owned()]).unwrap()[0].network, "b");
+        assert_eq!(web.endpoint_on("11c").unwrap().network, "b");
     }
 
     #[test]

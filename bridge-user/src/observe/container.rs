@@ -8,15 +8,21 @@ use std::fmt;
 
 use anyhow::{Context as _, ensure};
 
-use super::networks::BlockingDocker;
+use super::networks::{Asked, BlockingDocker};
 use crate::{
-    engine::container::{ContainerInfo, Endpoint},
+    engine::{
+        container::{ContainerInfo, Endpoint},
+        docker::DockerError,
+    },
     kernel::instance::owned::owned,
     model::{attachment::Attachment, instance::NamespaceId, source::Source},
     net::{links::interface_with, namespace::Namespace},
     plan::{Earlier, Network, request::Request},
     scope::Scope,
 };
+
+/// A container's place on a network, with the sources that are allowed there; or the error, whole.
+type Place = Result<(Endpoint, Vec<Source>), String>;
 
 /// One run of a container, and its network namespace.
 pub struct ContainerRun {
@@ -26,8 +32,8 @@ pub struct ContainerRun {
     scope: Scope,
     /// Where this is asked from, which sees and detaches what is attached in the container.
     owner: Scope,
-    /// The networks to attach to, with the allowed sources.
-    networks: Vec<(Endpoint, Vec<Source>)>,
+    /// The networks to attach to, by the names they were asked for by.
+    networks: Vec<(String, Place)>,
     /// The namespaces of containers among the sources.
     #[expect(dead_code, reason = "held for its Drop")]
     held: Vec<Namespace>,
@@ -45,10 +51,17 @@ impl ContainerRun {
             .with_context(|| format!("failed to attach inside container {container}"))?;
         let mut held = Vec::new();
         let mut networks = Vec::new();
-        for endpoint in running.endpoints_on(&request.networks)? {
-            let network = (endpoint.network_id.as_str(), endpoint.network.as_str());
-            networks.push((endpoint.clone(), docker.sources(&request.allow, network, &mut held)?));
+        let mut add = |name: &str, endpoint: Result<&Endpoint, DockerError>| {
+            let place = endpoint.map_err(anyhow::Error::from).and_then(|endpoint| {
+                let network = (endpoint.network_id.as_str(), endpoint.network.as_str());
+                Ok((endpoint.clone(), docker.sources(&request.allow, network, &mut held)?))
+            });
+            networks.push((name.to_owned(), place.map_err(|error| format!("{error:#}"))));
+        };
+        if request.networks.is_empty() {
+            running.endpoints.iter().for_each(|endpoint| add(&endpoint.network, Ok(endpoint)));
         }
+        request.networks.iter().for_each(|name| add(name, running.endpoint_on(name)));
         ensure!(
             namespace != owner.namespace,
             "failed to attach inside container {}: its network namespace is this one: leave --container out",
@@ -73,7 +86,7 @@ impl ContainerRun {
     }
 
     /// The networks as they are inside the container.
-    pub(crate) fn networks(&self) -> anyhow::Result<Vec<Network>> {
+    pub(crate) fn networks(&self) -> Vec<Asked> {
         let network = |(endpoint, allow): &(Endpoint, Vec<Source>)| {
             let address = endpoint.addrs.first().context("the container has no address on the network")?;
             Ok(Network {
@@ -83,7 +96,11 @@ impl ContainerRun {
                 allow: allow.clone(),
             })
         };
-        self.networks.iter().map(network).collect()
+        let asked = |(name, place): &(String, Place)| match place {
+            Ok(place) => Asked::new(name, network(place)),
+            Err(error) => Asked { name: name.clone(), found: Err(error.clone()) },
+        };
+        self.networks.iter().map(asked).collect()
     }
 
     /// Docker's proxy connects from the host's address on the network for whomever it serves, so an allow-list of the

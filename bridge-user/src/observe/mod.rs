@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod container;
+mod elsewhere;
 pub mod networks;
 pub mod pinned;
 pub mod preflight;

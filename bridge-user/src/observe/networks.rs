@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use crate::{
-    UsageError,
     engine::{
         container::ContainerInfo,
         docker::{Docker, DockerError},
@@ -103,39 +102,63 @@ impl BlockingDocker {
     }
 }
 
+/// A network that was asked for.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    /// Its name, as far as that is known.
+    pub(crate) name: String,
+    /// What it is; or the error, whole.
+    pub(crate) found: Result<Network, String>,
+}
+
+impl Asked {
+    /// By this name, with what came of looking for it.
+    pub(crate) fn new(name: &str, found: anyhow::Result<Network>) -> Self {
+        let found = found.map_err(|error| format!("{error:#}"));
+        let name = found.as_ref().map_or(name, |network| &network.name).to_owned();
+        Self { name, found }
+    }
+}
+
 /// Docker, connected only when the request needs it.
 pub(crate) struct NetworkResolver {
-    docker: Option<BlockingDocker>,
+    /// Why it is not, where that failed.
+    docker: Option<Result<BlockingDocker, String>>,
 }
 
 impl NetworkResolver {
-    pub(crate) fn new(request: &Request) -> anyhow::Result<Self> {
+    pub(crate) fn new(request: &Request) -> Self {
         let by_docker = request.bridges.is_empty() || !request.networks.is_empty();
-        let docker = by_docker.then(BlockingDocker::connect).transpose()?;
-        Ok(Self { docker })
+        let connect = || BlockingDocker::connect().map_err(|error| format!("{error:#}"));
+        Self { docker: by_docker.then(connect) }
     }
 
+    /// Every network of the request; what is wrong with one says nothing of the others.
     pub(crate) fn networks(
         &self,
         request: &Request,
         namespace: &Namespace,
         held: &mut Vec<Namespace>,
-    ) -> anyhow::Result<Vec<Network>> {
-        let mut all = Vec::new();
+    ) -> Vec<Asked> {
         let default = ["bridge".to_owned()];
         let names: &[String] = match (&request.networks[..], &request.bridges[..]) {
             ([], []) => &default,
             (names, _) => names,
         };
+        let mut all = Vec::new();
         for name in names {
-            all.push(self.docker_network(name, &request.allow, namespace, held)?);
+            all.push(Asked::new(name, self.docker_network(name, &request.allow, namespace, held)));
         }
+        // Containers do not go with bridges.
+        let allow: Vec<Source> =
+            request.allow.iter().filter_map(AllowedSource::net).map(|net| Source::Net(*net)).collect();
         for name in &request.bridges {
-            let bridge = bridge_by_name(namespace, name)?;
-            let allow = request.allow.iter().map(address).collect::<Result<_, _>>()?;
-            all.push(Network { container: None, name: name.clone(), bridge, allow });
+            let network =
+                |bridge| Network { container: None, name: name.clone(), bridge, allow: allow.clone() };
+            let found = bridge_by_name(namespace, name).map(network);
+            all.push(Asked::new(name, found.map_err(Into::into)));
         }
-        Ok(all)
+        all
     }
 
     fn docker_network(
@@ -146,6 +169,7 @@ impl NetworkResolver {
         held: &mut Vec<Namespace>,
     ) -> anyhow::Result<Network> {
         let docker = self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
+        let docker = docker.as_ref().map_err(|error| anyhow!("{error}"))?;
         let network = docker.ask(docker.docker.network(name))?;
         let bridge = bridge_by_name(namespace, &network.bridge).with_context(|| {
             format!("failed to find the bridge of Docker network {name} in this network namespace")
@@ -159,8 +183,8 @@ impl NetworkResolver {
     pub(crate) fn publisher(&self, target: SocketAddr) -> Option<String> {
         let connected;
         let docker = match &self.docker {
-            Some(docker) => docker,
-            None => {
+            Some(Ok(docker)) => docker,
+            _ => {
                 connected = BlockingDocker::connect().ok()?;
                 &connected
             }
@@ -170,7 +194,7 @@ impl NetworkResolver {
     }
 
     pub(crate) fn refuse_published(&self, state: &Attachment) -> anyhow::Result<()> {
-        let Some(docker) = &self.docker else { return Ok(()) };
+        let Some(Ok(docker)) = &self.docker else { return Ok(()) };
         for published in docker.ask(docker.docker.published(state.port.get()))? {
             if state.gateways.iter().any(|&gateway| published.covers(gateway)) {
                 bail!(
@@ -182,16 +206,5 @@ impl NetworkResolver {
             }
         }
         Ok(())
-    }
-}
-
-/// A source on a bridge that is not Docker's.
-fn address(source: &AllowedSource) -> Result<Source, UsageError> {
-    match source {
-        AllowedSource::Net(net) => Ok(Source::Net(*net)),
-        AllowedSource::Container(name) => Err(UsageError(format!(
-            "--allow {name} does not go with --bridge: a container's address is known per Docker network, and --bridge \
-             names none: use --network, or give the container's address"
-        ))),
     }
 }

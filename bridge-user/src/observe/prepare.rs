@@ -1,17 +1,18 @@
 //! Resolving and checking a request: what is there, what is wanted, and what is in the way. Changes nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     net::SocketAddr,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 
 use super::{
-    checks::surroundings::{answered, held, in_front},
+    checks::surroundings::in_front,
     container::ContainerRun,
-    networks::NetworkResolver,
+    elsewhere::elsewhere,
+    networks::{Asked, NetworkResolver},
     preflight, readiness,
     surroundings::Surroundings,
 };
@@ -24,15 +25,15 @@ use crate::{
         finding::Finding,
         identity::Identity,
         source::Source,
+        spec::ServiceSpec,
     },
     net::{
         self,
         listeners::{Listener, tcp_listeners},
         namespace::Namespace,
         proc_fd,
-        reach::{Answer, answer_at},
     },
-    plan::{self, Intent, Network, request::Request},
+    plan::{self, Candidate, Intent, Network, Partition, request::Request},
     probe,
     scope::{Roots, Scope},
 };
@@ -71,10 +72,11 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
     request.refuse_contradictions()?;
     preflight::may_attach(request.may_steer().then_some(request.datapath), &scope.roots)?;
     let Some(container) = &request.container else {
-        let docker = NetworkResolver::new(request)?;
+        let docker = NetworkResolver::new(request);
         let mut held = Vec::new();
-        let networks = docker.networks(request, &scope.namespace, &mut held)?;
+        let networks = docker.networks(request, &scope.namespace, &mut held);
         let engine = Engine {
+            container: None,
             refuse_published: &|state| docker.refuse_published(state),
             publisher: &|target| docker.publisher(target),
         };
@@ -84,24 +86,28 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
     preflight::may_enter()?;
     let container = ContainerRun::find(request, scope, container)?;
     let decided = container.scope().run(|| decide_inside(request, &container));
-    let intent = decided.with_context(|| container.failed())?;
+    let mut intent = decided.with_context(|| container.failed())?;
+    for refusal in &mut intent.refused {
+        refusal.error = format!("{}: {}", container.failed(), refusal.error);
+    }
     let scope = container.scope().clone();
     Ok(Prepared { intent, scope, container: Some(container), held: Vec::new() })
 }
 
 fn decide_inside(request: &Request, container: &ContainerRun) -> anyhow::Result<Intent> {
     let engine = Engine {
+        container: Some(&container.running.name),
         refuse_published: &|state| container.refuse_published(request, state),
         // Containers of an engine inside a container are not this engine's.
         publisher: &|_| None,
     };
-    let intent = decide(request, container.scope(), &container.networks()?, &engine)?;
-    intent.require_steered()?;
-    Ok(intent)
+    decide(request, container.scope(), &container.networks(), &engine)
 }
 
 /// What an engine knows.
 struct Engine<'a> {
+    /// The container that is attached in, by its name.
+    container: Option<&'a str>,
     /// Refuses an attachment at a port that it publishes.
     refuse_published: &'a dyn Fn(&Attachment) -> anyhow::Result<()>,
     /// The container that it publishes this address and port for.
@@ -109,14 +115,9 @@ struct Engine<'a> {
 }
 
 /// Compares the request for these networks with what is there.
-fn decide(
-    request: &Request,
-    scope: &Scope,
-    networks: &[Network],
-    engine: &Engine<'_>,
-) -> anyhow::Result<Intent> {
+fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>) -> anyhow::Result<Intent> {
     let instance = Instance::open(scope)?;
-    let networks = &with_cookies(networks, instance.as_ref())?;
+    let asked = &with_cookies(asked, instance.as_ref())?;
     let Steering { features, works, loopback } = steering(request, &scope.roots, instance.as_ref())?;
     let listeners = tcp_listeners(&scope.namespace)?;
     let capabilities = Capabilities {
@@ -131,14 +132,13 @@ fn decide(
     let targets: BTreeSet<SocketAddr> = request.specs.iter().filter_map(|spec| spec.target.tcp()).collect();
     let targets: Vec<SocketAddr> = targets.into_iter().collect();
     let around = Surroundings::of(&scope.namespace, &targets, &listeners);
-    let only_relayed = only_relayed(&scope.namespace, &targets, &listeners, &around, engine)?;
+    let elsewhere = elsewhere(&scope.namespace, &targets, &listeners, &around, engine.publisher)?;
     let known = plan::Surroundings {
         listeners: &listeners,
-        only_relayed: &only_relayed,
+        elsewhere: &elsewhere,
         match_ifindex: features.is_none_or(|features| features.ingress_ifindex),
     };
-    let wanted =
-        plan::wanted(&request.specs, networks, &capabilities, known).map_err(|text| anyhow!(text))?;
+    let candidates = candidates(request, asked, engine.container, &capabilities, known);
     let (present, next_id): (Vec<_>, _) = match instance {
         Some(instance) => {
             let all = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
@@ -146,16 +146,16 @@ fn decide(
         }
         None => (Vec::new(), 1),
     };
-    plan::refuse_taken(&wanted, &present).map_err(|text| anyhow!(text))?;
-    let to_steer: Vec<_> = wanted.iter().filter(|state| !state.datapath.is_relay()).cloned().collect();
-    plan::require_room(&to_steer, &present, next_id).map_err(|text| anyhow!(text))?;
-    for state in &wanted {
-        let failed = || plan::failed_to_attach(&state.service, state.port, &state.bridge);
-        (engine.refuse_published)(state).with_context(failed)?;
-        refuse_bound(state, &listeners).with_context(failed)?;
-        refuse_bypassed(request, state, networks, &around).with_context(failed)?;
-    }
-    let findings = wanted.iter().flat_map(|state| expected(state, networks, &around)).collect();
+    let networks: Vec<&Network> = asked.iter().filter_map(|one| one.found.as_ref().ok()).collect();
+    let check = |state: &Attachment| {
+        (engine.refuse_published)(state)?;
+        refuse_bound(state, &listeners)?;
+        refuse_bypassed(request, state, &networks, &around)
+    };
+    let check = |state: &Attachment| check(state).map_err(|error| format!("{error:#}"));
+    let sorted = plan::partition(request, &candidates, &present, next_id, check);
+    let Partition { wanted, refused, kept, warnings } = sorted;
+    let findings = wanted.iter().flat_map(|state| expected(state, &networks, &around)).collect();
     let (relayed, steered): (_, Vec<Attachment>) =
         wanted.into_iter().partition(|state| state.datapath.is_relay());
     if !steered.is_empty() {
@@ -164,54 +164,58 @@ fn decide(
     let is_replaced = |present: &Attachment| steered.iter().any(|state| state.is_same(present));
     let replaced = present.into_iter().filter(is_replaced).collect();
     let event_level = request.event_level;
-    Ok(Intent { features, steered, relayed, replaced, listeners, findings, event_level })
+    Ok(Intent {
+        features,
+        steered,
+        relayed,
+        replaced,
+        listeners,
+        refused,
+        kept,
+        warnings,
+        findings,
+        event_level,
+    })
+}
+
+/// Each SPEC on each network.
+fn candidates<'a>(
+    request: &'a Request,
+    asked: &'a [Asked],
+    container: Option<&'a str>,
+    capabilities: &Capabilities,
+    known: plan::Surroundings<'_>,
+) -> Vec<Candidate<'a>> {
+    let candidate = |network: &'a Asked, spec: &'a ServiceSpec| {
+        let there = network.found.as_ref();
+        let found =
+            there.map_err(Clone::clone).and_then(|network| plan::wanted(spec, network, capabilities, known));
+        let bridge = there.ok().map(|network| &network.bridge);
+        Candidate { spec, network: &network.name, container, bridge, found }
+    };
+    asked
+        .iter()
+        .flat_map(|network| request.specs.iter().map(move |spec| (network, spec)))
+        .map(|(network, spec)| candidate(network, spec))
+        .collect()
 }
 
 /// The networks with the cookies of allowed containers that only an attached program can tell (below Linux 5.14).
-fn with_cookies(networks: &[Network], instance: Option<&Instance>) -> anyhow::Result<Vec<Network>> {
-    let mut networks = networks.to_vec();
-    let Some(instance) = instance else { return Ok(networks) };
-    for source in networks.iter_mut().flat_map(|network| &mut network.allow) {
+fn with_cookies(asked: &[Asked], instance: Option<&Instance>) -> anyhow::Result<Vec<Asked>> {
+    let mut asked = asked.to_vec();
+    let Some(instance) = instance else { return Ok(asked) };
+    let networks = asked.iter_mut().filter_map(|one| one.found.as_mut().ok());
+    for source in networks.flat_map(|network| &mut network.allow) {
         if let Source::Container(container) = source
             && container.cookie.is_none()
         {
             container.cookie = Some(instance.state.cookie_of(container)?);
         }
     }
-    Ok(networks)
+    Ok(asked)
 }
 
-/// The targets whose connections only a relay can carry, since no listener of the namespace takes them, and why.
-fn only_relayed(
-    namespace: &Namespace,
-    targets: &[SocketAddr],
-    listeners: &[Listener],
-    around: &Surroundings,
-    engine: &Engine<'_>,
-) -> anyhow::Result<BTreeMap<SocketAddr, String>> {
-    let mut found = BTreeMap::new();
-    for &target in targets {
-        if let Some(placeholder) = around.placeholder(target, listeners, engine.publisher) {
-            let held = held(target, &placeholder);
-            if answer_at(namespace, target)? != Answer::Elsewhere {
-                bail!(
-                    "failed to attach {target}: {held}, and nothing carries this host's own connections to the \
-                     container either: connect the containers to a network of that container"
-                );
-            }
-            let way =
-                "its port is reached on a network that it shares with the containers, or through a relay";
-            found.insert(target, format!("{held} ({way})"));
-        } else if !listeners.iter().any(|listener| listener.serves(target))
-            && answer_at(namespace, target)? == Answer::Elsewhere
-        {
-            found.insert(target, answered(target, around.carried_elsewhere(target).as_ref()));
-        }
-    }
-    Ok(found)
-}
-
-fn bridge_of<'a>(state: &Attachment, networks: &'a [Network]) -> Option<&'a Bridge> {
+fn bridge_of<'a>(state: &Attachment, networks: &[&'a Network]) -> Option<&'a Bridge> {
     networks.iter().map(|network| &network.bridge).find(|bridge| bridge.index == state.ifindex)
 }
 
@@ -220,7 +224,7 @@ fn bridge_of<'a>(state: &Attachment, networks: &'a [Network]) -> Option<&'a Brid
 fn refuse_bypassed(
     request: &Request,
     state: &Attachment,
-    networks: &[Network],
+    networks: &[&Network],
     around: &Surroundings,
 ) -> anyhow::Result<()> {
     let Some(bridge) = bridge_of(state, networks).filter(|_| !request.allow.is_empty()) else {
@@ -240,7 +244,7 @@ fn refuse_bypassed(
 }
 
 /// What status is going to find, as far as it does not depend on the service.
-fn expected(state: &Attachment, networks: &[Network], around: &Surroundings) -> Vec<Finding> {
+fn expected(state: &Attachment, networks: &[&Network], around: &Surroundings) -> Vec<Finding> {
     let Some(bridge) = bridge_of(state, networks) else { return Vec::new() };
     let obstacle = readiness::obstacle(state, bridge, around).map(|judgement| judgement.findings);
     obstacle.into_iter().flatten().chain(readiness::remarks(state, bridge, around)).collect()
@@ -320,10 +324,12 @@ fn refuse_bound(state: &Attachment, listeners: &[Listener]) -> anyhow::Result<()
     if let Some(own) = plan::on_every_address(listeners, state).filter(|_| state.datapath.is_relay()) {
         bail!(
             "{} listens on {}, every address including the gateway, so containers and everybody else reach it already: \
-             bind it to {} first, then attach, or use --datapath steer",
+             bind it to {} first, then attach; or use --datapath steer, with --identity loopback if it answers only \
+             local clients; or give containers another port (NAME=PORT:{})",
             owner_name(own),
             own.addr,
-            state.target
+            state.target,
+            state.port
         );
     }
     let Some(listener) = plan::bound_on_gateway(listeners, state) else { return Ok(()) };

@@ -2,19 +2,18 @@
 
 use std::collections::HashSet;
 
-use anyhow::bail;
-
 use super::{
     diff::{Steered, Wanted},
+    partition::Refusal,
     snapshot::Snapshot,
-    wanted::{failed_to_attach, is_mptcp},
+    wanted::is_mptcp,
 };
 use crate::model::{
     attachment::Attachment, datapath::Reason, event_level::EventLevel, features::Features, finding::Finding,
     instance::NamespaceId, listener::Listener,
 };
 
-/// An attach that passed every check.
+/// An attach, as far as it passed every check.
 pub struct Intent {
     /// What the kernel can do, where something is to be steered.
     pub features: Option<Features>,
@@ -26,6 +25,12 @@ pub struct Intent {
     pub replaced: Vec<Attachment>,
     /// The listeners there are now.
     pub listeners: Vec<Listener>,
+    /// What was asked for and is not going to be attached.
+    pub refused: Vec<Refusal>,
+    /// What is attached already, and left alone.
+    pub kept: Vec<Attachment>,
+    /// What is attached already and would be refused if it were not, one line each.
+    pub warnings: Vec<String>,
     /// What is known to be in the way of the attachments, or worth telling of them.
     pub findings: Vec<Finding>,
     /// The level of events that was asked for.
@@ -55,35 +60,5 @@ impl Intent {
     /// Whether only an MPTCP listener serves it now.
     pub fn is_mptcp(&self, state: &Attachment) -> bool {
         is_mptcp(&self.listeners, &state.target)
-    }
-
-    /// Requires that no process is needed.
-    ///
-    /// # Errors
-    /// Names what needs one, why, and the way out.
-    pub fn require_no_relay(&self) -> anyhow::Result<()> {
-        let Some(first) = self.relayed.first() else { return Ok(()) };
-        bail!(
-            "{}: it needs a relay ({}: {}), which lives in a process, and this version has no daemon: add --foreground \
-             and keep it running, for example in a systemd unit",
-            failed_to_attach(&first.service, first.port, &first.bridge),
-            first.datapath,
-            first.reason
-        )
-    }
-
-    /// Requires that everything can be steered: a relay would have to run inside the container, and none does.
-    ///
-    /// # Errors
-    /// Names what cannot, why, and the way out.
-    pub fn require_steered(&self) -> anyhow::Result<()> {
-        let Some(first) = self.relayed.first() else { return Ok(()) };
-        bail!(
-            "{}: it needs a relay ({}: {}), and there are none inside containers: use --datapath auto and a TCP \
-             listener on the container's 127.0.0.1, or let the service listen on the container's own address",
-            failed_to_attach(&first.service, first.port, &first.bridge),
-            first.datapath,
-            first.reason
-        )
     }
 }

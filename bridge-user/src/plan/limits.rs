@@ -11,7 +11,7 @@ use bridge_common::{
 };
 
 use super::wanted::failed_to_attach;
-use crate::model::attachment::Attachment;
+use crate::model::attachment::{Attachment, AttachmentKey};
 
 /// What attachments have together.
 #[derive(Default)]
@@ -31,43 +31,88 @@ struct Totals {
 /// Names the first that is too much, the value and the limit.
 pub fn require_room(wanted: &[Attachment], present: &[Attachment], next_id: u32) -> Result<(), String> {
     let changed: HashSet<_> = wanted.iter().map(Attachment::key).collect();
-    let mut totals = Totals::default();
-    for state in present {
-        totals.track(state);
-        if !changed.contains(&state.key()) {
-            totals.add(state);
-        }
-    }
+    let mut room = Room::beside(present, &changed, next_id);
     for state in wanted {
-        totals.track(state);
-        totals.add(state);
         let refused =
             |cause| format!("{}: {cause}", failed_to_attach(&state.service, state.port, &state.bridge));
-        totals.require().map_err(refused)?;
+        room.take(state).map_err(refused)?;
     }
-    let left = usize::try_from(u32::MAX - next_id).unwrap_or(usize::MAX);
-    match wanted.len() <= left {
-        true => Ok(()),
-        false => Err(format!(
-            "failed to attach {} services: {left} numbers for attachments are left in this network namespace, and none \
-             is used twice: run `bridge-user detach --all`, then attach again",
-            wanted.len()
-        )),
+    Ok(())
+}
+
+/// What is left for wanted attachments.
+pub struct Room {
+    totals: Totals,
+    /// Numbers that were left, and how many are given to attachments since.
+    numbers: u32,
+    given: u32,
+}
+
+impl Room {
+    /// Beside what is there, without what `changed` names; `next_id`: the number that the next new one gets.
+    pub fn beside(present: &[Attachment], changed: &HashSet<AttachmentKey<'_>>, next_id: u32) -> Self {
+        let mut totals = Totals::default();
+        for state in present {
+            totals.track(state);
+            if !changed.contains(&state.key()) {
+                totals.add(state);
+            }
+        }
+        Self { totals, numbers: u32::MAX - next_id, given: 0 }
+    }
+
+    /// Takes what a wanted attachment needs.
+    ///
+    /// # Errors
+    /// Names the value and the limit; nothing is taken then.
+    pub fn take(&mut self, state: &Attachment) -> Result<(), String> {
+        if self.given == self.numbers {
+            return Err(format!(
+                "{} numbers for attachments are left in this network namespace, and none is used twice: run \
+                 `bridge-user detach --all`, then attach again",
+                self.numbers
+            ));
+        }
+        let tracked = self.totals.track(state);
+        self.totals.add(state);
+        if let Err(cause) = self.totals.require() {
+            self.totals.remove(state);
+            self.totals.targets.retain(|key| !tracked.contains(key));
+            return Err(cause);
+        }
+        self.given += 1;
+        Ok(())
+    }
+
+    /// Takes what one that is there needs, which is not changed after all.
+    pub fn hold(&mut self, state: &Attachment) {
+        self.totals.add(state);
     }
 }
 
 impl Totals {
     fn add(&mut self, state: &Attachment) {
+        let named = named(state);
         self.attachments += 1;
         self.rules += state.gateways.len();
-        let named = state.allow.iter().filter(|source| source.container().is_some()).count();
         self.named += named;
         self.allow += state.allow.len() - named;
     }
 
-    fn track(&mut self, state: &Attachment) {
+    /// The inverse of [`Totals::add`].
+    fn remove(&mut self, state: &Attachment) {
+        let named = named(state);
+        self.attachments -= 1;
+        self.rules -= state.gateways.len();
+        self.named -= named;
+        self.allow -= state.allow.len() - named;
+    }
+
+    /// Returns those that were not tracked yet.
+    fn track(&mut self, state: &Attachment) -> Vec<TargetKey> {
         let target = state.target.tcp();
-        self.targets.extend(target.into_iter().flat_map(|at| steer::candidates(at.ip().into(), at.port())));
+        let keys = target.into_iter().flat_map(|at| steer::candidates(at.ip().into(), at.port()));
+        keys.filter(|key| self.targets.insert(*key)).collect()
     }
 
     fn require(&self) -> Result<(), String> {
@@ -93,6 +138,11 @@ impl Totals {
             &fewer,
         )
     }
+}
+
+/// The containers in an attachment's allow-list.
+fn named(state: &Attachment) -> usize {
+    state.allow.iter().filter(|source| source.container().is_some()).count()
 }
 
 #[cfg(test)]

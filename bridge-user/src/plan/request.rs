@@ -39,6 +39,8 @@ pub struct Request {
     pub relay: RelayOptions,
     /// Use the sockmap relay although this kernel is known for bugs in what it uses.
     pub force: bool,
+    /// The process stays, so it can relay; or follow the container.
+    pub foreground: bool,
 }
 
 impl Request {
@@ -53,6 +55,13 @@ impl Request {
     /// # Errors
     /// Says what contradicts what, and what to do instead.
     pub(crate) fn refuse_contradictions(&self) -> Result<(), UsageError> {
+        let named = self.allow.iter().find_map(AllowedSource::container);
+        if let Some(name) = named.filter(|_| !self.bridges.is_empty()) {
+            return Err(UsageError(format!(
+                "--allow {name} does not go with --bridge: a container's address is known per Docker network, and \
+                 --bridge names none: use --network, or give the container's address"
+            )));
+        }
         if self.datapath != Requested::Steer {
             return Ok(());
         }
@@ -69,6 +78,32 @@ pub enum AllowedSource {
     Net(IpNet),
     /// A container, by name or id.
     Container(String),
+}
+
+impl AllowedSource {
+    /// The network, if it is one.
+    pub fn net(&self) -> Option<&IpNet> {
+        match self {
+            Self::Net(net) => Some(net),
+            Self::Container(_) => None,
+        }
+    }
+
+    /// As it is shown: the network without the bits of a host in it, or the container's name.
+    pub fn as_typed(&self) -> String {
+        match self {
+            Self::Net(net) => net.trunc().to_string(),
+            Self::Container(name) => name.clone(),
+        }
+    }
+
+    /// The container, if it is one.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::Net(_) => None,
+            Self::Container(name) => Some(name),
+        }
+    }
 }
 
 impl std::str::FromStr for AllowedSource {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::{Change, Intent, list};
+use super::{Change, Intent, Refusal, list};
 use crate::model::{
     JSON_VERSION, attachment::Attachment, datapath::Datapath, escape::push_line, finding::Finding,
     identity::Identity,
@@ -28,6 +28,10 @@ pub struct DryRun {
     pub changes: Vec<Change>,
     /// What would be in the way of it, or is worth telling.
     pub findings: Vec<Finding>,
+    /// What would not be attached, and why.
+    pub refused: Vec<Refusal>,
+    /// What is attached already and would be refused if it were not.
+    pub warnings: Vec<String>,
     /// What would come of it, one sentence for each attachment.
     #[serde(skip)]
     summary: Vec<String>,
@@ -58,24 +62,42 @@ impl DryRun {
         let choices: Vec<_> = intent.wanted().map(|state| Choice::new(intent, state)).collect();
         let summary = intent.wanted().zip(&choices).map(|(state, choice)| summary(state, choice)).collect();
         let steps = changes.iter().map(ToString::to_string).collect();
-        let findings = intent.findings.clone();
-        Self { version: JSON_VERSION, dry_run: true, container, choices, steps, changes, findings, summary }
+        Self {
+            version: JSON_VERSION,
+            dry_run: true,
+            container,
+            choices,
+            steps,
+            changes,
+            findings: intent.findings.clone(),
+            refused: intent.refused.clone(),
+            warnings: intent.warnings.clone(),
+            summary,
+        }
     }
 
-    /// What would come of it, then each change on a line of its own.
+    /// What would come of it, then each change on a line of its own; nothing where everything is refused.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
+        if self.choices.is_empty() && self.warnings.is_empty() {
+            return text;
+        }
         if let Some(container) = &self.container {
             push_line(&mut text, &format!("in the network namespace of container {container}:"));
         }
         for sentence in &self.summary {
             push_line(&mut text, sentence);
         }
+        for warning in &self.warnings {
+            push_line(&mut text, &format!("warning: {warning}"));
+        }
         for finding in &self.findings {
             push_line(&mut text, &format!("{}: {}: {finding}", finding.severity, finding.subject));
         }
         if self.steps.is_empty() {
-            text.push_str("\nnothing would change: everything is attached as asked\n");
+            let why = if self.refused.is_empty() { "everything" } else { "the rest" };
+            push_line(&mut text, "");
+            push_line(&mut text, &format!("nothing would change: {why} is attached as asked"));
             return text;
         }
         text.push_str("\nnothing was changed; attach would do this:\n");

@@ -41,38 +41,40 @@ pub fn failed_to_attach(service: &str, port: Port, bridge: &str) -> String {
 pub struct Surroundings<'a> {
     /// Its listeners.
     pub listeners: &'a [Listener],
-    /// The targets that only a relay can serve, and why.
-    pub only_relayed: &'a BTreeMap<SocketAddr, String>,
+    /// The targets that no listener of the namespace serves, and something else holds or answers.
+    pub elsewhere: &'a BTreeMap<SocketAddr, Elsewhere>,
     /// The kernel tells steering the interface.
     pub match_ifindex: bool,
 }
 
-/// Every (service, network) pair as an attachment.
+/// Why steering cannot serve a target: no listener of the namespace takes its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// A relay can serve it.
+    Relayed(String),
+    /// Nothing can.
+    Unreachable(String),
+}
+
+/// What would be attached of a service on a network.
 ///
 /// # Errors
-/// When a pair cannot be served as asked; the text says why and what to do.
+/// When it cannot be served as asked; the text says why and what to do.
 pub fn wanted(
-    specs: &[ServiceSpec],
-    networks: &[Network],
+    spec: &ServiceSpec,
+    network: &Network,
     facts: &Capabilities,
     around: Surroundings<'_>,
-) -> Result<Vec<Attachment>, String> {
-    let mut all = Vec::new();
-    for network in networks {
-        let in_vrf = in_vrf(&network.bridge);
-        for spec in specs {
-            let mptcp = is_mptcp(around.listeners, &spec.target);
-            let of_target = spec.target.tcp().and_then(|target| around.only_relayed.get(&target));
-            let only_relayed = of_target.or(in_vrf.as_ref()).map(String::as_str);
-            let one = datapath::choose(facts, &spec.target, Circumstances { mptcp, only_relayed })
-                .and_then(|choice| attachment(spec, network, choice, facts.identity, around.match_ifindex));
-            all.push(one.map_err(|cause| {
-                format!("{}: {cause}", failed_to_attach(&spec.service, spec.port, &network.bridge.name))
-            })?);
-        }
-    }
-    no_two_on_one_bridge_port(&all)?;
-    Ok(all)
+) -> Result<Attachment, String> {
+    let mptcp = is_mptcp(around.listeners, &spec.target);
+    let only_relayed = match spec.target.tcp().and_then(|target| around.elsewhere.get(&target)) {
+        Some(Elsewhere::Unreachable(why)) => return Err(why.clone()),
+        Some(Elsewhere::Relayed(why)) => Some(why.clone()),
+        None => in_vrf(&network.bridge),
+    };
+    let circumstances = Circumstances { mptcp, only_relayed: only_relayed.as_deref() };
+    let choice = datapath::choose(facts, &spec.target, circumstances)?;
+    attachment(spec, network, choice, facts.identity, around.match_ifindex)
 }
 
 /// The kernel reports what arrives on such a bridge as arriving on the VRF, and a rule for that would let in its other
@@ -221,36 +223,6 @@ fn allowed(
     Ok(asked)
 }
 
-/// Two networks may turn out to be the same bridge, and two services may get the same gateway address.
-fn no_two_on_one_bridge_port(all: &[Attachment]) -> Result<(), String> {
-    let mut taken: HashMap<_, Vec<&Attachment>> = HashMap::new();
-    for state in all {
-        let there = taken.entry((state.ifindex, state.port)).or_default();
-        let Some(first) = there.iter().find(|first| share_a_port(first, state)) else {
-            there.push(state);
-            continue;
-        };
-        let failed = failed_to_attach(&state.service, state.port, &state.bridge);
-        return Err(if first.network == state.network {
-            format!(
-                "{failed}: it would get the same gateway address as {}: choose another port",
-                first.name()
-            )
-        } else {
-            format!(
-                "{failed}: networks {} and {} are both on this bridge: name one of them",
-                first.network, state.network
-            )
-        });
-    }
-    Ok(())
-}
-
-/// Whether both would answer at one port of one gateway address. Attachments of either family may have the same port.
-fn share_a_port(one: &Attachment, other: &Attachment) -> bool {
-    one.ifindex == other.ifindex && one.port == other.port && !one.gateways.is_disjoint(&other.gateways)
-}
-
 /// Two services on one port of the gateway; one for each family of the gateway's addresses is possible.
 ///
 /// # Errors
@@ -274,87 +246,6 @@ pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
         there.push(spec);
     }
     Ok(())
-}
-
-/// Wanted attachments that would take the (bridge, port) of others, or of each other.
-///
-/// # Errors
-/// Names the first, and the attachment that is in its way.
-pub fn refuse_taken(wanted: &[Attachment], present: &[Attachment]) -> Result<(), String> {
-    let mut taken = Taken::default();
-    for state in present {
-        taken.add(state);
-    }
-    for state in wanted {
-        taken.refuse(state).map_err(|cause| {
-            format!("{}: {cause}", failed_to_attach(&state.service, state.port, &state.bridge))
-        })?;
-        taken.add(state);
-    }
-    Ok(())
-}
-
-/// What is in the way of others, found by what it takes.
-#[derive(Default)]
-struct Taken<'a> {
-    names: HashMap<String, Vec<&'a Attachment>>,
-    ports: HashMap<(u32, Port), Vec<&'a Attachment>>,
-}
-
-impl<'a> Taken<'a> {
-    fn add(&mut self, state: &'a Attachment) {
-        self.names.entry(state.name()).or_default().push(state);
-        self.ports.entry((state.ifindex, state.port)).or_default().push(state);
-    }
-
-    /// Refuses a wanted attachment that would take another one's name or (bridge, port).
-    ///
-    /// # Errors
-    /// Names the attachment that is in the way.
-    fn refuse(&self, wanted: &Attachment) -> Result<(), String> {
-        let nothing = Vec::new();
-        let of_this_name = self.names.get(&wanted.name()).unwrap_or(&nothing);
-        let on_this_port = self.ports.get(&(wanted.ifindex, wanted.port)).unwrap_or(&nothing);
-        refuse_name(wanted, of_this_name)?;
-        refuse_port(wanted, on_this_port)
-    }
-}
-
-/// `present`: those of the same name.
-fn refuse_name(wanted: &Attachment, present: &[&Attachment]) -> Result<(), String> {
-    if let Some(other) = present.iter().find(|other| !other.is_same(wanted)) {
-        return Err(format!(
-            "the name {} already belongs to service {} on network {}: choose another service name (NAME=PORT)",
-            other.name(),
-            other.service,
-            other.network
-        ));
-    }
-    if let Some(other) = present.iter().find(|other| other.datapath != wanted.datapath) {
-        return Err(format!(
-            "{} is already attached with datapath {}, which would take every connection before {}: detach it first \
-             (bridge-user detach {})",
-            other.name(),
-            other.datapath,
-            wanted.datapath,
-            other.name()
-        ));
-    }
-    Ok(())
-}
-
-/// `present`: those at the same port of the same bridge.
-fn refuse_port(wanted: &Attachment, present: &[&Attachment]) -> Result<(), String> {
-    match present.iter().find(|other| share_a_port(other, wanted) && other.name() != wanted.name()) {
-        None => Ok(()),
-        Some(other) => Err(format!(
-            "port {} is already attached there as {}: detach that first (bridge-user detach {}), or choose another \
-             port",
-            wanted.port,
-            other.name(),
-            other.name()
-        )),
-    }
 }
 
 /// The listener, if any, that already answers at the gateway's port, and is not the service itself.

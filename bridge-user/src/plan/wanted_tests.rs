@@ -1,6 +1,6 @@
 //! Tests of what is planned, and of what is in the way.
 
-use super::*;
+use super::{super::taken::refuse_taken, *};
 use crate::model::{
     bridge::{Setting, Uplink},
     datapath::{Requested, tests::facts},
@@ -16,8 +16,8 @@ fn network(addrs: &[&str], allow: &[&str]) -> Network {
 
 /// Nothing listens.
 fn around(match_ifindex: bool) -> Surroundings<'static> {
-    static NONE: BTreeMap<SocketAddr, String> = BTreeMap::new();
-    Surroundings { listeners: &[], only_relayed: &NONE, match_ifindex }
+    static NONE: BTreeMap<SocketAddr, Elsewhere> = BTreeMap::new();
+    Surroundings { listeners: &[], elsewhere: &NONE, match_ifindex }
 }
 
 fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
@@ -25,7 +25,8 @@ fn specs(texts: &[&str]) -> Vec<ServiceSpec> {
 }
 
 fn plan(texts: &[&str], network: Network, match_ifindex: bool) -> Result<Vec<Attachment>, String> {
-    wanted(&specs(texts), &[network], &facts(Requested::Auto), around(match_ifindex))
+    let facts = facts(Requested::Auto);
+    specs(texts).iter().map(|spec| wanted(spec, &network, &facts, around(match_ifindex))).collect()
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn a_relay_serves_both_families_whatever_the_target() {
 fn another_datapath_of_the_same_attachment_is_in_the_way() {
     let spliced = |requested| {
         let network = network(&["172.30.1.1/24"], &[]);
-        wanted(&specs(&["redis"]), &[network], &facts(requested), around(true)).unwrap().remove(0)
+        wanted(&specs(&["redis"])[0], &network, &facts(requested), around(true)).unwrap()
     };
     let (steered, spliced) = (spliced(Requested::Auto), spliced(Requested::Splice));
     let error = refuse_taken(std::slice::from_ref(&spliced), std::slice::from_ref(&steered)).unwrap_err();
@@ -79,16 +80,17 @@ fn each_family_of_a_port_may_have_its_attachment() {
     let all = plan(&["redis", "redis6=6379:[::1]:6379"], both(), true).unwrap();
     assert_eq!(refuse_taken(&all[1..2], &all[..1]), Ok(()));
     let spliced = Capabilities { proxy_protocol: true, ..facts(Requested::Auto) };
-    let texts = ["redis", "redis6=6379:[::1]:6379"];
-    let error = wanted(&specs(&texts), &[both()], &spliced, around(true)).unwrap_err();
+    let relayed = |spec| wanted(spec, &both(), &spliced, around(true)).unwrap();
+    let all: Vec<_> = specs(&["redis", "redis6=6379:[::1]:6379"]).iter().map(relayed).collect();
+    let error = refuse_taken(&all, &[]).unwrap_err();
     assert!(error.contains("appnet-redis-6379") && error.contains("another port"), "{error}");
 }
 
 #[test]
 fn two_networks_on_one_bridge_are_refused() {
     let other = Network { name: "other".into(), ..network(&["172.30.1.1/24"], &[]) };
-    let networks = [network(&["172.30.1.1/24"], &[]), other];
-    let error = wanted(&specs(&["redis"]), &networks, &facts(Requested::Auto), around(true)).unwrap_err();
+    let one = |network| plan(&["redis"], network, true).unwrap().remove(0);
+    let error = refuse_taken(&[one(network(&["172.30.1.1/24"], &[])), one(other)], &[]).unwrap_err();
     assert!(error.contains("both on this bridge"), "{error}");
 }
 
@@ -234,12 +236,14 @@ fn a_bridge_that_leads_to_other_machines_takes_an_allow_list() {
 #[test]
 fn a_bridge_in_a_vrf_and_a_target_that_only_a_relay_reaches_are_relayed() {
     let mut network = network(&["172.30.1.1/24"], &[]);
-    let only = BTreeMap::from([("127.0.0.1:6379".parse().unwrap(), "dockerd holds it".to_owned())]);
-    let around = Surroundings { only_relayed: &only, ..around(true) };
+    let held = Elsewhere::Relayed("dockerd holds it".to_owned());
+    let elsewhere = BTreeMap::from([("127.0.0.1:6379".parse().unwrap(), held)]);
+    let around = Surroundings { elsewhere: &elsewhere, ..around(true) };
     let both = specs(&["redis", "web=8080"]);
     let reasons = |network: &Network| {
-        let all = wanted(&both, std::slice::from_ref(network), &facts(Requested::Auto), around).unwrap();
-        all.into_iter().map(|state| (state.datapath, state.reason.to_string())).collect::<Vec<_>>()
+        let one = |spec| wanted(spec, network, &facts(Requested::Auto), around).unwrap();
+        let all = both.iter().map(one);
+        all.map(|state| (state.datapath, state.reason.to_string())).collect::<Vec<_>>()
     };
     let relayed = (Datapath::Splice, "dockerd holds it".to_owned());
     assert_eq!(reasons(&network), [relayed.clone(), (Datapath::Steer, "probe passed".to_owned())]);

@@ -1,31 +1,21 @@
 //! The `attach` verb: makes loopback services reachable at the bridge gateway, and shows what came of it.
 
-use std::{collections::HashSet, io::Write as _, time::Duration};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
-use super::follow;
+use super::{attach_report::AttachReport, follow};
 use crate::{
     UsageError,
     apply::{self, Attached},
     cli::output::{FormatArgs, Out},
     model::{
-        attachment::Attachment,
-        datapath::Requested,
-        escape::{escaped, push_line},
-        event_level::EventLevel,
-        identity::Identity,
-        presets,
+        datapath::Requested, escape::escaped, event_level::EventLevel, identity::Identity, presets,
         spec::ServiceSpec,
     },
-    observe::{
-        checks::advice::{Advice, advice, widened},
-        pinned, prepare,
-        report::Report,
-        snapshot,
-    },
-    plan::{self, Intent, request::Request, show::DryRun},
+    observe::{pinned, prepare},
+    plan::{self, request::Request, show::DryRun},
     relay::{Limits, ProxyProtocol, RelayOptions, raise_descriptor_limit},
     runner::{Runner, foreground},
     scope::Scope,
@@ -168,41 +158,44 @@ fn spec_help() -> String {
 
 /// Attaches what `args` ask for; with `--foreground`, goes on until a signal.
 ///
+/// The exit code is 1 where something is refused; the rest is attached.
+///
 /// # Errors
-/// When something is wrong with the request, missing or in the way, or the kernel refuses; nothing is attached then.
-pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
+/// When something is wrong with the request as a whole, or the kernel refuses; nothing is attached then.
+pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     let request = parse_request(args)?;
     refuse_missing(args)?;
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
     let prepared = prepare::prepare(&request, scope)?;
+    let refused = &prepared.intent.refused;
+    let code = ExitCode::from(u8::from(!refused.is_empty()));
+    let say_refused = || refused.iter().for_each(|refusal| out.say_error(&refusal.error));
     if args.dry_run {
-        return out.print_as(args.output.output, &pinned::dry_run(&prepared)?, DryRun::to_text);
+        say_refused();
+        out.print_as(args.output.output, &pinned::dry_run(&prepared)?, DryRun::to_text)?;
+        return Ok(code);
     }
-    if !args.foreground {
-        prepared.intent.require_no_relay()?;
-    }
-    let Attached { runner, warnings } = apply::attach(&prepared, request.relay)?;
-    for warning in warnings {
+    let Attached { runner, warnings: failed } = apply::attach(&prepared, request.relay)?;
+    say_refused();
+    let warnings: Vec<String> = prepared.intent.warnings.iter().cloned().chain(failed).collect();
+    for warning in &warnings {
         out.say(&format!("warning: {warning}"));
     }
     let announce = |runner: &Runner| {
-        let mut report = report(scope, &prepared.intent, runner)?;
-        let mut text = report.to_text();
-        for Advice { line, findings } in notes(&request, &prepared.intent) {
-            push_line(&mut text, &line);
-            report.add(findings);
-        }
-        out.print_as(args.output.output, &report, |_| text)
+        let report = AttachReport::new(&request, scope, &prepared.intent, runner, warnings)?;
+        out.print_as(args.output.output, &report, AttachReport::to_text).map(drop)
     };
-    if let Some(container) = prepared.container.as_ref().filter(|_| args.foreground) {
-        return follow::run(&request, scope, container, out, || announce(&runner));
+    let is_attached = prepared.intent.wanted().next().is_some();
+    if args.foreground && is_attached && prepared.container.is_some() {
+        follow::run(&request, scope, &prepared, out, || announce(&runner))?;
+    } else if runner.is_empty() {
+        announce(&runner)?;
+    } else {
+        log_to_stderr();
+        let out = out.clone();
+        foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))?;
     }
-    if runner.is_empty() {
-        return announce(&runner);
-    }
-    log_to_stderr();
-    let out = out.clone();
-    foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))
+    Ok(code)
 }
 
 /// Says how many connections were reset at the end of the drain time.
@@ -220,23 +213,6 @@ fn log_to_stderr() {
         writeln!(out, "{}", escaped(&format!("bridge-user: {}", record.args())))
     };
     env_logger::Builder::new().filter_level(log::LevelFilter::Warn).format(format).init();
-}
-
-/// What became of everything that was intended.
-fn report(scope: &Scope, intent: &Intent, runner: &Runner) -> anyhow::Result<Report> {
-    let mut report = snapshot::steered(scope)?;
-    let steered: HashSet<String> = intent.steered.iter().map(Attachment::name).collect();
-    report.attachments.retain(|entry| steered.contains(&entry.name));
-    report.attachments.extend(runner.entries()?);
-    report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(report)
-}
-
-/// What to tell of the attached services.
-fn notes(request: &Request, intent: &Intent) -> Vec<Advice> {
-    let mut notes = advice(&request.specs, &intent.wanted().collect::<Vec<_>>());
-    notes.extend(widened(&intent.replaced, &intent.steered));
-    notes
 }
 
 fn parse_request(args: &Args) -> anyhow::Result<Request> {
@@ -257,6 +233,7 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
         event_level: args.event_level,
         relay: args.relay.options(),
         force: args.force,
+        foreground: args.foreground,
     })
 }
 

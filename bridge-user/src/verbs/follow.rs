@@ -14,8 +14,11 @@ use crate::{
     engine::{container::ContainerInfo, docker::DockerError, watch::Watch},
     kernel::programs::object,
     model::{attachment::Attachment, backoff::Backoff},
-    observe::{container::ContainerRun, networks::BlockingDocker, prepare::prepare},
-    plan::{self, request::Request},
+    observe::{
+        networks::BlockingDocker,
+        prepare::{Prepared, prepare},
+    },
+    plan::{self, Intent, request::Request},
     runner::foreground::Signals,
     scope::Scope,
 };
@@ -24,24 +27,27 @@ use crate::{
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Follows the container until SIGINT or SIGTERM; `announce` tells that it is attached.
+/// Follows the container that `prepared` was attached in until SIGINT or SIGTERM; `announce` tells that it is attached.
 ///
 /// # Errors
 /// When signals cannot be caught, or `announce` fails.
 pub(crate) fn run(
     request: &Request,
     scope: &Scope,
-    container: &ContainerRun,
+    prepared: &Prepared,
     out: &Out,
     announce: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let container = prepared.container.as_ref().context("the request names no container")?;
     let BlockingDocker { runtime, docker } = BlockingDocker::connect()?;
     let mut signals = runtime.block_on(async { Signals::catch() })?;
     announce()?;
     object::done_loading();
     let name = &container.running.name;
     let request = Request { container: Some(name.clone()), ..request.clone() };
-    let mut follower = Follower::new(&request, scope, container.running.clone(), out);
+    let mut follower = Follower::new(&request, scope, out);
+    follower.note(container.running.clone(), &prepared.intent);
+    follower.said = outcome(&prepared.intent);
     let mut watch = Watch::new(&docker, &container.running);
     loop {
         let stop = runtime.block_on(async {
@@ -72,9 +78,21 @@ struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    fn new(request: &'a Request, scope: &'a Scope, attached: ContainerInfo, out: &'a Out) -> Self {
+    fn new(request: &'a Request, scope: &'a Scope, out: &'a Out) -> Self {
         let backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
-        Self { request, scope, out, attached: Some(attached), retry: None, backoff, said: String::new() }
+        Self { request, scope, out, attached: None, retry: None, backoff, said: String::new() }
+    }
+
+    /// Notes that the run is attached, or when to try again what was refused of it.
+    fn note(&mut self, running: ContainerInfo, intent: &Intent) {
+        if intent.refused.is_empty() {
+            self.attached = Some(running);
+            self.retry = None;
+            self.backoff.reset();
+        } else {
+            self.attached = None;
+            self.retry = Some(self.backoff.pause());
+        }
     }
 
     /// Ends when a failed attach is to be tried again; never, if none failed.
@@ -91,13 +109,14 @@ impl<'a> Follower<'a> {
         match found {
             Ok(running) if self.attached.as_ref() == Some(&running) => self.retry = None,
             Ok(_) => match self.attach() {
-                Ok((running, names)) => {
-                    self.attached = Some(running);
-                    self.retry = None;
-                    self.backoff.reset();
-                    self.said.clear();
-                    self.out.say(&format!("attached {names} again"));
+                Ok(Prepared { container: Some(container), intent, .. }) => {
+                    if intent.refused.is_empty() {
+                        self.said.clear();
+                    }
+                    self.note(container.running, &intent);
+                    self.say(outcome(&intent));
                 }
+                Ok(_) => {}
                 Err(error) => {
                     self.attached = None;
                     self.retry = Some(self.backoff.pause());
@@ -113,14 +132,13 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn attach(&self) -> anyhow::Result<(ContainerInfo, String)> {
+    fn attach(&self) -> anyhow::Result<Prepared> {
         let prepared = prepare(self.request, self.scope)?;
-        for warning in apply::attach(&prepared, self.request.relay)?.warnings {
+        let failed = apply::attach(&prepared, self.request.relay)?.warnings;
+        for warning in prepared.intent.warnings.iter().chain(&failed) {
             self.out.say(&format!("warning: {warning}"));
         }
-        let names = plan::list(prepared.intent.steered.iter().map(Attachment::name));
-        let container = prepared.container.context("the request names no container")?;
-        Ok((container.running, names))
+        Ok(prepared)
     }
 
     /// One line for each thing that is new; the same failure again and again is said once.
@@ -130,4 +148,14 @@ impl<'a> Follower<'a> {
             self.said = text;
         }
     }
+}
+
+/// What came of an attach, in one line.
+fn outcome(intent: &Intent) -> String {
+    let mut parts: Vec<String> = intent.refused.iter().map(|refusal| refusal.error.clone()).collect();
+    if !intent.steered.is_empty() {
+        let names = plan::list(intent.steered.iter().map(Attachment::name));
+        parts.push(format!("attached {names} again"));
+    }
+    parts.join("; ")
 }

@@ -3,6 +3,7 @@
 //! Invariant: besides `cli`, only these print.
 
 pub mod attach;
+mod attach_report;
 pub mod check;
 pub mod detach;
 pub mod events;

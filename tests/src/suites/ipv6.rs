@@ -233,7 +233,7 @@ fn allow_both() -> Result<()> {
     }
     ensure!(service.peers().len() == 2, "the service saw {:?}", service.peers());
     // An address of one family alone says nothing about the other one's attachment.
-    let arguments = [&["attach"], BOTH.as_slice(), &["--allow", "fd00:30:1::11"]].concat();
+    let arguments = ["attach", BOTH[0], "--bridge", "br-a", "--allow", "fd00:30:1::11"];
     rig.cli().refused(&arguments, 1, &["fd00:30:1::11", "127.0.0.1:7003", "IPv4"])
 }
 

@@ -17,6 +17,7 @@ macro_rules! both_relays {
     )*] };
 }
 
+mod again;
 mod allow;
 mod attack;
 mod bridges;
@@ -49,6 +50,7 @@ mod named;
 mod namespaces;
 mod nat;
 mod odd_text;
+mod partial;
 mod pins;
 mod pins_unsafe;
 mod placeholders;
@@ -148,6 +150,8 @@ pub(crate) fn all() -> Vec<Test> {
         check::TESTS,
         refusals::TESTS,
         conflicts::TESTS,
+        partial::TESTS,
+        again::TESTS,
         bridges::TESTS,
         nat::TESTS,
         placeholders::TESTS,

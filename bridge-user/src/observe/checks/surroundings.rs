@@ -144,6 +144,10 @@ pub fn listener_on_every_address(state: &Attachment, listener: &Listener) -> Fin
              attachment, whose allow-list is for {} alone",
             listener.addr, state.bridge
         ),
-        format!("bind it to {}", state.target),
+        format!(
+            "bind it to {}; if it answers only local clients, attach it with --identity loopback, which containers \
+             need then",
+            state.target
+        ),
     )
 }

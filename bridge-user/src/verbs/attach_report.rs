@@ -1,0 +1,68 @@
+//! What `attach` prints: what became of everything that was asked for.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use crate::{
+    model::{attachment::Attachment, escape::push_line},
+    observe::{
+        checks::advice::{Advice, advice, widened},
+        report::Report,
+        snapshot,
+    },
+    plan::{Intent, Refusal, request::Request},
+    runner::Runner,
+    scope::Scope,
+};
+
+/// As `status` shows it, with what attach alone has to tell.
+#[derive(Serialize)]
+pub(super) struct AttachReport {
+    #[serde(flatten)]
+    report: Report,
+    /// What is not attached, and why.
+    refused: Vec<Refusal>,
+    /// Every warning that people read, here or on standard error.
+    warnings: Vec<String>,
+    /// Notes and warnings, as people read them.
+    #[serde(skip)]
+    notes: Vec<String>,
+}
+
+impl AttachReport {
+    /// What became of `intent`, with what `runner` relays and the warnings that were said.
+    pub(super) fn new(
+        request: &Request,
+        scope: &Scope,
+        intent: &Intent,
+        runner: &Runner,
+        mut warnings: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let mut report = snapshot::steered(scope)?;
+        let steered: HashSet<String> =
+            intent.steered.iter().chain(&intent.kept).map(Attachment::name).collect();
+        report.attachments.retain(|entry| steered.contains(&entry.name));
+        report.attachments.extend(runner.entries()?);
+        report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut told = advice(&request.specs, &intent.wanted().collect::<Vec<_>>());
+        told.extend(widened(&intent.replaced, &intent.steered));
+        let mut notes = Vec::new();
+        for Advice { line, findings } in told {
+            warnings.extend(line.strip_prefix("warning: ").map(str::to_owned));
+            notes.push(line);
+            report.add(findings);
+        }
+        Ok(Self { report, refused: intent.refused.clone(), warnings, notes })
+    }
+
+    /// As a table, notes and warnings below; nothing where nothing is attached.
+    pub(super) fn to_text(&self) -> String {
+        if self.report.attachments.is_empty() {
+            return String::new();
+        }
+        let mut text = self.report.to_text();
+        self.notes.iter().for_each(|line| push_line(&mut text, line));
+        text
+    }
+}
