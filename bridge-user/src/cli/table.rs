@@ -47,7 +47,8 @@ pub(crate) fn lines(findings: &[Finding]) -> String {
 }
 
 impl Readiness {
-    const fn text(self) -> &'static str {
+    /// As it is in JSON.
+    pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::WaitingForListener => "waiting-for-listener",

@@ -6,8 +6,16 @@ use anyhow::anyhow;
 
 use crate::{
     cli::output::{FormatArgs, Out},
-    model::{JSON_VERSION, finding::exit_code},
-    observe::{report::Report, snapshot},
+    model::{
+        JSON_VERSION,
+        escape::push_line,
+        finding::{Severity, exit_code},
+    },
+    observe::{
+        readiness::Readiness,
+        report::{AttachmentReport, Report},
+        snapshot,
+    },
     plan,
     runner::control::{self, Answers, SilentRelay},
     scope::Scope,
@@ -19,30 +27,58 @@ pub struct Args {
     /// Attachment or service names (default: all)
     #[arg(value_name = "NAME")]
     names: Vec<String>,
+    /// Say only what is wrong, one line for each problem, and exit 1 if there is any: for health checks
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     output: FormatArgs,
 }
 
 /// Prints the attachments that `args` name, or all.
 ///
-/// The exit code is 1 where something steers that cannot be shown.
+/// The exit code is 1 where something steers that cannot be shown; with `--check`, also where an attachment is not
+/// ready or has a finding that is an error.
 ///
 /// # Errors
 /// As [`find`]; when a relay process does not answer, after the others were printed.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     let (report, silent) = find(scope, &args.names)?;
-    out.print_as(args.output.output, &report, Report::to_text)?;
-    let beside: Vec<_> =
-        report.findings.iter().filter(|finding| finding.subject.starts_with("net:")).collect();
-    for finding in &beside {
+    let problems = problems(&report);
+    let lines = |_: &Report| {
+        let mut lines = String::new();
+        problems.iter().for_each(|problem| push_line(&mut lines, problem));
+        lines
+    };
+    match args.check {
+        true => out.print_as(args.output.output, &report, lines)?,
+        false => out.print_as(args.output.output, &report, Report::to_text)?,
+    };
+    let beside = report.findings.iter().filter(|finding| finding.subject.starts_with("net:"));
+    for finding in beside {
         out.say(&format!("{}: {finding}", finding.severity));
     }
     let mut silent = silent.into_iter();
-    let Some(first) = silent.next() else { return Ok(ExitCode::from(exit_code(&report.findings))) };
+    let Some(first) = silent.next() else {
+        let failed = exit_code(&report.findings) != 0 || (args.check && !problems.is_empty());
+        return Ok(ExitCode::from(u8::from(failed)));
+    };
     for other in silent {
         out.say(&format!("{other:#}"));
     }
     Err(first)
+}
+
+/// What is wrong with attachments, one line each: those that are not ready, and other errors.
+fn problems(report: &Report) -> Vec<String> {
+    let of_one = |entry: &AttachmentReport| -> Vec<String> {
+        if entry.state != Readiness::Ready {
+            let detail = entry.detail.as_deref().unwrap_or("no cause is known");
+            return vec![format!("{} is {}: {detail}", entry.name, entry.state.text())];
+        }
+        let errors = entry.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| format!("{}: {finding}", entry.name)).collect()
+    };
+    report.attachments.iter().flat_map(of_one).collect()
 }
 
 /// Reports the attachments that `names` mean, or all, and which relay processes did not answer.

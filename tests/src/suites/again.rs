@@ -1,6 +1,8 @@
-//! `again::*`: the same attach once more, when things have changed.
+//! `again::*`: the same attach once more, when things have changed; and what a health check says of that.
 //!
 //! Invariants: what is attached is never refused and serves as before; but nobody stays admitted who is not asked for.
+
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 
@@ -50,6 +52,7 @@ pub(super) const TESTS: &[Test] = &[
     }),
     Test::new("again::where_nothing_listens", || again(&[], "waiting-for-listener", None, |_| Ok(()))),
     Test::new("again::nobody_stays_admitted_who_is_not_asked_for", narrower),
+    Test::new("again::a_health_check_says_what_is_wrong_and_nothing_else", health_check),
 ];
 
 /// The text of an attach that is not refused, and its warnings, which JSON has, too.
@@ -121,5 +124,41 @@ fn narrower() -> Result<()> {
     other.stop();
     rig.cli().ok(&narrow)?;
     rig.expect(NAME, Moved::denied(1), || refused(&rig.net.a1, gateway()))?;
+    Ok(())
+}
+
+fn health_check() -> Result<()> {
+    let rig = Rig::new()?;
+    ensure!(rig.cli().ok(&["status", "--check"])?.is_empty(), "it says something of nothing");
+    let service = Service::start(&rig.net.host, local(7001))?;
+    rig.attach("7001")?;
+    rig.attach("web=7002")?;
+    ensure!(rig.cli().ok(&["status", "7001", "--check"])?.is_empty(), "it says something of what is well");
+    let expect = |arguments: &[&str], names: &[&str]| -> Result<()> {
+        let output = rig.cli().run(&[&["status", "--check"], arguments].concat())?;
+        ensure!(output.code == Some(1) && output.stderr.is_empty(), "it is {output:?}");
+        let starts: Vec<_> = names.iter().map(|name| format!("{name} is waiting-for-listener: ")).collect();
+        let lines: Vec<_> = output.stdout.lines().collect();
+        let is_so = lines.len() == starts.len()
+            && lines.iter().zip(&starts).all(|(line, start)| line.starts_with(start.as_str()));
+        ensure!(is_so, "it says {lines:?}");
+        Ok(())
+    };
+    expect(&[], &["br-a-web-7002"])?;
+    service.stop();
+    expect(&[], &[NAME, "br-a-web-7002"])?;
+    expect(&["web"], &["br-a-web-7002"])?;
+    let json = rig.cli().run(&["status", "--check", "--output", "json"])?;
+    ensure!(
+        json.code == Some(1)
+            && document(&json.stdout)?["attachments"].as_array().is_some_and(|all| all.len() == 2)
+    );
+    let unknown = rig.cli().run(&["status", "nothing", "--check"])?;
+    ensure!(
+        unknown.code == Some(1) && unknown.stderr.contains("failed to show nothing"),
+        "it is {unknown:?}"
+    );
+    let _service = Service::start(&rig.net.host, at(Ipv4Addr::UNSPECIFIED, 7001))?;
+    ensure!(rig.cli().ok(&["status", "7001", "--check"])?.is_empty(), "a warning is no problem");
     Ok(())
 }
