@@ -1,17 +1,16 @@
-//! The event channel: what the programs wrote with aya-log, as lines.
+//! The event channel: what the programs wrote with aya-log, as records.
 
 use std::{
+    net::SocketAddr,
     os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::model::escape::push_line;
 
 /// Collects formatted records.
 #[derive(Clone, Default)]
@@ -24,6 +23,8 @@ pub struct Event {
     pub level: log::Level,
     /// What happened, in one line.
     pub message: String,
+    /// When it was read. The programs write no time.
+    pub read: SystemTime,
 }
 
 impl log::Log for Sink {
@@ -32,7 +33,8 @@ impl log::Log for Sink {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let event = Event { level: record.level(), message: record.args().to_string() };
+        let read = SystemTime::now();
+        let event = Event { level: record.level(), message: record.args().to_string(), read };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
@@ -90,18 +92,14 @@ impl Events {
 }
 
 impl Event {
-    /// The event as one line, its end included, with the attachment it belongs to when known.
-    pub fn line(&self, attachment: Option<&str>) -> String {
-        let mut line = String::new();
-        match attachment {
-            Some(name) => push_line(&mut line, &format!("{} {} [{name}]", self.level, self.message)),
-            None => push_line(&mut line, &format!("{} {}", self.level, self.message)),
-        }
-        line
+    /// The client's address and port in the message, as written by the steering program.
+    pub fn source(&self) -> Option<SocketAddr> {
+        let (before, _) = self.message.split_once(" -> ")?;
+        before.split_whitespace().next_back()?.parse().ok()
     }
 
     /// The gateway address and port in the message, as written by the steering program.
-    pub fn destination(&self) -> Option<std::net::SocketAddr> {
+    pub fn destination(&self) -> Option<SocketAddr> {
         let (_, after) = self.message.split_once("-> ")?;
         after.split_whitespace().next()?.trim_end_matches(':').parse().ok()
     }
@@ -112,12 +110,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn destination_is_read_from_every_form() {
-        let event = |message: &str| Event { level: log::Level::Warn, message: message.to_owned() };
+    fn addresses_are_read_from_every_form() {
+        let read = SystemTime::UNIX_EPOCH;
+        let event = |message: &str| Event { level: log::Level::Warn, message: message.to_owned(), read };
         let v4 = event("denied 172.17.0.3:40112 -> 172.17.0.1:6379: source not in the allow-list");
         assert_eq!(v4.destination(), "172.17.0.1:6379".parse().ok());
+        assert_eq!(v4.source(), "172.17.0.3:40112".parse().ok());
         let v6 = event("accepted [fd00::2]:40112 -> [fd00::1]:6379");
         assert_eq!(v6.destination(), "[fd00::1]:6379".parse().ok());
+        assert_eq!(v6.source(), "[fd00::2]:40112".parse().ok());
         assert_eq!(event("tracked listener on port 6379").destination(), None);
     }
 }

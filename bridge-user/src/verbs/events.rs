@@ -1,18 +1,24 @@
 //! The `events` verb: prints the kernel's event channel.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    time::Duration,
+};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
+use serde::Serialize;
 
 use crate::{
-    cli::output::{Out, Printed},
+    cli::output::{Format, FormatArgs, Out, Printed},
     kernel::{
         Instance,
         events::{Event, Events},
         instance::owned::owned,
     },
-    model::attachment::Attachment,
+    model::{attachment::Attachment, escape::push_line},
     observe::preflight,
+    plan,
     scope::Scope,
 };
 
@@ -28,6 +34,8 @@ pub struct Args {
     /// Those of what is attached inside this container
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
+    #[command(flatten)]
+    output: FormatArgs,
 }
 
 /// Prints the events that are there, of the namespace or of what is attached inside a container; with `--follow`, goes
@@ -37,13 +45,13 @@ pub struct Args {
 /// When nothing is attached there, or the channel cannot be read.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     preflight::may_read_events()?;
-    let Some(container) = args.container.as_deref() else { return print_events(args.follow, scope, out) };
+    let Some(container) = args.container.as_deref() else { return print_events(args, scope, out) };
     for instance in owned(scope)? {
         let is_its = |state: &Attachment| state.container.as_deref() == Some(container);
         if let Some(inside) = instance.scope()
             && instance.attachments()?.iter().any(is_its)
         {
-            return print_events(args.follow, &inside, out);
+            return print_events(args, &inside, out);
         }
     }
     bail!(
@@ -52,16 +60,17 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     );
 }
 
-fn print_events(follow: bool, scope: &Scope, out: &Out) -> anyhow::Result<()> {
-    let Some(instance) = Instance::open(scope)? else {
-        bail!("failed to read events: nothing is attached in this network namespace: attach a service first");
-    };
+fn print_events(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
+    let Some(instance) = Instance::open(scope)? else { return Err(nothing_attached(scope)?) };
     let mut channel = EventChannel::new(instance)?;
+    let mut earlier = true;
     loop {
         let batch = channel.events.drain();
-        if print(&channel.instance, &batch, out)? == Printed::ReaderGone || !follow {
+        let printed = print(&channel.instance, &batch, earlier, args.output.output, out)?;
+        if printed == Printed::ReaderGone || !args.follow {
             return Ok(());
         }
+        earlier = false;
         if !channel.events.wait(STILL_THERE)? {
             // After the last detach another attach may have come: then the channel is another one.
             match Instance::open(scope)? {
@@ -71,6 +80,24 @@ fn print_events(follow: bool, scope: &Scope, out: &Out) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// Why there is no channel, and where there are others.
+fn nothing_attached(scope: &Scope) -> anyhow::Result<anyhow::Error> {
+    let mut inside = BTreeSet::new();
+    for instance in owned(scope)? {
+        inside.extend(instance.attachments()?.into_iter().filter_map(|state| state.container));
+    }
+    Ok(match inside.is_empty() {
+        true => anyhow!(
+            "failed to read events: nothing is attached in this network namespace: attach a service first"
+        ),
+        false => anyhow!(
+            "failed to read events: nothing is attached in this network namespace itself, only inside containers: name \
+             one with --container ({})",
+            plan::list(inside)
+        ),
+    })
 }
 
 /// An instance and its event channel.
@@ -89,7 +116,43 @@ impl EventChannel {
     }
 }
 
-fn print(instance: &Instance, batch: &[Event], out: &Out) -> anyhow::Result<Printed> {
+/// One event, as it is printed.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// When it was read, which while following is when it happened; RFC 3339, UTC.
+    time: String,
+    /// It was there before anybody read, and happened at that time or earlier.
+    earlier: bool,
+    level: String,
+    /// The attachment's name, when known.
+    attachment: Option<&'a str>,
+    message: &'a str,
+    /// The client.
+    source: Option<SocketAddr>,
+    /// The gateway.
+    destination: Option<SocketAddr>,
+}
+
+impl Line<'_> {
+    fn to_text(&self) -> String {
+        let Self { time, message, .. } = self;
+        let level = self.level.to_ascii_uppercase();
+        let name = self.attachment.map_or_else(String::new, |name| format!(" [{name}]"));
+        let earlier = if self.earlier { " (or earlier)" } else { "" };
+        let mut line = String::new();
+        push_line(&mut line, &format!("{time} {level} {message}{name}{earlier}"));
+        line
+    }
+}
+
+/// `earlier`: they were there before anybody read.
+fn print(
+    instance: &Instance,
+    batch: &[Event],
+    earlier: bool,
+    format: Format,
+    out: &Out,
+) -> anyhow::Result<Printed> {
     if batch.is_empty() {
         return Ok(Printed::All);
     }
@@ -100,8 +163,17 @@ fn print(instance: &Instance, batch: &[Event], out: &Out) -> anyhow::Result<Prin
         }
     }
     for event in batch {
-        let name = event.destination().and_then(|to| names.get(&to)).map(String::as_str);
-        if out.print(&event.line(name))? == Printed::ReaderGone {
+        let destination = event.destination();
+        let line = Line {
+            time: humantime::format_rfc3339_millis(event.read).to_string(),
+            earlier,
+            level: event.level.as_str().to_ascii_lowercase(),
+            attachment: destination.and_then(|to| names.get(&to)).map(String::as_str),
+            message: &event.message,
+            source: event.source(),
+            destination,
+        };
+        if out.print_as(format, &line, Line::to_text)? == Printed::ReaderGone {
             return Ok(Printed::ReaderGone);
         }
     }

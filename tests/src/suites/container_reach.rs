@@ -165,6 +165,7 @@ fn two(stage: &mut Stage) -> Result<()> {
     stage.httpd("other", &["--network", "app"])?;
     let cli = stage.engine.cli();
     cli.ok(&ATTACH)?;
+    cli.refused(&["events"], 1, &["only inside containers", "--container (web)"])?;
     cli.ok(&["attach", "7001", "--container", "other"])?;
     for (name, container) in [(NAME, "web"), (OTHER, "other")] {
         expect_moved(&cli, name, Moved::accepted(1), || stage.gets("peer", container))?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
+use serde_json::Value;
 
 use super::Test;
 use crate::harness::client::{answers, refused};
@@ -17,12 +18,13 @@ use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
 use crate::harness::topology::{A1, A1_6, A2, GATEWAY_A, GATEWAY_A6, at, at6, local};
 use crate::harness::transcript::note;
-use crate::harness::wait::{patience, scaled};
+use crate::harness::wait::{patience, scaled, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("events::denied_connection_is_named", denied_is_named).in_kernels(),
     Test::new("events::missing_listener_is_named", no_listener_is_named),
     Test::new("events::ipv6_clients_are_named", ipv6_is_named),
+    Test::new("events::each_has_its_time_also_as_json", times),
     Test::new("events::denied_flood_is_rate_limited", flood_is_limited),
     Test::new("events::steered_connections_at_debug_level_only", accepted_at_debug),
     Test::new("events::follower_goes_on_after_a_detach_and_an_attach", follower_goes_on),
@@ -32,7 +34,11 @@ const NAME: &str = "br-a-tcp-7001";
 
 /// Starts `events --follow`.
 fn follow(rig: &Rig) -> Result<(Guarded, Receiver<String>)> {
-    let mut command = rig.cli().command(&["events", "--follow"])?;
+    follow_as(rig, "text")
+}
+
+fn follow_as(rig: &Rig, format: &str) -> Result<(Guarded, Receiver<String>)> {
+    let mut command = rig.cli().command(&["events", "--follow", "--output", format])?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut process = Guarded::new(rig.net.host.spawn(&mut command)?);
     let lines = process.lines()?;
@@ -103,6 +109,56 @@ fn ipv6_is_named() -> Result<()> {
     let (_process, lines) = follow(&rig)?;
     rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at6(GATEWAY_A6, 7001)))?;
     expect_line(&lines, &["warn", "listener", &A1_6.to_string(), &at6(GATEWAY_A6, 7001).to_string()])?;
+    Ok(())
+}
+
+/// `2026-01-02T03:04:05.678Z`.
+fn is_time(text: &str) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    text.chars().map(shape).collect::<String>() == "0000-00-00T00:00:00.000Z"
+}
+
+/// Nobody knows when those happened that were there before anybody read; they say so.
+fn times() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.attach("7001")?;
+    let attempt = || rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at(GATEWAY_A, 7001)));
+    let expect = |line: &str, earlier: bool| -> Result<()> {
+        let event: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+        ensure!(event["time"].as_str().is_some_and(is_time), "the time is {}", event["time"]);
+        ensure!(
+            event["earlier"] == earlier && event["level"] == "warn" && event["attachment"] == NAME,
+            "it is {event}"
+        );
+        ensure!(event["destination"] == gateway(), "it is {event}");
+        let from = event["source"].as_str().unwrap_or_default();
+        ensure!(from.starts_with(&format!("{A1}:")), "it is {event}");
+        let message = format!("no-listener {from} -> {}:", gateway());
+        ensure!(event["message"].as_str().is_some_and(|text| text.starts_with(&message)), "it is {event}");
+        Ok(())
+    };
+    attempt()?;
+    let gathered = rig.cli().ok(&["events", "--output", "json"])?;
+    ensure!(gathered.lines().count() == 1, "gathered are {gathered}");
+    expect(gathered.trim_end(), true)?;
+    // A processor writes one line per second.
+    let (process, lines) = follow_as(&rig, "json")?;
+    let line = until("an event comes", patience(10), || {
+        attempt()?;
+        Ok(lines.try_iter().next())
+    })?;
+    expect(&line, false)?;
+    drop(process);
+    let text = until("an event is there", patience(10), || {
+        attempt()?;
+        let text = rig.cli().ok(&["events"])?;
+        Ok((!text.is_empty()).then_some(text))
+    })?;
+    let (time, rest) = text.split_once(' ').context("no time")?;
+    ensure!(
+        is_time(time) && rest.starts_with("WARN no-listener ") && rest.contains(&format!("[{NAME}]")),
+        "{text}"
+    );
     Ok(())
 }
 

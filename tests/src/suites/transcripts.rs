@@ -113,12 +113,13 @@ fn allow(console: &mut Console<'_>) -> Result<()> {
     console.bridge_user(&["events"])
 }
 
-/// Replaces what differs from run to run: a namespace's inode, process ids, and the ports that clients were given.
+/// Replaces what differs from run to run: a namespace's inode, process ids, times, and the ports that clients were
+/// given.
 fn normalised(text: &str) -> String {
     let line = |line: &str| {
         let line = digits_after(line, "/sys/fs/bpf/bridge-user/", "4026532177");
         let line = digits_after(&line, "(pid ", "812");
-        format!("{}\n", client_port(&line, "40112"))
+        format!("{}\n", event(&line, "2026-01-02T03:04:05.678Z", "40112"))
     };
     text.lines().map(line).collect()
 }
@@ -134,12 +135,13 @@ fn digits_after(line: &str, before: &str, new: &str) -> String {
     text
 }
 
-/// Puts `new` in the place of PORT in an event's `ADDRESS:PORT -> `.
-fn client_port(line: &str, new: &str) -> String {
-    let is_event = ["WARN ", "DEBUG "].iter().any(|level| line.starts_with(level));
-    let Some((client, rest)) = line.split_once(" -> ").filter(|_| is_event) else { return line.to_owned() };
+/// Puts `time` and `port` in the place of TIME and PORT in an event, `TIME WARN … ADDRESS:PORT -> …`.
+fn event(line: &str, time: &str, port: &str) -> String {
+    let parts = line.split_once(' ').and_then(|(_, rest)| rest.split_once(" -> "));
+    let is_event = |client: &str| client.starts_with("WARN ") || client.starts_with("DEBUG ");
+    let Some((client, rest)) = parts.filter(|(client, _)| is_event(client)) else { return line.to_owned() };
     let address = client.trim_end_matches(|c: char| c.is_ascii_digit());
-    if !address.ends_with(':') { line.to_owned() } else { format!("{address}{new} -> {rest}") }
+    if address.ends_with(':') { format!("{time} {address}{port} -> {rest}") } else { line.to_owned() }
 }
 
 #[cfg(test)]
@@ -148,8 +150,10 @@ mod tests {
 
     #[test]
     fn only_what_varies_is_replaced() {
-        let event = "WARN denied 172.17.0.3:57098 -> 172.17.0.1:6379: source not in the allow-list\n";
-        let same = event.replace("57098", "40112");
+        let event = "2027-12-31T23:59:59.001Z WARN denied 172.17.0.3:57098 -> 172.17.0.1:6379: source not in the \
+                     allow-list\n";
+        let same =
+            event.replace("57098", "40112").replace("2027-12-31T23:59:59.001", "2026-01-02T03:04:05.678");
         assert_eq!(normalised(event), same);
         let step =
             "attach bridge-web-8080 in /sys/fs/bpf/bridge-user/4026531840: 172.17.0.1:8080 on docker0\n";
