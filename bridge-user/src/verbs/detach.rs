@@ -6,7 +6,7 @@ use crate::{
     apply,
     cli::output::Out,
     kernel::{Instance, instance::owned::owned},
-    model::{attachment::Attachment, escape::push_line},
+    model::{attachment::Attachment, escape::push_line, spec::UNNAMED_SERVICE},
     observe::{preflight, report::AttachmentReport},
     plan::{self, Change},
     runner::control::{self, Answers, Peer},
@@ -40,26 +40,53 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
 /// Detaches every attachment that one of `names` means. Returns their names.
 ///
 /// # Errors
-/// When a name means nothing, a relay process does not answer, or the kernel refuses. What the other names mean is
-/// detached nevertheless: who wants several closed shall not find them open because one was closed before.
+/// When a name means nothing, or several plain ports by the word that all of them have, a relay process does not
+/// answer, or the kernel refuses. What the other names mean is detached nevertheless: who wants several closed shall
+/// not find them open because one was closed before.
 fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
     preflight::may_detach()?;
     let mut outcome = Outcome::default();
-    let steered = outcome.detach_steered(scope, |state| names.iter().any(|name| state.is_meant_by(name)));
+    // What a plain port is called says nothing of which one it is.
+    let is_plain = |name: &&String| *name == UNNAMED_SERVICE;
+    let named: Vec<_> = names.iter().filter(|name| !is_plain(name)).collect();
+    let steered = outcome.detach_steered(scope, |state| named.iter().any(|name| state.is_meant_by(name)));
     let relays = outcome.find_relays(scope);
     let relayed = || relays.iter().flat_map(|(_, entries)| entries);
-    let is_there = |name: &&String| {
-        steered.iter().any(|state| state.is_meant_by(name)) || relayed().any(|entry| entry.is_meant_by(name))
+    let meant_by = |name: &str| -> Vec<String> {
+        let steered = steered.iter().filter(|state| state.is_meant_by(name)).map(Attachment::name);
+        steered
+            .chain(relayed().filter(|entry| entry.is_meant_by(name)).map(|entry| entry.name.clone()))
+            .collect()
     };
-    let unknown: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
-    let relayed = relayed().map(|entry| entry.name.clone());
-    let before: Vec<_> = steered.iter().map(Attachment::name).chain(relayed).collect();
-    outcome.stop_relays(scope, &relays, |entry| names.iter().any(|name| entry.is_meant_by(name)));
+    let unknown: Vec<_> = names.iter().filter(|name| meant_by(name).is_empty()).collect();
+    let before: Vec<_> =
+        steered.iter().map(Attachment::name).chain(relayed().map(|entry| entry.name.clone())).collect();
+    let mut chosen: Vec<_> = named.iter().flat_map(|name| meant_by(name)).collect();
+    if names.iter().any(|name| is_plain(&name)) {
+        match meant_by(UNNAMED_SERVICE).as_slice() {
+            several @ [_, _, ..] => outcome.problems.push(several_plain(several)),
+            one => {
+                outcome.detach_steered(scope, |state| one.contains(&state.name()));
+                chosen.extend_from_slice(one);
+            }
+        }
+    }
+    outcome.stop_relays(scope, &relays, |entry| chosen.contains(&entry.name));
     // A name that is not known may be what those did not tell of who were to tell.
     if outcome.problems.is_empty() && !unknown.is_empty() {
         outcome.problems.push(unknown_names(&unknown, &before, &outcome.detached));
     }
     outcome.end()
+}
+
+/// `names`: the plain ports that one word means.
+fn several_plain(names: &[String]) -> anyhow::Error {
+    anyhow!(
+        "failed to detach {UNNAMED_SERVICE}: every plain port is called so, and {} are attached: name the port or the \
+         attachment ({})",
+        names.len(),
+        plan::list(names)
+    )
 }
 
 /// `before`: what was attached; `detached`: what is not any more.

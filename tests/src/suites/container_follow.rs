@@ -117,7 +117,7 @@ fn stays_shown(stage: &mut Stage) -> Result<()> {
     }
     cli.ok(&["detach", "second"])?;
     expect(&[(OTHER, "waiting-for-bridge"), (NAME, "waiting-for-bridge")])?;
-    cli.ok(&["detach", "tcp"])?;
+    cli.ok(&["detach", "7001"])?;
     stage.nothing_left()
 }
 

@@ -175,9 +175,9 @@ fn two(stage: &mut Stage) -> Result<()> {
     refused(&stage.engine.netns("peer")?, stage.port_of("other")?)?;
     stage.served()?;
     ensure!(cli.attachment(NAME)?.counters.accepted == counters.accepted + 1, "it counted others");
-    // The service's name means it wherever it is.
+    // The port means it wherever it is.
     cli.ok(&["attach", "7001", "--container", "other"])?;
-    let said = cli.ok(&["detach", "tcp"])?;
+    let said = cli.ok(&["detach", "7001"])?;
     ensure!(said == format!("detached {OTHER}\ndetached {NAME}\n"), "detach said {said}");
     stage.nothing_left()
 }

@@ -21,6 +21,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("lifecycle::attach_of_another_does_not_disturb", attach_another),
     Test::new("lifecycle::detach_by_service_name", detach_by_service),
     Test::new("lifecycle::detach_of_an_unknown_name_fails", detach_unknown),
+    Test::new("lifecycle::detach_of_several_plain_ports_by_one_word_fails", detach_plain),
     Test::new("lifecycle::detach_all_is_idempotent_and_leaves_nothing", detach_all).in_kernels(),
     Test::new("lifecycle::established_connection_survives_detach", established_survives).in_kernels(),
     Test::new("lifecycle::state_is_per_namespace", per_namespace),
@@ -98,6 +99,26 @@ fn detach_by_service() -> Result<()> {
     let document = rig.cli().json(&["status", "db"])?;
     ensure!(document["attachments"][0]["service"] == "db", "status db shows {document}");
     Ok(())
+}
+
+/// All plain ports are called `tcp`: none is detached for that, and what else is named is.
+fn detach_plain() -> Result<()> {
+    let rig = Rig::new()?;
+    let _services = pair(&rig)?;
+    rig.attach("web=7003")?;
+    let output = rig.cli().run(&["detach", "tcp", "web"])?;
+    ensure!(output.code == Some(1) && output.stdout.is_empty(), "it is {output:?}");
+    for said in ["failed to detach tcp", "2 are attached", NAME, "br-a-tcp-7002", "br-a-web-7003 is detached"]
+    {
+        ensure!(output.stderr.contains(said), "it does not say {said}: {}", output.stderr);
+    }
+    let names: Vec<_> = rig.cli().status()?.into_iter().map(|one| one.name).collect();
+    ensure!(names == [NAME, "br-a-tcp-7002"], "status shows {names:?}");
+    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
+    rig.cli().ok(&["detach", "7002"])?;
+    rig.cli().ok(&["detach", "tcp"])?;
+    refused(&rig.net.a1, at(GATEWAY_A, 7001))?;
+    rig.net.host.nothing_pinned()
 }
 
 fn detach_unknown() -> Result<()> {
