@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    checks::surroundings::{answered, held},
+    checks::{
+        serving::listens_on_interface,
+        surroundings::{answered, held},
+    },
     surroundings::Surroundings,
 };
 use crate::{
@@ -41,6 +44,11 @@ pub(crate) fn elsewhere(
                 )),
             };
             found.insert(target, what);
+        } else if let Some(bound) = bound_to_interface(listeners, target) {
+            // Over loopback, as this host and a relay get there.
+            if answer_at(namespace, target)? == Answer::Here {
+                found.insert(target, Elsewhere::Relayed(listens_on_interface(bound)));
+            }
         } else if !listeners.iter().any(|listener| listener.serves(target))
             && answer_at(namespace, target)? == Answer::Elsewhere
         {
@@ -49,4 +57,11 @@ pub(crate) fn elsewhere(
         }
     }
     Ok(found)
+}
+
+/// The listener on `target`, where that is bound to an interface, and none is there that is not.
+fn bound_to_interface(listeners: &[Listener], target: SocketAddr) -> Option<&Listener> {
+    let mut serving = listeners.iter().filter(|listener| listener.serves(target));
+    let first = serving.next()?;
+    (first.device != 0 && serving.all(|listener| listener.device != 0)).then_some(first)
 }

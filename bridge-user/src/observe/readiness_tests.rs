@@ -124,7 +124,10 @@ fn a_service_on_the_other_loopback_is_pointed_out() {
     let nothing = text(vec![listener("127.0.0.1:6380", 5, false)]);
     assert_eq!(nothing, "nothing listens on 127.0.0.1:6379: start the service, or attach where it listens");
     let hint = text(vec![listener("[::1]:6379", 5, false)]);
-    assert!(hint.ends_with("a listener on [::1]:6379: attach redis=6379:[::1]:6379 to mean that"), "{hint}");
+    // The bridge has no IPv6, so it takes a relay.
+    assert!(hint.ends_with("[::1]:6379: attach redis=6379:[::1]:6379 --foreground to mean that"), "{hint}");
+    let hint = text(vec![listener("127.0.0.2:6379", 5, false)]);
+    assert!(hint.ends_with("127.0.0.2:6379: attach redis=6379:127.0.0.2:6379 to mean that"), "{hint}");
 }
 
 #[test]
@@ -224,12 +227,12 @@ fn detail_is_what_people_read_and_findings_are_the_same_as_data() {
     let json = serde_json::to_string(&entry).unwrap();
     let expected = concat!(
         r#""detail":"nothing listens on 127.0.0.1:6379, but there is a listener on [::1]:6379: "#,
-        r#"attach redis=6379:[::1]:6379 to mean that","allow":["172.17.0.0/16"],"findings":["#,
+        r#"attach redis=6379:[::1]:6379 --foreground to mean that","allow":["172.17.0.0/16"],"findings":["#,
         r#"{"code":"local-clients","severity":"info","subject":"bridge-redis-6379","#,
         r#""cause":"the service sees local clients (identity loopback)","cure":""},"#,
         r#"{"code":"listener-elsewhere","severity":"warning","subject":"bridge-redis-6379","#,
         r#""evidence":"[::1]:6379","cause":"nothing listens on 127.0.0.1:6379, but there is a listener on "#,
-        r#"[::1]:6379","cure":"attach redis=6379:[::1]:6379 to mean that"}],"counters""#
+        r#"[::1]:6379","cure":"attach redis=6379:[::1]:6379 --foreground to mean that"}],"counters""#
     );
     assert!(json.contains(expected), "{json}");
 }

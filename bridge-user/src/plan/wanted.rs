@@ -70,7 +70,7 @@ pub fn wanted(
     let only_relayed = match spec.target.tcp().and_then(|target| around.elsewhere.get(&target)) {
         Some(Elsewhere::Unreachable(why)) => return Err(why.clone()),
         Some(Elsewhere::Relayed(why)) => Some(why.clone()),
-        None => in_vrf(&network.bridge),
+        None => in_vrf(&network.bridge).or_else(|| without_family(&network.bridge, &spec.target)),
     };
     let circumstances = Circumstances { mptcp, only_relayed: only_relayed.as_deref() };
     let choice = datapath::choose(facts, &spec.target, circumstances)?;
@@ -82,6 +82,14 @@ pub fn wanted(
 pub fn in_vrf(bridge: &Bridge) -> Option<String> {
     let vrf = bridge.setting.vrf.as_ref()?;
     Some(format!("bridge {} is in VRF {vrf}, as which the kernel reports what arrives on it", bridge.name))
+}
+
+/// A steered connection keeps its addresses, and so their family.
+fn without_family(bridge: &Bridge, target: &Target) -> Option<String> {
+    let target = target.tcp()?;
+    let is_missing = bridge.addrs.iter().all(|net| net.addr().is_ipv4() != target.is_ipv4());
+    let family = if target.is_ipv4() { "IPv4" } else { "IPv6" };
+    is_missing.then(|| format!("bridge {} has no {family} address to steer to {target} from", bridge.name))
 }
 
 fn attachment(
@@ -132,14 +140,6 @@ fn steered(
     let bridge = &network.bridge;
     let own: Vec<IpNet> =
         bridge.addrs.iter().copied().filter(|a| a.addr().is_ipv4() == target.is_ipv4()).collect();
-    if own.is_empty() {
-        let (family, addrs) = (if target.is_ipv4() { "IPv4" } else { "IPv6" }, list(&bridge.addrs));
-        return Err(format!(
-            "target {target} needs an {family} gateway, and {} has only {addrs}: give the network an {family} subnet, \
-             or attach a listener of the other family",
-            bridge.name
-        ));
-    }
     let subnets = subnets(&own);
     let allow = if network.allow.is_empty() {
         everybody(subnets, bridge, &own)?

@@ -60,9 +60,21 @@ fn another_datapath_of_the_same_attachment_is_in_the_way() {
 }
 
 #[test]
-fn a_missing_family_is_refused() {
-    let error = plan(&["web=8080:::1:80"], network(&["172.30.1.1/24"], &[]), true).unwrap_err();
-    assert!(error.contains("IPv6 gateway") && error.contains("172.30.1.1/24"), "{error}");
+fn a_missing_family_takes_a_relay() {
+    let one = |requested| {
+        wanted(
+            &specs(&["web=8080:::1:80"])[0],
+            &network(&["172.30.1.1/24"], &[]),
+            &facts(requested),
+            around(true),
+        )
+    };
+    let relayed = one(Requested::Auto).unwrap();
+    assert_eq!((relayed.datapath, list(&relayed.gateways)), (Datapath::Splice, "172.30.1.1".to_owned()));
+    let why = "bridge br-a has no IPv6 address to steer to [::1]:80 from";
+    assert_eq!(relayed.reason.to_string(), why);
+    let error = one(Requested::Steer).unwrap_err();
+    assert!(error.contains(why) && error.contains("--datapath auto with --foreground"), "{error}");
 }
 
 #[test]
@@ -216,8 +228,8 @@ fn a_container_is_allowed_by_itself_and_not_by_its_address() {
     let all = plan(&["redis"], allowing(&web), false).unwrap();
     assert_eq!(all[0].allow, BTreeSet::from([web.clone()]));
     assert_eq!((list(&all[0].allow), web.as_typed()), ("web (172.30.1.7)".into(), "web".into()));
-    let error = plan(&["web=8080:[::1]:80"], allowing(&web), true).unwrap_err();
-    assert!(error.contains("target's family") || error.contains("IPv6 gateway"), "{error}");
+    let relayed = plan(&["web=8080:[::1]:80"], allowing(&web), true).unwrap().remove(0);
+    assert_eq!((relayed.datapath, relayed.allow), (Datapath::Splice, BTreeSet::from([web])));
 }
 
 #[test]

@@ -50,6 +50,7 @@ mod named;
 mod namespaces;
 mod nat;
 mod odd_text;
+mod only_relayed;
 mod partial;
 mod pins;
 mod pins_unsafe;
@@ -152,6 +153,7 @@ pub(crate) fn all() -> Vec<Test> {
         conflicts::TESTS,
         partial::TESTS,
         again::TESTS,
+        only_relayed::TESTS,
         bridges::TESTS,
         nat::TESTS,
         placeholders::TESTS,

@@ -20,10 +20,12 @@ pub fn no_listener(state: &Attachment) -> Finding {
 /// Nothing listens on the target, and something does on another loopback address.
 pub fn listener_elsewhere(state: &Attachment, listener: &Listener) -> Finding {
     let found = listener.addr;
+    let is_steered = state.gateways.iter().any(|gateway| gateway.is_ipv4() == found.is_ipv4());
+    let how = if is_steered { "" } else { " --foreground" };
     let finding = codes::LISTENER_ELSEWHERE.finding(
         state.name(),
         format!("nothing listens on {}, but there is a listener on {found}", state.target),
-        format!("attach {}={}:{found} to mean that", state.service, state.port),
+        format!("attach {}={}:{found}{how} to mean that", state.service, state.port),
     );
     finding.with_evidence(found.to_string())
 }
@@ -113,16 +115,20 @@ pub fn listener_not_registered(state: &Attachment, listener: &Listener) -> Findi
     finding.with_evidence(format!("socket cookie {}, inode {}", listener.cookie, listener.inode))
 }
 
+/// What is so of a listener that connections from a bridge cannot reach.
+pub fn listens_on_interface(listener: &Listener) -> String {
+    format!(
+        "the listener on {} is bound to an interface (SO_BINDTODEVICE), so connections from a bridge cannot reach it",
+        listener.addr
+    )
+}
+
 /// A listener is there that connections from a bridge cannot reach.
 pub fn listener_bound_to_interface(state: &Attachment, listener: &Listener) -> Finding {
     let finding = codes::LISTENER_BOUND_TO_INTERFACE.finding(
         state.name(),
-        format!(
-            "the listener on {} is bound to an interface (SO_BINDTODEVICE), so connections from a bridge cannot \
-             reach it",
-            listener.addr
-        ),
-        "bind it to the address alone",
+        listens_on_interface(listener),
+        "bind it to the address alone, or detach this and attach it with --datapath auto --foreground",
     );
     finding.with_evidence(format!("interface index {}", listener.device))
 }
