@@ -101,6 +101,26 @@ impl Docker {
         pick_network(self.list_networks().await?, name)
     }
 
+    /// The network whose bridge this interface is.
+    ///
+    /// # Errors
+    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
+    pub async fn network_on_bridge(&self, interface: &str) -> Result<Option<String>, DockerError> {
+        let all =
+            self.list_networks().await?.into_iter().filter_map(|network| to_docker_network(network).ok());
+        Ok(all.into_iter().find(|network| network.bridge == interface).map(|network| network.name))
+    }
+
+    /// The networks that a container is on, by name.
+    ///
+    /// # Errors
+    /// [`DockerError::UnknownContainer`] if there is none of this name; [`DockerError::Unreachable`] and
+    /// [`DockerError::Api`] if the engine gives no answer.
+    pub async fn networks_of(&self, container: &str) -> Result<Vec<String>, DockerError> {
+        let all = self.list_containers(true).await?;
+        Ok(names_of_networks(pick_container(&all, container)?))
+    }
+
     /// Who publishes TCP `port` on the host: running containers, one entry per host address.
     ///
     /// # Errors
@@ -181,12 +201,7 @@ pub(super) fn meant<'a, T>(
 fn pick_network(networks: Vec<Network>, name: &str) -> Result<DockerNetwork, DockerError> {
     let has_name = |network: &Network| network.name.as_deref() == Some(name);
     match meant(&networks, name, |network| network.id.as_deref(), has_name).as_slice() {
-        [] => {
-            let mut known: Vec<String> =
-                networks.into_iter().filter(is_bridge).filter_map(|network| network.name).collect();
-            known.sort();
-            Err(DockerError::UnknownNetwork { name: name.to_owned(), known })
-        }
+        [] => Err(DockerError::UnknownNetwork { name: name.to_owned(), known: names_of_bridges(networks) }),
         [network] => to_docker_network((*network).clone()),
         several => {
             let matches =
@@ -196,8 +211,11 @@ fn pick_network(networks: Vec<Network>, name: &str) -> Result<DockerNetwork, Doc
     }
 }
 
-fn is_bridge(network: &Network) -> bool {
-    network.driver.as_deref() == Some("bridge")
+fn names_of_bridges(networks: Vec<Network>) -> Vec<String> {
+    let bridges = networks.into_iter().filter(|network| network.driver.as_deref() == Some("bridge"));
+    let mut names: Vec<String> = bridges.filter_map(|network| network.name).collect();
+    names.sort();
+    names
 }
 
 /// The part of an id that people see.
@@ -260,8 +278,7 @@ fn addresses_in(
         _ => **key == network,
     };
     let Some((_, endpoint)) = networks.iter().find(on_network) else {
-        let mut networks: Vec<String> = networks.keys().cloned().collect();
-        networks.sort();
+        let networks = names_of_networks(container);
         let mode = container.host_config.as_ref().and_then(|config| config.network_mode.clone());
         return Err(DockerError::NotOnNetwork {
             container: name,
@@ -276,6 +293,14 @@ fn addresses_in(
         return Err(DockerError::NoAddress { container: name, network: network.to_owned() });
     }
     Ok(addresses)
+}
+
+/// Sorted.
+fn names_of_networks(container: &ContainerSummary) -> Vec<String> {
+    let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let mut names: Vec<String> = networks.into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    names.sort();
+    names
 }
 
 /// By exact id or name, else by an id prefix that fits one container only.

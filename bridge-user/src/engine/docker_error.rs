@@ -7,6 +7,8 @@ use std::error::Error;
 use bollard::errors::Error as ApiError;
 use thiserror::Error;
 
+use crate::model::escape::quoted;
+
 /// Why Docker gave no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DockerError {
@@ -197,12 +199,15 @@ fn where_it_is(container: &str, network: &str, networks: &[String], mode: Option
     if mode == "host" {
         return "it shares the host's network: it reaches 127.0.0.1 services already".to_owned();
     }
-    let place = if networks.is_empty() {
-        format!("it is on no network (its network mode is {mode})")
-    } else {
-        format!("it is on {}", networks.join(", "))
-    };
-    format!("{place}: connect it (docker network connect {network} {container}) or name another network")
+    let connect = format!("docker network connect {network} {container}");
+    match networks.first() {
+        None => format!("it is on no network (its network mode is {mode}): connect it ({connect})"),
+        Some(first) => format!(
+            "it is on {}: use `--network {}`, or connect it ({connect})",
+            networks.join(", "),
+            quoted(first)
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -241,7 +246,7 @@ mod tests {
         let elsewhere = where_it_is("web", "app", &["a".into(), "b".into()], Some("a"));
         assert_eq!(
             elsewhere,
-            "it is on a, b: connect it (docker network connect app web) or name another network"
+            "it is on a, b: use `--network a`, or connect it (docker network connect app web)"
         );
         let sharing = where_it_is("web", "app", &[], Some("container:5bba9967d5a102f8b5cd"));
         assert_eq!(sharing, "it shares the network of container 5bba9967d5a1: name that one instead");

@@ -113,7 +113,7 @@ fn containers_without_an_address_there_are_refused() {
     );
     assert!(refusal("", &network).contains("none has that name"));
     assert!(refusal("c0ffee", &network).contains("more than one (2)"));
-    assert!(refusal("web", &nogw).contains("it is on app_default, other: connect it"));
+    assert!(refusal("web", &nogw).contains("it is on app_default, other: use `--network app_default`"));
     assert!(refusal("side", &network).contains("shares the network of container c0ffee01"));
     assert!(refusal("old", &network).contains("start it (docker start old)"));
 }

@@ -302,6 +302,14 @@ codes! {
         see: "the ALLOW column",
         cure: "attach again with the old list",
     }
+    ALLOW_OUTSIDE: "allow-outside", Warning, "status", "0.1.0" {
+        symptom: "`--allow` names sources that are not on the bridge",
+        cause: "the source is outside of the bridge's subnets, so no container there has its address; perhaps the \
+                list was meant for another network",
+        see: "the ALLOW column, and `ip addr show` of the bridge",
+        cure: "allow the bridge's subnet or addresses in it, or attach on the network that has the source; where such \
+               sources are routed over the bridge, all is well",
+    }
     MISSING_BPFFS: "missing-bpffs", Info, "check", "0.1.0" {
         symptom: "`bpffs`: not mounted",
         cause: "what is attached is pinned there; attach mounts it",

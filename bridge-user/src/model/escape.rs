@@ -15,6 +15,15 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(one).collect())
 }
 
+/// A word as every shell takes it: in quotes if one of them would make something else of it.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
+}
+
 /// Appends a line, its end included.
 pub fn push_line(text: &mut String, line: &str) {
     text.push_str(&escaped(line));
@@ -54,6 +63,16 @@ mod tests {
             ("żółw 網 ✓", "żółw 網 ✓"),
         ] {
             assert_eq!(escaped(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_read_more_than_letters() {
+        for plain in ["web=8080:127.0.0.1:80", "172.17.0.0/16", "a_b.c-d"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        for (word, expected) in [("", "''"), ("8080:[::1]:80", "'8080:[::1]:80'"), ("a'b*", r"'a'\''b*'")] {
+            assert_eq!(quoted(word), expected);
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
+use super::meant;
 use crate::{
     engine::{
         container::ContainerInfo,
@@ -155,8 +156,8 @@ impl NetworkResolver {
         for name in &request.bridges {
             let network =
                 |bridge| Network { container: None, name: name.clone(), bridge, allow: allow.clone() };
-            let found = bridge_by_name(namespace, name).map(network);
-            all.push(Asked::new(name, found.map_err(Into::into)));
+            let found = bridge_by_name(namespace, name).map_err(|error| meant::by_bridge(error, name));
+            all.push(Asked::new(name, found.map(network)));
         }
         all
     }
@@ -170,7 +171,9 @@ impl NetworkResolver {
     ) -> anyhow::Result<Network> {
         let docker = self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
         let docker = docker.as_ref().map_err(|error| anyhow!("{error}"))?;
-        let network = docker.ask(docker.docker.network(name))?;
+        let network = docker
+            .ask(docker.docker.network(name))
+            .map_err(|error| meant::by_network(error, docker, namespace, name))?;
         let bridge = bridge_by_name(namespace, &network.bridge).with_context(|| {
             format!("failed to find the bridge of Docker network {name} in this network namespace")
         })?;

@@ -19,6 +19,7 @@ use crate::{
         bridge::Bridge,
         datapath::Datapath,
         finding::{Finding, Severity},
+        presets,
         source::Source,
         target::Target,
     },
@@ -157,6 +158,7 @@ pub fn remarks(state: &Attachment, bridge: &Bridge, facts: &Surroundings) -> Vec
         // Inside a container the other addresses of the interface are not asked for.
         (!new.is_empty() && state.container.is_none()).then(|| around::gateway_added(state, &new)),
         uplink.map(|uplink| around::bridge_has_uplink(state, uplink)),
+        around::allowed_outside(state, bridge),
         (!facts.nat.unread.is_empty()).then(|| around::nat_unread(state, &facts.nat.unread)),
     ];
     findings.into_iter().flatten().collect()
@@ -253,8 +255,10 @@ fn bridge_gone(state: &Attachment, how_to_attach: &str) -> Judgement {
 }
 
 fn waiting_for_listener(state: &Attachment, listeners: &[Listener]) -> Judgement {
+    let usual = presets::find(&state.service).map(|preset| preset.port.get());
     let elsewhere = |listener: &&Listener| {
-        state.target.tcp().is_some_and(|target| listener.addr.port() == target.port())
+        let port = listener.addr.port();
+        state.target.tcp().is_some_and(|target| target.port() == port || usual == Some(port))
             && listener.addr.ip().to_canonical().is_loopback()
     };
     let finding = match listeners.iter().find(elsewhere) {

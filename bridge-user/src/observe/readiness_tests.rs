@@ -125,9 +125,35 @@ fn a_service_on_the_other_loopback_is_pointed_out() {
     assert_eq!(nothing, "nothing listens on 127.0.0.1:6379: start the service, or attach where it listens");
     let hint = text(vec![listener("[::1]:6379", 5, false)]);
     // The bridge has no IPv6, so it takes a relay.
-    assert!(hint.ends_with("[::1]:6379: attach redis=6379:[::1]:6379 --foreground to mean that"), "{hint}");
+    assert!(hint.ends_with("[::1]:6379: attach 'redis=6379:[::1]:6379' --foreground to mean that"), "{hint}");
     let hint = text(vec![listener("127.0.0.2:6379", 5, false)]);
     assert!(hint.ends_with("127.0.0.2:6379: attach redis=6379:127.0.0.2:6379 to mean that"), "{hint}");
+}
+
+#[test]
+fn the_usual_port_of_a_service_is_pointed_out() {
+    let target = Target::Tcp("127.0.0.1:7000".parse().unwrap());
+    let moved = Attachment { port: Port::new(7000).unwrap(), target, ..state() };
+    let text = |state: &Attachment| {
+        let usual = facts(vec![listener("127.0.0.1:6379", 5, false)], &[]);
+        judge(state, Some(&bridge()), &usual).findings[0].to_string()
+    };
+    let hint = text(&moved);
+    assert!(hint.ends_with("attach redis=7000:127.0.0.1:6379 to mean that"), "{hint}");
+    let other = Attachment { service: "tcp".into(), ..moved };
+    assert!(text(&other).ends_with("or attach where it listens"));
+}
+
+#[test]
+fn sources_that_no_container_of_the_bridge_has_are_pointed_out() {
+    let codes = |nets: &[&str]| {
+        let allow = nets.iter().map(|net| Source::Net(net.parse().unwrap())).collect();
+        let found = remarks(&Attachment { allow, ..state() }, &bridge(), &Surroundings::default());
+        found.iter().map(|finding| finding.code.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&["10.9.0.0/16"]), ["allow-outside"]);
+    assert_eq!(codes(&["172.17.0.2/32", "172.18.0.2/32"]), ["allow-outside"]);
+    assert_eq!(codes(&["172.17.0.2/32", "172.0.0.0/8", "fe80::/64"]), Vec::<String>::new());
 }
 
 #[test]
@@ -156,7 +182,7 @@ fn a_named_container_whose_run_is_over_is_told() {
         let Judgement { state, findings } = judge(&state, Some(&bridge()), &facts);
         (state, findings.iter().map(|finding| finding.code.to_string()).collect::<Vec<_>>())
     };
-    let net = Source::Net("10.0.0.0/8".parse().unwrap());
+    let net = Source::Net("172.17.0.0/24".parse().unwrap());
     assert_eq!(judged(&[web("a", 71)]), (Readiness::Ready, vec![]));
     assert_eq!(judged(&[web("a", 70), net]), (Readiness::Ready, vec!["named-run-ended".into()]));
     assert_eq!(judged(&[web("a", 70), web("b", 71)]).0, Readiness::Ready);
@@ -227,12 +253,12 @@ fn detail_is_what_people_read_and_findings_are_the_same_as_data() {
     let json = serde_json::to_string(&entry).unwrap();
     let expected = concat!(
         r#""detail":"nothing listens on 127.0.0.1:6379, but there is a listener on [::1]:6379: "#,
-        r#"attach redis=6379:[::1]:6379 --foreground to mean that","allow":["172.17.0.0/16"],"findings":["#,
+        r#"attach 'redis=6379:[::1]:6379' --foreground to mean that","allow":["172.17.0.0/16"],"findings":["#,
         r#"{"code":"local-clients","severity":"info","subject":"bridge-redis-6379","#,
         r#""cause":"the service sees local clients (identity loopback)","cure":""},"#,
         r#"{"code":"listener-elsewhere","severity":"warning","subject":"bridge-redis-6379","#,
         r#""evidence":"[::1]:6379","cause":"nothing listens on 127.0.0.1:6379, but there is a listener on "#,
-        r#"[::1]:6379","cure":"attach redis=6379:[::1]:6379 --foreground to mean that"}],"counters""#
+        r#"[::1]:6379","cure":"attach 'redis=6379:[::1]:6379' --foreground to mean that"}],"counters""#
     );
     assert!(json.contains(expected), "{json}");
 }

@@ -8,6 +8,7 @@ use crate::{
     UsageError,
     model::{
         datapath::{Requested, steerable},
+        escape::quoted,
         event_level::EventLevel,
         identity::Identity,
         spec::ServiceSpec,
@@ -71,6 +72,17 @@ impl Request {
     }
 }
 
+/// Refuses several values in one, as `--network a,b`.
+///
+/// # Errors
+/// Says what to write.
+pub(crate) fn one_value_each(flag: &str, values: &[String]) -> Result<(), UsageError> {
+    let Some(several) = values.iter().find(|value| value.contains(',')) else { return Ok(()) };
+    let each = several.split(',').map(str::trim).filter(|value| !value.is_empty());
+    let flags: Vec<_> = each.map(|value| format!("{flag} {}", quoted(value))).collect();
+    Err(UsageError(format!("invalid {flag} `{several}`: expected one value each: use `{}`", flags.join(" "))))
+}
+
 /// An allowed source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedSource {
@@ -132,6 +144,20 @@ impl std::str::FromStr for AllowedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_values_in_one_are_told_apart() {
+        let check = |values: &[&str]| {
+            let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+            one_value_each("--network", &values).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&["a", "b"]), Ok(()));
+        let error = check(&["a", "b, c*"]).unwrap_err();
+        assert_eq!(
+            error,
+            "invalid --network `b, c*`: expected one value each: use `--network b --network 'c*'`"
+        );
+    }
 
     #[test]
     fn sources_are_addresses_subnets_or_containers() {

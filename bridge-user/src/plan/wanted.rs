@@ -114,6 +114,7 @@ fn attachment(
             host.addr()
         ));
     }
+    refuse_subnet_without_prefix(&network.allow, bridge)?;
     Ok(Attachment {
         service: spec.service.clone(),
         container: network.container.clone(),
@@ -129,6 +130,23 @@ fn attachment(
         // A relay is itself the service's peer.
         identity: if datapath.is_relay() { Identity::Loopback } else { identity },
     })
+}
+
+/// `--allow 172.17.0.0`, which admits nobody: no container has that address.
+fn refuse_subnet_without_prefix(allow: &[Source], bridge: &Bridge) -> Result<(), String> {
+    let is_subnet = |source: &Source| {
+        let net = source.net().filter(|net| net.prefix_len() == net.max_prefix_len())?;
+        // A subnet of two addresses or fewer has none of its own.
+        let mut subnets = bridge.addrs.iter().filter(|own| own.prefix_len() + 1 < own.max_prefix_len());
+        subnets.find(|own| own.network() == net.addr()).map(IpNet::trunc)
+    };
+    match allow.iter().find_map(is_subnet) {
+        None => Ok(()),
+        Some(subnet) => Err(format!(
+            "--allow {} is the address of the subnet itself, which no container has: use `--allow {subnet}`",
+            subnet.addr()
+        )),
+    }
 }
 
 /// The bridge's addresses of the target's family, and the allow-list for them.

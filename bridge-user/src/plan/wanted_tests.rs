@@ -263,3 +263,12 @@ fn a_bridge_in_a_vrf_and_a_target_that_only_a_relay_reaches_are_relayed() {
     let in_vrf = "bridge br-a is in VRF red, as which the kernel reports what arrives on it";
     assert_eq!(reasons(&network), [relayed, (Datapath::Splice, in_vrf.to_owned())]);
 }
+
+#[test]
+fn a_subnet_without_its_prefix_is_answered_with_it() {
+    let error = plan(&["redis"], network(&["172.30.1.1/24"], &["172.30.1.0/32"]), true).unwrap_err();
+    assert!(error.ends_with("which no container has: use `--allow 172.30.1.0/24`"), "{error}");
+    for fine in ["172.30.1.0/24", "172.30.1.2/32", "10.0.0.0/32"] {
+        plan(&["redis"], network(&["172.30.1.1/24"], &[fine]), true).unwrap();
+    }
+}

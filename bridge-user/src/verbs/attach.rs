@@ -15,7 +15,11 @@ use crate::{
         spec::ServiceSpec,
     },
     observe::{pinned, prepare},
-    plan::{self, request::Request, show::DryRun},
+    plan::{
+        self,
+        request::{Request, one_value_each},
+        show::DryRun,
+    },
     relay::{Limits, ProxyProtocol, RelayOptions, raise_descriptor_limit},
     runner::{Runner, foreground},
     scope::Scope,
@@ -222,6 +226,8 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
         .map(|text| text.parse::<ServiceSpec>().map_err(|error| UsageError(error.to_string())))
         .collect::<Result<_, _>>()?;
     plan::no_two_on_one_port(&specs).map_err(UsageError)?;
+    let values = [("--network", &args.networks), ("--bridge", &args.bridges), ("--allow", &args.allow)];
+    values.iter().try_for_each(|(flag, values)| one_value_each(flag, values))?;
     Ok(Request {
         specs,
         container: args.container.clone(),

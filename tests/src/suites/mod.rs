@@ -78,6 +78,7 @@ mod services;
 mod stages;
 mod traffic;
 mod transcripts;
+mod typed;
 mod upgrade;
 
 use anyhow::Result;
@@ -188,6 +189,7 @@ pub(crate) fn all() -> Vec<Test> {
         dry_run::TESTS,
         growth::TESTS,
         leaks::TESTS,
+        typed::TESTS,
         upgrade::TESTS,
         docker::TESTS,
         transcripts::TESTS,

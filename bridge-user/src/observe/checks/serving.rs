@@ -3,7 +3,10 @@
 //! Invariant: the subject is the attachment's name.
 
 use crate::{
-    model::{attachment::Attachment, codes, finding::Finding, identity::Identity, source::NamedContainer},
+    model::{
+        attachment::Attachment, codes, escape::quoted, finding::Finding, identity::Identity,
+        source::NamedContainer,
+    },
     net::listeners::Listener,
     plan,
 };
@@ -17,7 +20,7 @@ pub fn no_listener(state: &Attachment) -> Finding {
     )
 }
 
-/// Nothing listens on the target, and something does on another loopback address.
+/// Nothing listens on the target, and something does on another loopback address, or at the service's usual port.
 pub fn listener_elsewhere(state: &Attachment, listener: &Listener) -> Finding {
     let found = listener.addr;
     let is_steered = state.gateways.iter().any(|gateway| gateway.is_ipv4() == found.is_ipv4());
@@ -25,7 +28,7 @@ pub fn listener_elsewhere(state: &Attachment, listener: &Listener) -> Finding {
     let finding = codes::LISTENER_ELSEWHERE.finding(
         state.name(),
         format!("nothing listens on {}, but there is a listener on {found}", state.target),
-        format!("attach {}={}:{found}{how} to mean that", state.service, state.port),
+        format!("attach {}{how} to mean that", quoted(&format!("{}={}:{found}", state.service, state.port))),
     );
     finding.with_evidence(found.to_string())
 }

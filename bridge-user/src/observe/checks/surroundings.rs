@@ -5,18 +5,45 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use crate::{
     model::{
         attachment::Attachment,
         bridge::{Bridge, Uplink},
         codes,
         finding::Finding,
+        source::Source,
     },
     net::listeners::Listener,
     netfilter::nat::Redirection,
     observe::surroundings::Placeholder,
     plan,
 };
+
+/// The allow-list has sources that no container on the bridge can have. Others are routed over the bridge where it leads
+/// to machines, and into a container from anywhere.
+pub fn allowed_outside(state: &Attachment, bridge: &Bridge) -> Option<Finding> {
+    let subnets: Vec<IpNet> = bridge.addrs.iter().map(IpNet::trunc).collect();
+    let is_outside = |net: &&IpNet| {
+        let link_local = matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
+        !link_local && !subnets.iter().any(|own| own.contains(*net) || net.contains(own))
+    };
+    let outside: Vec<&IpNet> = state.allow.iter().filter_map(Source::net).filter(is_outside).collect();
+    if outside.is_empty() || state.container.is_some() || bridge.setting.uplink.is_some() {
+        return None;
+    }
+    let cause =
+        format!("no container on {} has an address of {}", bridge.name, plan::few(&outside, ", ", SHOWN));
+    let cure = format!(
+        "use --allow with {} or what is in it, or --network with the network of those sources",
+        plan::list(&subnets)
+    );
+    Some(codes::ALLOW_OUTSIDE.finding(state.name(), cause, cure))
+}
+
+/// Sources that a line shows of a list.
+const SHOWN: usize = 4;
 
 /// What is so of a listener that only holds its port.
 pub fn held(target: SocketAddr, placeholder: &Placeholder) -> String {
