@@ -4,6 +4,7 @@ use crate::{
     model::{
         escape::{escaped, push_line},
         finding::Finding,
+        presets,
     },
     observe::{
         readiness::Readiness,
@@ -82,6 +83,18 @@ impl Report {
 }
 
 impl AttachmentReport {
+    /// What to put into the container.
+    pub(crate) fn connect_line(&self) -> Option<String> {
+        let variable = presets::connect(&self.service).variable;
+        let sign = if variable.is_empty() { "" } else { "=" };
+        let each: Vec<_> = self.connect.iter().map(|url| format!("{variable}{sign}{url}")).collect();
+        if each.is_empty() {
+            None
+        } else {
+            Some(format!("{}: containers use {}", self.name, each.join(" or ")))
+        }
+    }
+
     fn row(&self) -> [String; 9] {
         let bracketed = |g: &String| if g.contains(':') { format!("[{g}]") } else { g.clone() };
         let gateways = self.gateways.iter().map(|g| format!("{}:{}", bracketed(g), self.port));

@@ -295,6 +295,13 @@ codes! {
         see: "the ALLOW column: these are trusted now",
         cure: "narrow it with `--allow`, make the service ask for a password, or attach with `--identity container`",
     }
+    SERVICE_TRUSTS_LOCAL: "service-trusts-local", Warning, "attach", "0.1.0" {
+        symptom: "`warning: SERVICE: …`",
+        cause: "the service gives local clients more than others, and with `--identity loopback` every container that \
+                is allowed looks local",
+        see: "[what services do](reference.md#presets)",
+        cure: "as the warning says",
+    }
     ALLOW_WIDENED: "allow-widened", Warning, "attach", "0.1.0" {
         symptom: "`warning: …: … may connect from now on`",
         cause: "attach replaced an allow-list by one that admits more; without `--allow` it is the default, which is \

@@ -2,7 +2,7 @@
 //!
 //! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `features`, `listener`,
 //! `bridge`, `backoff`, `escape` and `finding` know nothing of the others, `codes` only `finding`, `instance` only the
-//! level, `programs` only the features, `naming` and `presets` only the first two, then come `spec` and `datapath`, and
+//! level, `programs` only the features, `naming`, `notes` and then `presets` only the first two, then come `spec` and `datapath`, and
 //! `attachment` is made of all of them.
 
 pub mod attachment;
@@ -18,6 +18,7 @@ pub mod identity;
 pub mod instance;
 pub mod listener;
 pub mod naming;
+pub mod notes;
 pub mod presets;
 pub mod programs;
 pub mod source;

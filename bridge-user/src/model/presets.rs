@@ -6,10 +6,12 @@
 
 use std::num::NonZeroU16;
 
-use super::identity::Identity;
+use super::notes::{
+    JVM, MAIL, MCP, MONGODB, MYSQL, NO_AUTH, Note, OLLAMA, OPENCLAW, POSTGRES, RABBITMQ, REDIS,
+};
 
 /// One known service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Preset {
     /// The word used on the command line, which becomes the service part of the attachment's name.
     pub name: &'static str,
@@ -17,118 +19,107 @@ pub struct Preset {
     pub port: NonZeroU16,
     /// What it is, in a few words, for `--help` and lists.
     pub summary: &'static str,
-    /// A trap, which `attach` tells of.
-    pub note: Note,
+    /// What its clients are given.
+    pub connect: Connect,
+    /// Traps, which `attach` tells of.
+    pub notes: &'static [Note],
 }
 
-/// What somebody who attaches a service should know of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Nothing.
-    None,
-    /// Whoever its clients are.
-    Always(&'static str),
-    /// What it does with a client whose address is not local.
-    Remote {
-        /// What happens.
-        cause: &'static str,
-        /// What to do about it, besides asking for the loopback identity.
-        cure: &'static str,
-    },
+/// How clients are told where a service is.
+#[derive(Debug, Clone, Copy)]
+pub struct Connect {
+    /// The environment variable that its clients commonly read; may be empty.
+    pub variable: &'static str,
+    /// The URL, with `{}` in the place of HOST:PORT.
+    url: &'static str,
 }
 
-impl Note {
-    /// Cause and cure, if it concerns a service that sees its clients like this. The cure may be empty.
-    pub fn words(self, identity: Identity) -> Option<(&'static str, String)> {
-        match (self, identity) {
-            (Self::Always(cause), _) => Some((cause, String::new())),
-            (Self::Remote { cause, cure }, Identity::Container) => {
-                Some((cause, format!("{cure}, or attach with --identity loopback")))
-            }
-            (Self::Remote { .. }, Identity::Loopback) | (Self::None, _) => None,
-        }
+impl Connect {
+    /// What clients are given of a service without a preset.
+    const PLAIN: Self = Self { variable: "", url: "{}" };
+
+    /// The URL, or what takes its place, for this `HOST:PORT`.
+    pub fn url(self, place: &str) -> String {
+        self.url.replace("{}", place)
     }
 }
 
-const fn preset(name: &'static str, port: u16, summary: &'static str, note: Note) -> Preset {
+const fn preset(
+    name: &'static str,
+    port: u16,
+    summary: &'static str,
+    (variable, url): (&'static str, &'static str),
+    notes: &'static [Note],
+) -> Preset {
     match NonZeroU16::new(port) {
-        Some(port) => Preset { name, port, summary, note },
+        Some(port) => Preset { name, port, summary, connect: Connect { variable, url }, notes },
         None => panic!("a preset's port is never 0"),
     }
 }
 
-const PG_NOTE: Note =
-    Note::Remote { cause: "pg_hba.conf needs a line for the container's subnet", cure: "add one" };
-const MYSQL_NOTE: Note = Note::Remote {
-    cause: "accounts for 'user'@'localhost' do not match a container's address",
-    cure: "grant to its subnet",
-};
-const REDIS_NOTE: Note = Note::Remote {
-    cause: "without a password, protected mode answers only 127.0.0.1",
-    cure: "set a password",
-};
-const OLLAMA_NOTE: Note = Note::Always(
-    "answers 403 to Host names other than localhost, IP addresses and names in .local, .localhost or .internal",
-);
-const JVM_NOTE: Note = Note::Always("Java often listens on the IPv4-mapped address ::ffff:127.0.0.1");
-const NO_AUTH_NOTE: Note =
-    Note::Always("has no authentication by default: every allowed container gets full access");
+const HTTP: (&str, &str) = ("", "http://{}");
+const OPENAI: (&str, &str) = ("OPENAI_BASE_URL", "http://{}/v1");
+const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis://{}");
+const MYSQL_URL: (&str, &str) = ("DATABASE_URL", "mysql://USER@{}/DB");
+const POSTGRES_URL: (&str, &str) = ("DATABASE_URL", "postgresql://USER@{}/DB");
 
 /// All presets, in the order they are listed to people.
 pub const PRESETS: &[Preset] = &[
-    preset("ollama", 11434, "Ollama, local language models", OLLAMA_NOTE),
-    preset(
-        "openclaw",
-        18789,
-        "OpenClaw AI gateway",
-        Note::Always("the gateway's own token is still required"),
-    ),
-    preset("litellm", 4000, "LiteLLM proxy", Note::None),
-    preset("vllm", 8000, "vLLM, OpenAI-compatible server", NO_AUTH_NOTE),
-    preset("llamacpp", 8080, "llama.cpp llama-server", NO_AUTH_NOTE),
-    preset("lmstudio", 1234, "LM Studio local server", NO_AUTH_NOTE),
-    preset("localai", 8080, "LocalAI", NO_AUTH_NOTE),
-    preset("comfyui", 8188, "ComfyUI", NO_AUTH_NOTE),
-    preset("postgres", 5432, "PostgreSQL", PG_NOTE),
-    preset("mysql", 3306, "MySQL", MYSQL_NOTE),
-    preset("mariadb", 3306, "MariaDB", MYSQL_NOTE),
-    preset(
-        "mongodb",
-        27017,
-        "MongoDB",
-        Note::Remote {
-            cause: "the localhost exception does not apply to containers",
-            cure: "make the first user on the host",
-        },
-    ),
-    preset("redis", 6379, "Redis", REDIS_NOTE),
-    preset("valkey", 6379, "Valkey", REDIS_NOTE),
-    preset("memcached", 11211, "memcached", NO_AUTH_NOTE),
-    preset("qdrant", 6333, "Qdrant, HTTP API (gRPC is 6334)", NO_AUTH_NOTE),
-    preset("chroma", 8000, "Chroma vector database", NO_AUTH_NOTE),
-    preset("weaviate", 8080, "Weaviate, HTTP API", NO_AUTH_NOTE),
-    preset("meilisearch", 7700, "Meilisearch", Note::None),
-    preset("elasticsearch", 9200, "Elasticsearch, HTTP API", JVM_NOTE),
-    preset("opensearch", 9200, "OpenSearch, HTTP API", JVM_NOTE),
-    preset("clickhouse", 8123, "ClickHouse, HTTP API (native is 9000)", Note::None),
-    preset("neo4j", 7687, "Neo4j, Bolt", JVM_NOTE),
-    preset("influxdb", 8086, "InfluxDB 2", Note::None),
-    preset(
-        "rabbitmq",
-        5672,
-        "RabbitMQ, AMQP",
-        Note::Remote { cause: "user guest may log in only from 127.0.0.1", cure: "make another user" },
-    ),
-    preset("mosquitto", 1883, "Mosquitto, MQTT", Note::None),
-    preset("nats", 4222, "NATS", Note::None),
-    preset("minio", 9000, "MinIO, S3 API", Note::None),
-    preset("etcd", 2379, "etcd, client API", Note::None),
-    preset("vault", 8200, "HashiCorp Vault", Note::None),
-    preset("prometheus", 9090, "Prometheus", NO_AUTH_NOTE),
-    preset("grafana", 3000, "Grafana", Note::None),
-    preset("n8n", 5678, "n8n workflows", Note::None),
-    preset("windmill", 8000, "Windmill server", Note::None),
+    preset("ollama", 11434, "Ollama, local language models", ("OLLAMA_HOST", "http://{}"), OLLAMA),
+    preset("openclaw", 18789, "OpenClaw AI gateway", ("OPENCLAW_GATEWAY_URL", "ws://{}"), OPENCLAW),
+    preset("litellm", 4000, "LiteLLM proxy", OPENAI, &[]),
+    preset("vllm", 8000, "vLLM, OpenAI-compatible server", OPENAI, NO_AUTH),
+    preset("llamacpp", 8080, "llama.cpp llama-server", OPENAI, NO_AUTH),
+    preset("lmstudio", 1234, "LM Studio local server", OPENAI, NO_AUTH),
+    preset("localai", 8080, "LocalAI", OPENAI, NO_AUTH),
+    preset("comfyui", 8188, "ComfyUI", HTTP, NO_AUTH),
+    preset("postgres", 5432, "PostgreSQL", POSTGRES_URL, POSTGRES),
+    preset("mysql", 3306, "MySQL", MYSQL_URL, MYSQL),
+    preset("mariadb", 3306, "MariaDB", MYSQL_URL, MYSQL),
+    preset("mongodb", 27017, "MongoDB", ("MONGODB_URI", "mongodb://{}/DB"), MONGODB),
+    preset("redis", 6379, "Redis", REDIS_URL, REDIS),
+    preset("valkey", 6379, "Valkey", REDIS_URL, REDIS),
+    preset("memcached", 11211, "memcached", ("", "{}"), NO_AUTH),
+    preset("qdrant", 6333, "Qdrant, HTTP API (gRPC is 6334)", ("QDRANT_URL", "http://{}"), NO_AUTH),
+    preset("chroma", 8000, "Chroma vector database", HTTP, NO_AUTH),
+    preset("weaviate", 8080, "Weaviate, HTTP API", HTTP, NO_AUTH),
+    preset("meilisearch", 7700, "Meilisearch", HTTP, &[]),
+    preset("elasticsearch", 9200, "Elasticsearch, HTTP API", ("", "https://USER@{}"), JVM),
+    preset("opensearch", 9200, "OpenSearch, HTTP API", ("", "https://USER@{}"), JVM),
+    preset("clickhouse", 8123, "ClickHouse, HTTP API (native is 9000)", HTTP, &[]),
+    preset("neo4j", 7687, "Neo4j, Bolt", ("NEO4J_URI", "bolt://{}"), JVM),
+    preset("influxdb", 8086, "InfluxDB 2", HTTP, &[]),
+    preset("rabbitmq", 5672, "RabbitMQ, AMQP", ("AMQP_URL", "amqp://USER@{}"), RABBITMQ),
+    preset("mosquitto", 1883, "Mosquitto, MQTT", ("", "mqtt://{}"), &[]),
+    preset("nats", 4222, "NATS", ("NATS_URL", "nats://{}"), &[]),
+    preset("minio", 9000, "MinIO, S3 API", ("AWS_ENDPOINT_URL_S3", "http://{}"), &[]),
+    preset("etcd", 2379, "etcd, client API", ("ETCDCTL_ENDPOINTS", "http://{}"), &[]),
+    preset("vault", 8200, "HashiCorp Vault", ("VAULT_ADDR", "http://{}"), &[]),
+    preset("prometheus", 9090, "Prometheus", HTTP, NO_AUTH),
+    preset("grafana", 3000, "Grafana", HTTP, &[]),
+    preset("n8n", 5678, "n8n workflows", HTTP, &[]),
+    preset("windmill", 8000, "Windmill server", HTTP, &[]),
+    preset("smtp", 25, "mail relay (Postfix, Exim)", ("", "smtp://{}"), MAIL),
 ];
+
+/// Services without a fixed port, as people name them: `mcp=8931`.
+pub const WITHOUT_PORT: &[(&str, Connect, &[Note])] = &[
+    ("mcp", Connect { variable: "", url: "http://{}" }, MCP),
+    ("playwright", Connect { variable: "", url: "http://{}" }, MCP),
+];
+
+/// What the clients of a service are given.
+pub fn connect(service: &str) -> Connect {
+    let without_port =
+        WITHOUT_PORT.iter().find(|(name, _, _)| *name == service).map(|(_, connect, _)| *connect);
+    find(service).map(|preset| preset.connect).or(without_port).unwrap_or(Connect::PLAIN)
+}
+
+/// What is known of a service.
+pub fn notes(service: &str) -> &'static [Note] {
+    let without_port = WITHOUT_PORT.iter().find(|(name, _, _)| *name == service).map(|(_, _, notes)| *notes);
+    find(service).map(|preset| preset.notes).or(without_port).unwrap_or_default()
+}
 
 /// The preset called exactly `name`, if there is one.
 pub fn find(name: &str) -> Option<&'static Preset> {
@@ -201,7 +192,23 @@ mod tests {
         for (name, port) in required {
             assert_eq!(find(name).map(|preset| preset.port.get()), Some(port), "{name}");
         }
-        assert_eq!(find("mcp"), None, "MCP servers have no fixed port");
+        assert!(find("mcp").is_none(), "MCP servers have no fixed port");
+        assert!(WITHOUT_PORT.iter().all(|(name, _, _)| find(name).is_none()));
+    }
+
+    #[test]
+    fn clients_are_given_what_they_can_use() {
+        for (service, expected) in [
+            ("ollama", "http://172.17.0.1:1"),
+            ("postgres", "postgresql://USER@172.17.0.1:1/DB"),
+            ("redis", "redis://172.17.0.1:1"),
+            ("litellm", "http://172.17.0.1:1/v1"),
+            ("mcp", "http://172.17.0.1:1"),
+            ("tcp", "172.17.0.1:1"),
+        ] {
+            assert_eq!(connect(service).url("172.17.0.1:1"), expected);
+        }
+        assert!(PRESETS.iter().all(|preset| preset.connect.url.contains("{}")));
     }
 
     #[test]

@@ -203,6 +203,7 @@ fn json_has_the_contracts_shape() {
     let expected = concat!(
         r#"{"version":1,"attachments":[{"name":"bridge-redis-6379","service":"redis","port":6379,"#,
         r#""target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","gateways":["172.17.0.1"],"#,
+        r#""connect":["redis://172.17.0.1:6379"],"#,
         r#""datapath":"steer","reason":"probe passed","identity":"container","state":"ready","#,
         r#""allow":["172.17.0.0/16"],"findings":[],"#,
         r#""counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null,"#,

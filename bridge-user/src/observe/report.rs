@@ -1,6 +1,9 @@
 //! How attachments are reported: the JSON of `cli.md`. Pure data, also between a relay process and who asks it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use bridge_common::maps::{Stats, TrackStats};
 use serde::{Deserialize, Serialize, Serializer};
@@ -15,7 +18,7 @@ use crate::{
         datapath::Datapath,
         finding::Finding,
         identity::Identity,
-        naming,
+        naming, presets,
         source::{NamedContainer, Source},
         target::Port,
     },
@@ -81,6 +84,9 @@ pub struct AttachmentReport {
     pub bridge: String,
     /// Gateway addresses.
     pub gateways: Vec<String>,
+    /// What containers are given to reach it, for each gateway address: a URL, or `HOST:PORT`.
+    #[serde(default)]
+    pub connect: Vec<String>,
     /// What carries connections.
     pub datapath: Datapath,
     /// Why that datapath.
@@ -218,6 +224,7 @@ impl AttachmentReport {
             network: state.network.clone(),
             bridge: state.bridge.clone(),
             gateways: state.gateways.iter().map(ToString::to_string).collect(),
+            connect: state.gateways.iter().map(|&gateway| connect(state, gateway)).collect(),
             datapath: state.datapath,
             reason: state.reason.to_string(),
             identity: state.identity,
@@ -229,4 +236,8 @@ impl AttachmentReport {
             counters,
         }
     }
+}
+
+fn connect(state: &Attachment, gateway: IpAddr) -> String {
+    presets::connect(&state.service).url(&SocketAddr::new(gateway, state.port.get()).to_string())
 }

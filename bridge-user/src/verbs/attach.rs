@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
-use super::{attach_report::AttachReport, follow};
+use super::{attach_report::AttachReport, compose, follow};
 use crate::{
     UsageError,
     apply::{self, Attached},
@@ -75,10 +75,13 @@ pub struct Args {
     /// Relay in the foreground until SIGINT or SIGTERM, then drain; with --container, follow its restarts until then
     #[arg(long)]
     foreground: bool,
-    #[command(flatten)]
-    relay: RelayArgs,
+    /// Print, in place of the table, what a compose file needs for containers to reach it
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with_all = ["dry_run", "output"])]
+    print: Option<Snippet>,
     #[command(flatten)]
     output: FormatArgs,
+    #[command(flatten)]
+    relay: RelayArgs,
 }
 
 /// Options of relays; seconds may have a fraction.
@@ -141,6 +144,12 @@ fn seconds_up_to(max: f64, text: &str) -> Result<Duration, String> {
     number.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds, from 0 to {max}"))
 }
 
+/// What can be printed for other programs.
+#[derive(Clone, Copy, ValueEnum)]
+enum Snippet {
+    Compose,
+}
+
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum Firewall {
     #[default]
@@ -187,7 +196,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
     }
     let announce = |runner: &Runner| {
         let report = AttachReport::new(&request, scope, &prepared.intent, runner, warnings)?;
-        out.print_as(args.output.output, &report, AttachReport::to_text).map(drop)
+        show(args, &report, out)
     };
     let is_attached = prepared.intent.wanted().next().is_some();
     if args.foreground && is_attached && prepared.container.is_some() {
@@ -200,6 +209,15 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))?;
     }
     Ok(code)
+}
+
+/// Prints what came of it, or only the snippet that was asked for.
+fn show(args: &Args, report: &AttachReport, out: &Out) -> anyhow::Result<()> {
+    if let Some(Snippet::Compose) = args.print {
+        report.notes().iter().for_each(|note| out.say(note));
+        return out.print(&compose::snippet(report.attached())).map(drop);
+    }
+    out.print_as(args.output.output, report, AttachReport::to_text).map(drop)
 }
 
 /// Says how many connections were reset at the end of the drain time.

@@ -8,7 +8,7 @@ use crate::{
     model::{attachment::Attachment, escape::push_line},
     observe::{
         checks::advice::{Advice, advice, widened},
-        report::Report,
+        report::{AttachmentReport, Report},
         snapshot,
     },
     plan::{Intent, Refusal, request::Request},
@@ -56,12 +56,24 @@ impl AttachReport {
         Ok(Self { report, refused: intent.refused.clone(), warnings, notes })
     }
 
+    /// What is attached.
+    pub(super) fn attached(&self) -> &Report {
+        &self.report
+    }
+
+    /// Notes and warnings.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// As a table, notes and warnings below; nothing where nothing is attached.
     pub(super) fn to_text(&self) -> String {
         if self.report.attachments.is_empty() {
             return String::new();
         }
         let mut text = self.report.to_text();
+        let lines = self.report.attachments.iter().filter_map(AttachmentReport::connect_line);
+        lines.for_each(|line| push_line(&mut text, &line));
         self.notes.iter().for_each(|line| push_line(&mut text, line));
         text
     }

@@ -5,6 +5,7 @@
 pub mod attach;
 mod attach_report;
 pub mod check;
+pub(crate) mod compose;
 pub mod detach;
 pub mod events;
 pub mod follow;

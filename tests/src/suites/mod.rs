@@ -76,6 +76,7 @@ mod rig_itself;
 mod scope;
 mod services;
 mod stages;
+mod told;
 mod traffic;
 mod transcripts;
 mod typed;
@@ -190,6 +191,7 @@ pub(crate) fn all() -> Vec<Test> {
         growth::TESTS,
         leaks::TESTS,
         typed::TESTS,
+        told::TESTS,
         upgrade::TESTS,
         docker::TESTS,
         transcripts::TESTS,

@@ -16,7 +16,8 @@ use crate::{
         codes,
         finding::Finding,
         identity::Identity,
-        presets::{self, Preset},
+        notes::{Clients, Note},
+        presets,
         source::Source,
         spec::ServiceSpec,
     },
@@ -37,7 +38,7 @@ pub struct Advice {
 
 /// What there is to tell of these SPECs, which are wanted as these attachments.
 pub fn advice(specs: &[ServiceSpec], wanted: &[&Attachment]) -> Vec<Advice> {
-    let mut all: Vec<Advice> = specs.iter().filter_map(|spec| service_note(spec, wanted)).collect();
+    let mut all: Vec<Advice> = specs.iter().flat_map(|spec| service_notes(spec, wanted)).collect();
     all.extend(loopback_trust(wanted));
     all
 }
@@ -74,16 +75,25 @@ fn beyond<'a>(known: &BTreeSet<Source>, sources: &'a BTreeSet<Source>) -> Vec<&'
     sources.iter().filter(|source| !is_known(source)).collect()
 }
 
-/// A trap of a service that is known by name.
-fn service_note(spec: &ServiceSpec, wanted: &[&Attachment]) -> Option<Advice> {
-    let Preset { name, note, .. } = presets::find(&spec.service)?;
+/// The traps of a service that is known by name, for all its networks at once.
+fn service_notes(spec: &ServiceSpec, wanted: &[&Attachment]) -> Vec<Advice> {
     let is_its = |state: &&&Attachment| state.service == spec.service && state.port == spec.port;
     let its: Vec<_> = wanted.iter().filter(is_its).collect();
-    let (cause, cure) = note.words(its.first()?.identity)?;
-    let finding = |subject: String| codes::SERVICE_NOTE.finding(subject, cause, cure.as_str());
-    let findings: Vec<Finding> = its.iter().map(|state| finding(state.name())).collect();
-    let text = findings.first()?;
-    Some(Advice { line: format!("note: {name}: {text}"), findings })
+    let sources: BTreeSet<IpNet> =
+        its.iter().flat_map(|state| state.allow.iter().map(Source::widest)).collect();
+    let sources: Vec<IpNet> = sources.into_iter().collect();
+    let advice = |note: &Note| {
+        let (cause, cure) = note.words(its.first()?.identity, &sources)?;
+        let (code, word) = match note.clients {
+            Clients::Local => (&codes::SERVICE_TRUSTS_LOCAL, "warning"),
+            Clients::All | Clients::Remote => (&codes::SERVICE_NOTE, "note"),
+        };
+        let finding = |state: &&&Attachment| code.finding(state.name(), cause, cure.as_str());
+        let findings: Vec<Finding> = its.iter().map(finding).collect();
+        let text = findings.first()?;
+        Some(Advice { line: format!("{word}: {}: {text}", spec.service), findings })
+    };
+    presets::notes(&spec.service).iter().filter_map(advice).collect()
 }
 
 /// The line is the cause alone: the cure takes back what was asked for on this command line.
@@ -127,12 +137,20 @@ mod tests {
     fn a_note_is_one_line_and_a_finding_for_each_attachment() {
         let found = advised(&["redis", "web=8080"], Identity::Container);
         let lines: Vec<_> = found.iter().map(|one| one.line.as_str()).collect();
-        let note = "note: redis: without a password, protected mode answers only 127.0.0.1: set a password, or attach \
-                    with --identity loopback";
+        let note = "note: redis: answers `-DENIED Redis is running in protected mode` while it has no password: set a \
+                    password, or attach with --identity loopback";
         assert_eq!(lines, [note]);
         let subjects: Vec<_> = found[0].findings.iter().map(|finding| finding.subject.as_str()).collect();
         assert_eq!(subjects, ["app-redis-6379", "bridge-redis-6379"]);
         assert!(found[0].findings.iter().all(|finding| finding.code == "service-note"));
+    }
+
+    #[test]
+    fn a_service_that_trusts_local_clients_is_warned_of() {
+        let found = advised(&["smtp"], Identity::Loopback);
+        let line = &found[0].line;
+        assert!(line.starts_with("warning: smtp: relays for 127.0.0.1 without a login"), "{line}");
+        assert!(found[0].findings.iter().all(|finding| finding.code == "service-trusts-local"));
     }
 
     #[test]
