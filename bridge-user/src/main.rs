@@ -8,5 +8,8 @@ use bridge_user::{
 };
 
 fn main() -> ExitCode {
+    if cli::complete(std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     cli::run(std::env::args_os(), Scope::of_this_thread, &Out::standard())
 }

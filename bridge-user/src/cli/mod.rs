@@ -3,14 +3,20 @@
 //! Invariants: one error is one line on standard error, whatever its causes contain; exit codes are 0 done, 1 failed, 2
 //! wrong usage; help and version cannot fail.
 
+mod complete;
+mod man;
 pub(crate) mod output;
 pub(crate) mod table;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-pub use self::output::Out;
+pub use self::{complete::complete, output::Out};
 use crate::{
     UsageError,
     scope::Scope,
@@ -46,7 +52,11 @@ pub(crate) enum Verb {
         shell: clap_complete::Shell,
     },
     /// Print the manual page
-    Man,
+    Man {
+        /// Write one page for the program and one for each verb into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// What `--version --verbose` adds.
@@ -109,20 +119,14 @@ fn run_verb(
         Verb::Status(args) => return status::run(args, &scope()?, out),
         Verb::Check(args) => return check::run(args, &scope()?, out),
         Verb::Events(args) => events::run(args, &scope()?, out)?,
-        Verb::Completions { shell } => print_completions(*shell, out)?,
-        Verb::Man => print_manual(out)?,
+        Verb::Completions { shell } => drop(out.print_bytes(&complete::script(*shell)?)?),
+        Verb::Man { dir } => print_manual(dir.as_deref(), out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_completions(shell: clap_complete::Shell, out: &Out) -> anyhow::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "bridge-user", &mut script);
-    out.print_bytes(&script).map(drop)
-}
-
-fn print_manual(out: &Out) -> anyhow::Result<()> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-    out.print_bytes(&page).map(drop)
+fn print_manual(directory: Option<&Path>, out: &Out) -> anyhow::Result<()> {
+    let Some(directory) = directory else { return out.print_bytes(&man::page()?).map(drop) };
+    let names: String = man::write_all(directory)?.iter().map(|name| format!("{name}\n")).collect();
+    out.print(&names).map(drop)
 }

@@ -101,6 +101,24 @@ impl Docker {
         pick_network(self.list_networks().await?, name)
     }
 
+    /// The names of all networks of driver `bridge`, sorted.
+    ///
+    /// # Errors
+    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
+    pub async fn network_names(&self) -> Result<Vec<String>, DockerError> {
+        Ok(names_of_bridges(self.list_networks().await?))
+    }
+
+    /// The names of all running containers, sorted.
+    ///
+    /// # Errors
+    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
+    pub async fn container_names(&self) -> Result<Vec<String>, DockerError> {
+        let mut names: Vec<String> = self.list_containers(false).await?.iter().map(display_name).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// The network whose bridge this interface is.
     ///
     /// # Errors

@@ -193,7 +193,11 @@ pub fn addresses(namespace: &Namespace, index: u32) -> Result<Vec<IpNet>, NetErr
     Ok(payloads.iter().filter_map(|payload| parse_address(payload, index)).collect())
 }
 
-fn bridge_names(namespace: &Namespace) -> Result<Vec<String>, NetError> {
+/// The names of all bridges, sorted.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn bridge_names(namespace: &Namespace) -> Result<Vec<String>, NetError> {
     let bridges = links(namespace)?.into_iter().filter(|link| link.kind == "bridge");
     let mut names: Vec<String> = bridges.map(|link| link.name).collect();
     names.sort();

@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
-use super::{attach_report::AttachReport, compose, follow};
+use super::{attach_report::AttachReport, candidates, compose, follow};
 use crate::{
     UsageError,
     apply::{self, Attached},
@@ -37,16 +37,16 @@ const MAX_KEEPALIVE: f64 = 32767.0;
 pub struct Args {
     /// A preset (ollama, postgres, redis, …), or [NAME=]PORT, [NAME=]PORT:TARGET_PORT, [NAME=]PORT:ADDR:TARGET_PORT,
     /// [NAME=]PORT:unix:/PATH; PORT is the one containers use on the gateway
-    #[arg(required = true, value_name = "SPEC", long_help = spec_help())]
+    #[arg(required = true, value_name = "SPEC", long_help = spec_help(), add = candidates::presets())]
     specs: Vec<String>,
     /// Attach inside this running container: its own 127.0.0.1 services become reachable at its own addresses
-    #[arg(long, value_name = "NAME", conflicts_with = "bridges")]
+    #[arg(long, value_name = "NAME", conflicts_with = "bridges", add = candidates::containers())]
     container: Option<String>,
     /// Docker network to attach to (default: bridge; with --container: each that it is on); may repeat
-    #[arg(long = "network", value_name = "NAME")]
+    #[arg(long = "network", value_name = "NAME", add = candidates::networks())]
     networks: Vec<String>,
     /// Linux bridge to attach to, without Docker; may repeat
-    #[arg(long = "bridge", value_name = "IFACE")]
+    #[arg(long = "bridge", value_name = "IFACE", add = candidates::bridges())]
     bridges: Vec<String>,
     /// How connections are carried; this version has steer, sockmap and splice
     #[arg(long, value_enum, default_value_t)]
@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     identity: Identity,
     /// Source allowed to connect (default: the bridge's subnets); may repeat
-    #[arg(long = "allow", value_name = "CIDR|CONTAINER")]
+    #[arg(long = "allow", value_name = "CIDR|CONTAINER", add = candidates::containers())]
     allow: Vec<String>,
     /// Whether firewall rules are managed; this version never changes the firewall
     #[arg(long, value_enum, default_value_t)]

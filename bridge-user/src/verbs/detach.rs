@@ -2,6 +2,7 @@
 
 use anyhow::{anyhow, bail};
 
+use super::candidates;
 use crate::{
     apply,
     cli::output::Out,
@@ -19,7 +20,7 @@ use crate::{
 pub struct Args {
     /// Names of attachments, services or containers, or ports; a name that means nothing is an error, and the others
     /// are detached
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = candidates::attachments())]
     names: Vec<String>,
     /// Everything of this network namespace, and what it attached inside containers
     #[arg(long)]

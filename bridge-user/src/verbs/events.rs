@@ -9,6 +9,7 @@ use std::{
 use anyhow::{anyhow, bail};
 use serde::Serialize;
 
+use super::candidates;
 use crate::{
     cli::output::{Format, FormatArgs, Out, Printed},
     kernel::{
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, short)]
     follow: bool,
     /// Those of what is attached inside this container
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::containers())]
     container: Option<String>,
     #[command(flatten)]
     output: FormatArgs,

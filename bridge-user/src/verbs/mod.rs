@@ -4,6 +4,7 @@
 
 pub mod attach;
 mod attach_report;
+mod candidates;
 pub mod check;
 pub(crate) mod compose;
 pub mod detach;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 
+use super::candidates;
 use crate::{
     cli::output::{FormatArgs, Out},
     model::{
@@ -25,7 +26,7 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Args {
     /// Attachment or service names (default: all)
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = candidates::attachments())]
     names: Vec<String>,
     /// Say only what is wrong, one line for each problem, and exit 1 if there is any: for health checks
     #[arg(long)]

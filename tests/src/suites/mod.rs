@@ -75,6 +75,7 @@ mod restart;
 mod rig_itself;
 mod scope;
 mod services;
+mod shells;
 mod stages;
 mod told;
 mod traffic;
@@ -192,6 +193,7 @@ pub(crate) fn all() -> Vec<Test> {
         leaks::TESTS,
         typed::TESTS,
         told::TESTS,
+        shells::TESTS,
         upgrade::TESTS,
         docker::TESTS,
         transcripts::TESTS,

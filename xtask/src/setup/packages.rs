@@ -65,6 +65,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "dockerd", package: "docker.io", needs: &[Need::HostSuite] },
     Program { name: "docker", package: "docker.io docker-cli", needs: &[Need::HostSuite] },
     Program { name: "socat", package: "socat", needs: &[Need::Namespaces, Need::Peers, Need::HostSuite] },
+    Program { name: "zsh", package: "zsh", needs: &[Need::HostSuite] },
+    Program { name: "fish", package: "fish", needs: &[Need::HostSuite] },
     Program { name: "curl", package: "curl", needs: &[Need::HostSuite] },
     Program { name: "bpftool", package: "bpftool", needs: &[Need::HostSuite] },
 ];
