@@ -181,8 +181,8 @@ mod tests {
 
     #[test]
     fn markdown_becomes_what_man_reads() {
-        let text = "One `word`, [a link](x.md#y).\n\n| name | a | b |\n| --- | --- | --- |\n| `x\\|y` | 1 | |\n| z | 1 | 2 |\n";
-        let page = written("A part", text).to_roff();
+        let table = "| name | a | b |\n| --- | --- | --- |\n| `x\\|y` | 1 | |\n| z | 1 | 2 |\n";
+        let page = written("A part", &format!("One `word`, [a link](x.md#y).\n\n{table}")).to_roff();
         for expected in
             [".SH \"A PART\"", r"One \fBword\fR, a link.", ".TP\n\\fBx|y\\fR\n1\n", ".TP\nz\na: 1; b: 2\n"]
         {

@@ -10,9 +10,13 @@ use std::{
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use crate::model::escape::push_line;
+
+/// Columns where standard output is no terminal.
+const WIDTH: usize = 80;
 
 type Stream = Arc<Mutex<dyn Write + Send>>;
 
@@ -22,6 +26,7 @@ type Stream = Arc<Mutex<dyn Write + Send>>;
 pub struct Out {
     stdout: Stream,
     stderr: Stream,
+    width: usize,
 }
 
 /// What became of text for standard output.
@@ -36,12 +41,18 @@ pub(crate) enum Printed {
 impl Out {
     /// The process's own.
     pub fn standard() -> Self {
-        Self::new(io::stdout(), io::stderr())
+        let width = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+        Self { width: if width == 0 { WIDTH } else { width }, ..Self::new(io::stdout(), io::stderr()) }
     }
 
     /// Prints to these.
     pub fn new(stdout: impl Write + Send + 'static, stderr: impl Write + Send + 'static) -> Self {
-        Self { stdout: Arc::new(Mutex::new(stdout)), stderr: Arc::new(Mutex::new(stderr)) }
+        Self { stdout: Arc::new(Mutex::new(stdout)), stderr: Arc::new(Mutex::new(stderr)), width: WIDTH }
+    }
+
+    /// How many columns a line of standard output has.
+    pub(crate) fn width(&self) -> usize {
+        self.width
     }
 
     /// Prints a result.

@@ -2,8 +2,8 @@
 //!
 //! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `features`, `listener`,
 //! `bridge`, `backoff`, `escape` and `finding` know nothing of the others, `codes` only `finding`, `instance` only the
-//! level, `programs` only the features, `naming`, `notes` and then `presets` only the first two, then come `spec` and `datapath`, and
-//! `attachment` is made of all of them.
+//! level, `programs` only the features, `naming`, `notes` and then `presets` only the first two, then come `spec` and
+//! `datapath`, and `attachment` is made of all of them.
 
 pub mod attachment;
 pub mod backoff;

@@ -217,7 +217,7 @@ fn show(args: &Args, report: &AttachReport, out: &Out) -> anyhow::Result<()> {
         report.notes().iter().for_each(|note| out.say(note));
         return out.print(&compose::snippet(report.attached())).map(drop);
     }
-    out.print_as(args.output.output, report, AttachReport::to_text).map(drop)
+    out.print_as(args.output.output, report, |report| report.to_text(out.width())).map(drop)
 }
 
 /// Says how many connections were reset at the end of the drain time.

@@ -66,12 +66,12 @@ impl AttachReport {
         &self.notes
     }
 
-    /// As a table, notes and warnings below; nothing where nothing is attached.
-    pub(super) fn to_text(&self) -> String {
+    /// As a table of that many columns, notes and warnings below; nothing where nothing is attached.
+    pub(super) fn to_text(&self, width: usize) -> String {
         if self.report.attachments.is_empty() {
             return String::new();
         }
-        let mut text = self.report.to_text();
+        let mut text = self.report.to_text(width);
         let lines = self.report.attachments.iter().filter_map(AttachmentReport::connect_line);
         lines.for_each(|line| push_line(&mut text, &line));
         self.notes.iter().for_each(|line| push_line(&mut text, line));

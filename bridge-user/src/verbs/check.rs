@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     cli::output::{FormatArgs, Out},
-    cli::table::{lines, table},
+    cli::table::table_of_text,
     kernel::features::Features,
     model::{
         JSON_VERSION, codes,
@@ -74,7 +74,7 @@ pub struct Args {
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
     let report = try_all(&scope.roots)?;
-    out.print_as(args.output.output, &report, CheckReport::to_text)?;
+    out.print_as(args.output.output, &report, |report| report.to_text(out.width()))?;
     Ok(ExitCode::from(exit_code(&report.findings)))
 }
 
@@ -103,14 +103,20 @@ impl CheckReport {
         Self { version: JSON_VERSION, kernel, capabilities, findings }
     }
 
-    /// As a table for people, findings below.
-    pub fn to_text(&self) -> String {
-        let mut rows = vec![["CAPABILITY", "WORKS", "DETAIL", "WHAT FOLLOWS"].map(str::to_owned)];
-        rows.extend(self.capabilities.iter().map(|c| {
-            let works = if c.ok { "yes" } else { "no" };
-            [c.name.to_owned(), works.to_owned(), c.detail.clone(), c.consequence.to_owned()]
-        }));
-        format!("kernel {}\n{}{}", self.kernel, table(&rows), lines(&self.findings))
+    /// As a table for people: for each capability what was found, what follows, and what to do about it.
+    pub fn to_text(&self, width: usize) -> String {
+        let row = |capability: &HostCapability| {
+            let works = if capability.ok { "yes" } else { "no" };
+            let mut said = vec![capability.detail.clone(), capability.consequence.to_owned()];
+            let cure = capability.code.cure;
+            if !capability.ok && !cure.is_empty() {
+                said.push(format!("Cure: {cure}"));
+            }
+            ([capability.name.to_owned(), works.to_owned()], said)
+        };
+        let rows: Vec<_> = self.capabilities.iter().map(row).collect();
+        let head = ["CAPABILITY", "WORKS"];
+        format!("kernel {}\n{}", self.kernel, table_of_text(&head, &rows, "DETAIL, AND WHAT FOLLOWS", width))
     }
 }
 
@@ -339,11 +345,9 @@ mod tests {
             let required = needed.contains(&asked.name);
             assert_eq!(report.capabilities[0].required, required, "{}", asked.name);
             assert_eq!(exit_code(&report.findings), u8::from(required), "{}", asked.name);
-            assert!(
-                report.to_text().contains(&format!("\n{}: it is not there", asked.name)),
-                "{}",
-                asked.name
-            );
+            let text = report.to_text(80);
+            assert!(text.contains("no     it is not there\n"), "{text}");
+            assert!(text.lines().all(|line| line.len() <= 80), "{text}");
         }
         let works = CheckReport::new("6.18".into(), ALL.map(|asked| asked.found(true, WORKS.into())).into());
         assert!(works.findings.is_empty(), "{:?}", works.findings);

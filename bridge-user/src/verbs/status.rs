@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
     };
     match args.check {
         true => out.print_as(args.output.output, &report, lines)?,
-        false => out.print_as(args.output.output, &report, Report::to_text)?,
+        false => out.print_as(args.output.output, &report, |report| report.to_text(out.width()))?,
     };
     let beside = report.findings.iter().filter(|finding| finding.subject.starts_with("net:"));
     for finding in beside {

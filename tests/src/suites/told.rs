@@ -20,6 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("told::compose_snippet_reaches_the_service", compose),
     Test::on_host("told::pg_hba_lines_let_all_attached_subnets_in", pg_hba),
     Test::on_host("told::services_that_trust_local_clients_are_warned_of", trusting_services),
+    Test::on_host("told::tables_fit_eighty_columns", tables),
 ];
 
 const GIVEN: [(&str, &str, &str); 6] = [
@@ -72,7 +73,8 @@ fn compose() -> Result<()> {
     let gateway = engine.gateway("appnet")?;
     let expected = format!(
         "services:\n  app:\n    networks: [appnet]\n    extra_hosts: [\"host.docker.internal:{gateway}\"]\n    \
-         environment:\n      REDIS_URL: \"redis://host.docker.internal:6379\"\nnetworks:\n  appnet:\n    external: true\n"
+         environment:\n      REDIS_URL: \"redis://host.docker.internal:6379\"\nnetworks:\n  appnet:\n    \
+         external: true\n"
     );
     ensure!(output.stdout == expected, "the snippet is {}", output.stdout);
     ensure!(output.stderr.contains("protected mode"), "the note is lost: {}", output.stderr);
@@ -119,6 +121,27 @@ fn trusting_services() -> Result<()> {
     ensure!(remote.contains("`Relay access denied`") && remote.contains("`172.30.1.0/24`"), "{remote}");
     for said in [&local, &remote] {
         ensure!(said.contains("a Host header other than localhost:PORT"), "nothing on MCP: {said}");
+    }
+    Ok(())
+}
+
+/// Standard output is no terminal here.
+fn tables() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.attach("a-service-with-a-long-name=7001")?;
+    let status = rig.cli().ok(&["status"])?;
+    let check = rig.cli().ok(&["check"])?;
+    // What is found is said in lines below the table.
+    let table = status.lines().take_while(|line| !line.contains(": nothing listens"));
+    let wide: Vec<_> = table.chain(check.lines()).filter(|line| line.chars().count() > 80).collect();
+    ensure!(wide.is_empty(), "these are wider: {wide:#?}");
+    for text in [
+        "br-a-a-service-with-a-long-name-7001",
+        "waiting-for-listener",
+        "ALLOW 172.30.1.0/24",
+        "172.30.1.1:7001",
+    ] {
+        ensure!(status.contains(text), "status does not say {text}: {status}");
     }
     Ok(())
 }

@@ -21,8 +21,8 @@ use crate::{
     plan,
 };
 
-/// The allow-list has sources that no container on the bridge can have. Others are routed over the bridge where it leads
-/// to machines, and into a container from anywhere.
+/// The allow-list has sources that no container on the bridge can have. Others are routed over the bridge where it
+/// leads to machines, and into a container from anywhere.
 pub fn allowed_outside(state: &Attachment, bridge: &Bridge) -> Option<Finding> {
     let subnets: Vec<IpNet> = bridge.addrs.iter().map(IpNet::trunc).collect();
     let is_outside = |net: &&IpNet| {
