@@ -55,8 +55,8 @@ pub const MAX_ATTACHMENTS: u32 = 4096;
 pub const MAX_RULES: u32 = 4 * MAX_ATTACHMENTS;
 /// Most allow-list entries of all attachments.
 pub const MAX_ALLOW: u32 = 65_536;
-/// Room for rules: those of a new version of an attachment are written before those of the old one are removed. Each has
-/// one for every other address ([`RuleKey::of_others`]).
+/// Room for rules: those of a new version of an attachment are written before those of the old one are removed. Each
+/// has one for every other address ([`RuleKey::of_others`]).
 pub const RULES_ROOM: u32 = 2 * (MAX_RULES + MAX_ATTACHMENTS);
 /// Room for the entries of allow-lists, and one for each gateway: of a list that fills it, two versions fit.
 pub const ALLOW_ROOM: u32 = 2 * (MAX_ALLOW + MAX_RULES);
@@ -299,13 +299,13 @@ pub const IDENTITY_CONTAINER: u32 = 0;
 pub const IDENTITY_LOOPBACK: u32 = 1;
 
 counters! {
-    /// Per-attachment, per-CPU counters: the stages of a connection, and how it ends before its last one. A SYN that the
-    /// kernel dropped is sent again by the client, and counts again up to the stage it came to.
+    /// Per-attachment, per-CPU counters: the stages of a connection, and how it ends before its last one. A SYN that
+    /// the kernel dropped is sent again by the client, and counts again up to the stage it came to.
     #[repr(C)]
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Stats {
-        /// SYNs that came in at the bridge, of connections that the kernel did not know yet. Counted where `steer_tc` is
-        /// attached (Linux 5.19).
+        /// SYNs that came in at the bridge, of connections that the kernel did not know yet. Counted where `steer_tc`
+        /// is attached (Linux 5.19).
         pub arrived: u64,
         /// SYNs given to a listener.
         pub steered: u64,

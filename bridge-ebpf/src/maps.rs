@@ -103,8 +103,8 @@ pub(crate) static PENDING_LRU: LruHashMap<u64, Steered> = LruHashMap::with_max_e
 #[map]
 pub(crate) static IDENTITIES: HashMap<u64, TargetKey> = HashMap::with_max_entries(MAX_IDENTITIES, 0);
 
-/// What [`IDENTITIES`] cannot hold, and MPTCP sockets. The kernel frees an entry with its socket, which is exact, and costs ten times as
-/// much.
+/// What [`IDENTITIES`] cannot hold, and MPTCP sockets. The kernel frees an entry with its socket, which is exact, and
+/// costs ten times as much.
 #[btf_map]
 pub(crate) static SK_IDENTITY: SkStorage<TargetKey> = SkStorage::new();
 

@@ -39,7 +39,8 @@ fn request_made(ctx: &SockOpsContext) {
     pending::put(ctx, steered);
 }
 
-/// The handshake of a connection is done. accept(2) cannot return the socket earlier, because the kernel holds its lock.
+/// The handshake of a connection is done. accept(2) cannot return the socket earlier, because the kernel holds its
+/// lock.
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
     // The kernel makes a socket without a request of an ACK with a SYN cookie, and of a SYN with Fast Open.
