@@ -334,6 +334,8 @@ counters! {
         pub answered_ns: u64,
         /// Of the last connection that was established.
         pub accepted_ns: u64,
+        /// Of the last SYN for another address.
+        pub wrong_gateway_ns: u64,
     } and {
         /// `bpf_ktime_get_ns` of the last event written for this attachment on this CPU.
         pub last_event_ns: u64,
@@ -400,7 +402,7 @@ const _: () = {
     assert!(offset_of!(SynCount, pending) == 0);
     assert!(size_of::<AllowKey>() == 20);
     assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
-    assert!(size_of::<Stats>() == 128);
+    assert!(size_of::<Stats>() == 136);
     assert!(size_of::<TrackStats>() == 40);
     assert!(offset_of!(Meta, owner) == 16);
     assert!(size_of::<Meta>() == 56);

@@ -41,6 +41,15 @@ pub(crate) fn accepted(steered: &Steered) {
     }
 }
 
+/// A SYN came for another address of this host.
+#[inline(always)]
+pub(crate) fn wrong_gateway(attachment: u32) {
+    if let Some(stats) = of(attachment) {
+        stats.wrong_gateway += 1;
+        stats.wrong_gateway_ns = now();
+    }
+}
+
 /// `CLOCK_MONOTONIC`.
 #[inline(always)]
 pub(crate) fn now() -> u64 {

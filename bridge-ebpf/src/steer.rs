@@ -92,7 +92,7 @@ fn other_address(rule: &RuleKey, packet: &Packet) -> Option<Outcome> {
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule.of_others()) }?;
     if packet.source != packet.gateway && !packet.gateway.is_loopback() {
-        stages::of(id)?.wrong_gateway += 1;
+        stages::wrong_gateway(id);
     }
     None
 }

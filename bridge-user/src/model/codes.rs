@@ -75,7 +75,7 @@ codes! {
         symptom: "connections come for another address of this host",
         cause: "a name in the container leads to another network's gateway or the host's own address, as \
                 `host.docker.internal` does that was given by hand; the port is attached at this network's gateway \
-                alone",
+                alone. It ends with the next connection that comes to the gateway",
         see: "`wrong_gateway` under `counters.stages` in `status --output json`; `getent hosts NAME` in the container",
         cure: "use the gateway in the GATEWAY column",
     }
@@ -108,7 +108,7 @@ codes! {
     LISTENER_ON_EVERY_ADDRESS: "listener-on-every-address", Warning, "status", "0.1.0" {
         symptom: "the service listens on every address",
         cause: "it is bound to 0.0.0.0 or `::`, so containers, and everybody who reaches the host, get to it without \
-                being attached; the allow-list narrows the attached bridge alone",
+                being attached; the allow-list narrows the attached bridge alone. It ends with the next connection that comes to the gateway",
         see: "`ss -ltn` shows `0.0.0.0:PORT` or `*:PORT`",
         cure: "bind it to the target's address. As it is, attaching is of use with `--identity loopback`, for a \
                service that answers only local clients",
@@ -148,7 +148,7 @@ codes! {
         cause: "a network card, VLAN, bond or tunnel is a port of the bridge, or the default route goes over it, as \
                 LXD, Proxmox and libvirt set bridges up; and the allow-list lets in a whole subnet of it",
         see: "`bridge link`; `ip route show default`",
-        cure: "attach again with `--allow` and the addresses of the containers alone",
+        cure: "attach again with `--allow` and the addresses of the containers alone. It ends with the next connection that comes to the gateway",
     }
     BRIDGE_IN_VRF: "bridge-in-vrf", Error, "status", "0.1.0" {
         symptom: "`failed`: the bridge is in a VRF",

@@ -87,7 +87,7 @@ pub fn findings(state: &Attachment, facts: &Snapshot, stats: &Stats) -> Vec<Find
     let serves_others = facts.listeners.iter().any(|listener| {
         listener.addr.port() == state.port.get() && !listener.addr.ip().to_canonical().is_loopback()
     });
-    let others = stats.wrong_gateway > 0 && !serves_others;
+    let others = stats.wrong_gateway_ns > stats.decided_ns && !serves_others;
     stopped.into_iter().chain(others.then(|| found::wrong_gateway(state, stats))).collect()
 }
 

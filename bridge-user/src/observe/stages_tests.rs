@@ -53,10 +53,12 @@ fn a_syn_given_to_an_mptcp_listener_may_be_dropped_after_that() {
 
 #[test]
 fn other_addresses_are_told_of_unless_somebody_serves_them() {
-    let stats = Stats { wrong_gateway: 2, ..came_to(3) };
+    let stats = Stats { wrong_gateway: 2, wrong_gateway_ns: 30, ..came_to(3) };
     let own = listener("127.0.0.1:6379", 5, false);
     let facts = Snapshot { listeners: vec![own.clone()], ..Snapshot::default() };
     assert_eq!(codes_of(&facts, &stats), ["wrong-gateway"]);
+    let before = Stats { wrong_gateway_ns: 15, ..stats };
+    assert_eq!(codes_of(&facts, &before), NOTHING, "one came to the gateway since");
     let facts =
         Snapshot { listeners: vec![own, listener("172.30.1.1:6379", 6, false)], ..Snapshot::default() };
     assert_eq!(codes_of(&facts, &stats), NOTHING);

@@ -195,7 +195,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         out.say(&format!("warning: {warning}"));
     }
     let announce = |runner: &Runner| {
-        let report = AttachReport::new(&request, scope, &prepared.intent, runner, warnings)?;
+        let report = AttachReport::new(&request, scope, &prepared.intent, runner, warnings, out.width())?;
         show(args, &report, out)
     };
     let is_attached = prepared.intent.wanted().next().is_some();
@@ -217,7 +217,7 @@ fn show(args: &Args, report: &AttachReport, out: &Out) -> anyhow::Result<()> {
         report.notes().iter().for_each(|note| out.say(note));
         return out.print(&compose::snippet(report.attached())).map(drop);
     }
-    out.print_as(args.output.output, report, |report| report.to_text(out.width())).map(drop)
+    out.print_as(args.output.output, report, AttachReport::to_text).map(drop)
 }
 
 /// Says how many connections were reset at the end of the drain time.

@@ -25,19 +25,24 @@ pub(super) struct AttachReport {
     refused: Vec<Refusal>,
     /// Every warning that people read, here or on standard error.
     warnings: Vec<String>,
+    /// What is attached, as people read it. The findings of notes and warnings are not in it.
+    #[serde(skip)]
+    shown: String,
     /// Notes and warnings, as people read them.
     #[serde(skip)]
     notes: Vec<String>,
 }
 
 impl AttachReport {
-    /// What became of `intent`, with what `runner` relays and the warnings that were said.
+    /// What became of `intent`, with what `runner` relays and the warnings that were said; text takes `width`
+    /// columns.
     pub(super) fn new(
         request: &Request,
         scope: &Scope,
         intent: &Intent,
         runner: &Runner,
         mut warnings: Vec<String>,
+        width: usize,
     ) -> anyhow::Result<Self> {
         let mut report = snapshot::steered(scope)?;
         let steered: HashSet<String> =
@@ -45,6 +50,7 @@ impl AttachReport {
         report.attachments.retain(|entry| steered.contains(&entry.name));
         report.attachments.extend(runner.entries()?);
         report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
+        let shown = shown(&report, width);
         let mut told = advice(&request.specs, &intent.wanted().collect::<Vec<_>>());
         told.extend(widened(&intent.replaced, &intent.steered));
         let mut notes = Vec::new();
@@ -53,7 +59,7 @@ impl AttachReport {
             notes.push(line);
             report.add(findings);
         }
-        Ok(Self { report, refused: intent.refused.clone(), warnings, notes })
+        Ok(Self { report, refused: intent.refused.clone(), warnings, shown, notes })
     }
 
     /// What is attached.
@@ -66,15 +72,21 @@ impl AttachReport {
         &self.notes
     }
 
-    /// As a table of that many columns, notes and warnings below; nothing where nothing is attached.
-    pub(super) fn to_text(&self, width: usize) -> String {
-        if self.report.attachments.is_empty() {
-            return String::new();
-        }
-        let mut text = self.report.to_text(width);
-        let lines = self.report.attachments.iter().filter_map(AttachmentReport::connect_line);
-        lines.for_each(|line| push_line(&mut text, &line));
+    /// As a table, what containers are given, notes and warnings below; nothing where nothing is attached.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = self.shown.clone();
         self.notes.iter().for_each(|line| push_line(&mut text, line));
         text
     }
+}
+
+/// The table and what containers are given; nothing where nothing is attached.
+fn shown(report: &Report, width: usize) -> String {
+    if report.attachments.is_empty() {
+        return String::new();
+    }
+    let mut text = report.to_text(width);
+    let lines = report.attachments.iter().filter_map(AttachmentReport::connect_line);
+    lines.for_each(|line| push_line(&mut text, &line));
+    text
 }

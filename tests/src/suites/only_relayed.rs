@@ -70,7 +70,7 @@ fn hint() -> Result<()> {
     attachment.expect_finding("listener-elsewhere")?;
     let cure = attachment.findings.iter().find(|finding| finding.code == "listener-elsewhere");
     let cure = cure.map(|finding| finding.cure.clone()).context("no finding")?;
-    ensure!(cure.contains("attach tcp=7001:[::1]:7001 --foreground"), "the cure is {cure}");
+    ensure!(cure.contains("attach 'tcp=7001:[::1]:7001' --foreground"), "the cure is {cure}");
     rig.cli().ok(&["detach", "7001"])?;
     let _relay = Foreground::start(&rig.cli(), &["tcp=7001:[::1]:7001", "--bridge", "br-b"])?;
     answers(&rig.net.b1, at(GATEWAY_B, 7001)).map(drop)
