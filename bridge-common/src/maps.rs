@@ -304,8 +304,8 @@ counters! {
     #[repr(C)]
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Stats {
-        /// SYNs that came in at the bridge, of connections that the kernel did not know yet. Counted where `steer_tc`
-        /// is attached (Linux 5.19).
+        /// SYNs that came in at the bridge, those that a client sent again among them. Counted where `steer_tc` is
+        /// attached (Linux 5.19).
         pub arrived: u64,
         /// SYNs given to a listener.
         pub steered: u64,

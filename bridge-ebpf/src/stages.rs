@@ -14,7 +14,7 @@ pub(crate) fn of(attachment: u32) -> Option<&'static mut Stats> {
     maps::STATS.get_ptr_mut(&attachment).map(|stats| unsafe { &mut *stats })
 }
 
-/// A SYN of a connection that the kernel does not know yet came in at the bridge.
+/// A SYN came in at the bridge.
 #[inline(always)]
 pub(crate) fn arrived(attachment: u32) {
     if let Some(stats) = of(attachment) {

@@ -16,9 +16,8 @@ use core::{mem::MaybeUninit, ptr::addr_of};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_CURRENT_NETNS, BPF_TCP_CLOSE, BPF_TCP_LISTEN, BPF_TCP_TIME_WAIT, TC_ACT_UNSPEC, bpf_sock,
-        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_mptcp_sock},
     macros::classifier,
@@ -51,9 +50,6 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-
-/// The state of a connection that does not exist.
-const CLOSED: u32 = BPF_TCP_CLOSE;
 
 /// A TCP packet for some address.
 struct Segment {
@@ -96,8 +92,7 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
-    let state = state_of(ctx, packet);
-    if segment.is_syn() && [CLOSED, BPF_TCP_TIME_WAIT].contains(&state) {
+    if segment.is_syn() {
         stages::arrived(id);
     }
     let attachment = lookup::attachment(id)?;
@@ -106,7 +101,7 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     {
         return None;
     }
-    if state != CLOSED {
+    if is_known(ctx, packet) {
         handoff::leave(packet, LEFT_KNOWN);
         return None;
     }
@@ -176,22 +171,25 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
     Some((source, gateway, ETH_LEN + IPV6_LEN))
 }
 
-/// The state of the connection with these addresses that the kernel has, to which the packet belongs; [`CLOSED`] if
-/// there is none.
+/// Whether the kernel has a connection with these addresses, in any state: then the packet belongs to it.
 ///
 /// A lookup that finds no connection goes on to listeners, and so through `steer`, which would try all its slots. The
 /// hand-off tells `steer` to leave this lookup alone.
 #[inline(always)]
-fn state_of(ctx: &TcContext, packet: &Packet) -> u32 {
-    let Some(handoff) = handoff::this_cpu() else { return CLOSED };
+fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
+    let Some(handoff) = handoff::this_cpu() else { return true };
     handoff.lookup = packet.connection();
     let found = find(ctx, packet, packet.gateway, packet.port);
     handoff.lookup.port = 0;
-    let Some(sk) = found else { return CLOSED };
-    // SAFETY: `sk` is referenced until it is released.
-    let state = unsafe { addr_of!((*sk).state).read_volatile() };
-    release(sk);
-    if state == BPF_TCP_LISTEN { CLOSED } else { state }
+    match found {
+        None => false,
+        Some(sk) => {
+            // SAFETY: `sk` is referenced until it is released.
+            let listens = unsafe { addr_of!((*sk).state).read_volatile() } == BPF_TCP_LISTEN;
+            release(sk);
+            !listens
+        }
+    }
 }
 
 /// Assigns the packet to the listener that the kernel finds for a packet from there to the target, if that is an MPTCP

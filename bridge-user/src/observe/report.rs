@@ -147,8 +147,8 @@ pub struct AttachmentCounters {
 /// again.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Stages {
-    /// Came in at the bridge, of connections that the kernel did not know yet; `null` where nothing counts it (below
-    /// Linux 5.19).
+    /// Came in at the bridge, those that a client sent again among them; `null` where nothing counts it (below Linux
+    /// 5.19).
     pub arrived: Option<u64>,
     /// Given to a listener.
     pub steered: u64,

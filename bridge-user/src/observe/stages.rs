@@ -19,6 +19,10 @@ use crate::{
 /// How long after its last stage a connection is looked at. Processors of virtual machines pause for milliseconds.
 const SETTLED: Duration = Duration::from_millis(100);
 
+/// How long the kernel keeps a connection that it answered and that is not established: its answer and five more
+/// (`net.ipv4.tcp_synack_retries`), each after twice the time.
+const REQUEST: Duration = Duration::from_secs(63);
+
 /// The counters of attachments. Where a connection is on its way at this moment, they are read again when it is
 /// through, or was stopped.
 ///
@@ -49,9 +53,12 @@ fn is_stopped(stats: &Stats) -> bool {
     is_blocked(stats) || is_unanswered(stats) || is_unfinished(stats)
 }
 
-/// Neither steered nor refused: something between the bridge and the listener lookup dropped it.
+/// Neither steered nor refused: something between the bridge and the listener lookup dropped it. A client whose answer
+/// was lost sends its SYN again, which the kernel answers itself.
 fn is_blocked(stats: &Stats) -> bool {
-    stats.arrived_ns > stats.decided_ns
+    let is_again = is_unfinished(stats)
+        && stats.arrived_ns.saturating_sub(stats.answered_ns) < REQUEST.as_nanos() as u64;
+    stats.arrived_ns > stats.decided_ns && !is_again
 }
 
 /// Steered, and the kernel made nothing of it.

@@ -28,6 +28,10 @@ fn the_last_stage_tells_what_stopped_a_connection() {
     assert_eq!(codes_of(&facts, &came_to(1)), NOTHING, "the kernel dropped it, and nothing tells why");
     assert_eq!(codes_of(&facts, &came_to(2)), ["answers-lost"]);
     assert_eq!(codes_of(&facts, &came_to(3)), NOTHING);
+    let again = Stats { arrived_ns: 30, ..came_to(2) };
+    assert_eq!(codes_of(&facts, &again), ["answers-lost"], "the client sends its SYN again");
+    let later = Stats { arrived_ns: 70_000_000_000, ..came_to(2) };
+    assert_eq!(codes_of(&facts, &later), ["blocked-by-firewall"]);
     let refused = Stats { arrived_ns: 20, decided_ns: 21, ..came_to(3) };
     assert_eq!(codes_of(&facts, &refused), NOTHING);
 }
