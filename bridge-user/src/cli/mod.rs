@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// Make loopback services reachable at the bridge gateway
-    Attach(attach::Args),
+    Attach(Box<attach::Args>),
     /// Undo attach
     Detach(detach::Args),
     /// Show what is attached and whether it can serve

@@ -1,4 +1,4 @@
-//! What Docker knows: which bridge a network is, which ports are published, which addresses a container has.
+//! What Docker knows: which ports are published, which addresses a container has; and how it is asked.
 //!
 //! Invariants: read-only, by two list requests of the Engine API (`/networks`, `/containers/json`), and what they
 //! name: so a name typed by a person never becomes part of a URL; every request has a deadline, and every
@@ -27,20 +27,6 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Where the engine listens unless DOCKER_HOST says otherwise.
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
-/// The network option that names the bridge interface.
-const BRIDGE_NAME_OPTION: &str = "com.docker.network.bridge.name";
-
-/// A Docker network of driver `bridge`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DockerNetwork {
-    /// Full id, 64 hexadecimal digits. A network that is removed and made again has a new one.
-    pub id: String,
-    /// Name, as in `docker network ls`.
-    pub name: String,
-    /// The interface name of its bridge on the engine's host.
-    pub bridge: String,
-}
-
 /// A TCP port that a running container publishes on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedPort {
@@ -91,24 +77,6 @@ impl Docker {
         Ok(Docker { host: host.to_owned(), client, negotiated: OnceLock::new() })
     }
 
-    /// The bridge network called `name`, or the one whose id starts with `name`.
-    ///
-    /// # Errors
-    /// [`DockerError::UnknownNetwork`] lists the bridge networks; [`DockerError::AmbiguousNetwork`] if several
-    /// fit; [`DockerError::UnsupportedDriver`] says what to do instead; [`DockerError::Unreachable`] and
-    /// [`DockerError::Api`] if the engine gives no answer.
-    pub async fn network(&self, name: &str) -> Result<DockerNetwork, DockerError> {
-        pick_network(self.list_networks().await?, name)
-    }
-
-    /// The names of all networks of driver `bridge`, sorted.
-    ///
-    /// # Errors
-    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
-    pub async fn network_names(&self) -> Result<Vec<String>, DockerError> {
-        Ok(names_of_bridges(self.list_networks().await?))
-    }
-
     /// The names of all running containers, sorted.
     ///
     /// # Errors
@@ -117,16 +85,6 @@ impl Docker {
         let mut names: Vec<String> = self.list_containers(false).await?.iter().map(display_name).collect();
         names.sort();
         Ok(names)
-    }
-
-    /// The network whose bridge this interface is.
-    ///
-    /// # Errors
-    /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
-    pub async fn network_on_bridge(&self, interface: &str) -> Result<Option<String>, DockerError> {
-        let all =
-            self.list_networks().await?.into_iter().filter_map(|network| to_docker_network(network).ok());
-        Ok(all.into_iter().find(|network| network.bridge == interface).map(|network| network.name))
     }
 
     /// The networks that a container is on, by name.
@@ -167,7 +125,7 @@ impl Docker {
         answer("inspect a container", api.inspect_container(id, None::<InspectContainerOptions>)).await
     }
 
-    async fn list_networks(&self) -> Result<Vec<Network>, DockerError> {
+    pub(super) async fn list_networks(&self) -> Result<Vec<Network>, DockerError> {
         let api = self.api().await?;
         answer("list networks", api.list_networks(None::<ListNetworksOptions>)).await
     }
@@ -216,44 +174,9 @@ pub(super) fn meant<'a, T>(
     found.find(|found| !found.is_empty() && !wanted.is_empty()).unwrap_or_default()
 }
 
-fn pick_network(networks: Vec<Network>, name: &str) -> Result<DockerNetwork, DockerError> {
-    let has_name = |network: &Network| network.name.as_deref() == Some(name);
-    match meant(&networks, name, |network| network.id.as_deref(), has_name).as_slice() {
-        [] => Err(DockerError::UnknownNetwork { name: name.to_owned(), known: names_of_bridges(networks) }),
-        [network] => to_docker_network((*network).clone()),
-        several => {
-            let matches =
-                several.iter().map(|network| short(network.id.as_deref().unwrap_or_default())).collect();
-            Err(DockerError::AmbiguousNetwork { name: name.to_owned(), matches })
-        }
-    }
-}
-
-fn names_of_bridges(networks: Vec<Network>) -> Vec<String> {
-    let bridges = networks.into_iter().filter(|network| network.driver.as_deref() == Some("bridge"));
-    let mut names: Vec<String> = bridges.filter_map(|network| network.name).collect();
-    names.sort();
-    names
-}
-
 /// The part of an id that people see.
 pub(super) fn short(id: &str) -> String {
     id.chars().take(12).collect()
-}
-
-fn to_docker_network(network: Network) -> Result<DockerNetwork, DockerError> {
-    let name = network.name.unwrap_or_default();
-    let driver = network.driver.unwrap_or_default();
-    if driver != "bridge" {
-        return Err(DockerError::UnsupportedDriver { name, driver });
-    }
-    let id = network.id.unwrap_or_default();
-    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME_OPTION));
-    let bridge = named.filter(|bridge| !bridge.is_empty()).unwrap_or_else(|| match name.as_str() {
-        "bridge" => "docker0".to_owned(),
-        _ => format!("br-{}", short(&id)),
-    });
-    Ok(DockerNetwork { id, name, bridge })
 }
 
 fn published_in(containers: &[ContainerSummary], port: u16) -> Vec<PublishedPort> {

@@ -1,6 +1,9 @@
 //! Tests on answers as Docker 20.10 and 28 give them, and on sockets without an engine behind them.
 
-use super::*;
+use super::{
+    super::networks::{BridgeNetwork, pick_network},
+    *,
+};
 
 const ID: &str = "4f1c2a3b5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708";
 
@@ -53,7 +56,15 @@ fn networks_that_cannot_be_used_are_refused() {
     assert!(refusal("cc44").contains("its driver is macvlan"));
 }
 
-/// IPAM is not read: what it holds is no reason to refuse.
+#[test]
+fn a_networks_gateways_are_those_of_ipam() {
+    let of = |name: &str| pick_network(some_networks(), name).expect(name);
+    let expected = ["172.18.0.1", "fd00:18::1"].map(|ip| ip.parse::<IpAddr>().expect("ip"));
+    assert_eq!(of("app_default").gateways, expected, "whatever prefix length stands behind");
+    assert_eq!((of("nogw").gateways.len(), of("nogw").subnets.len()), (0, 1));
+}
+
+/// What IPAM holds is no reason to refuse.
 #[test]
 fn odd_subnets_do_not_matter() {
     let odd = networks(r#"[{"Name":"n","Id":"1","Driver":"bridge","IPAM":{"Config":[{"Subnet":"x/y"}]}}]"#);
@@ -104,7 +115,7 @@ fn a_containers_addresses_are_those_on_the_network() {
 fn containers_without_an_address_there_are_refused() {
     let network = pick_network(some_networks(), "app_default").expect("app_default");
     let nogw = pick_network(some_networks(), "nogw").expect("nogw");
-    let refusal = |name: &str, network: &DockerNetwork| {
+    let refusal = |name: &str, network: &BridgeNetwork| {
         let network = (network.id.as_str(), network.name.as_str());
         addresses_in(&containers(), name, network).expect_err(name).to_string()
     };

@@ -6,5 +6,6 @@
 pub mod container;
 pub mod docker;
 mod docker_error;
+pub mod networks;
 mod transport;
 pub mod watch;

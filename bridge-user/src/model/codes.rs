@@ -105,6 +105,13 @@ codes! {
         see: "`ss -ltnp` names its owner",
         cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
     }
+    HOST_GATEWAY_TAKEN: "host-gateway-taken", Info, "attach", "0.1.0" {
+        symptom: "`host-gateway` is not served at this port",
+        cause: "`host.docker.internal:host-gateway` is the default network's gateway in every container, and another \
+                listener or a NAT rule has the port there. The network's own gateway is served",
+        see: "`ss -ltnp`; `sudo nft -a list ruleset` or `sudo iptables -t nat -S`",
+        cure: "stop what has the port and attach again, or use the network's own gateway",
+    }
     LISTENER_ON_EVERY_ADDRESS: "listener-on-every-address", Warning, "status", "0.1.0" {
         symptom: "the service listens on every address",
         cause: "it is bound to 0.0.0.0 or `::`, so containers, and everybody who reaches the host, get to it without \

@@ -5,6 +5,7 @@
 //! Invariants: a [`Bridge`] returned by [`bridge_by_name`] is a Linux bridge with at least one address that
 //! is not link-local; addresses keep the kernel's order, so the first IPv4 address is the primary one.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -187,10 +188,22 @@ fn dump_links(namespace: &Namespace, request: &[u8]) -> Result<Vec<Link>, NetErr
 /// # Errors
 /// [`NetError::Netlink`] if the kernel cannot be asked.
 pub fn addresses(namespace: &Namespace, index: u32) -> Result<Vec<IpNet>, NetError> {
-    let payloads =
-        dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETADDR, &[0; IFADDR_LEN])
-            .map_err(failed("list addresses"))?;
-    Ok(payloads.iter().filter_map(|payload| parse_address(payload, index)).collect())
+    Ok(address_dump(namespace)?.iter().filter_map(|payload| parse_address(payload, index)).collect())
+}
+
+/// Every address that an interface of the namespace has, IPv6 link-local left out.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn own_addresses(namespace: &Namespace) -> Result<BTreeSet<IpAddr>, NetError> {
+    let payloads = address_dump(namespace)?;
+    let address = |payload: &Vec<u8>| Some(parse_address(payload, u32_at(payload, 4)?)?.addr());
+    Ok(payloads.iter().filter_map(address).collect())
+}
+
+fn address_dump(namespace: &Namespace) -> Result<Vec<Vec<u8>>, NetError> {
+    dump(namespace, netlink_sys::protocols::NETLINK_ROUTE, libc::RTM_GETADDR, &[0; IFADDR_LEN])
+        .map_err(failed("list addresses"))
 }
 
 /// The names of all bridges, sorted.

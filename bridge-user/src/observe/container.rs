@@ -94,6 +94,8 @@ impl ContainerRun {
                 name: endpoint.network.clone(),
                 bridge: interface_with(&self.scope.namespace, *address)?,
                 allow: allow.clone(),
+                host_gateways: Vec::new(),
+                gateways: Vec::new(),
             })
         };
         let asked = |(name, place): &(String, Place)| match place {

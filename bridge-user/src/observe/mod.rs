@@ -3,6 +3,7 @@
 pub mod checks;
 pub mod container;
 mod elsewhere;
+mod gateways;
 mod meant;
 pub mod networks;
 pub mod pinned;

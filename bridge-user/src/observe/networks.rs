@@ -1,10 +1,13 @@
 //! What the command line names, as a namespace has it: networks, bridges and allowed sources.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
-use super::meant;
+use super::{
+    gateways::{host_gateways, require_local},
+    meant,
+};
 use crate::{
     engine::{
         container::ContainerInfo,
@@ -135,38 +138,53 @@ impl NetworkResolver {
     }
 
     /// Every network of the request; what is wrong with one says nothing of the others.
+    ///
+    /// # Errors
+    /// When something is wrong with the request whatever the network.
     pub(crate) fn networks(
         &self,
         request: &Request,
         namespace: &Namespace,
         held: &mut Vec<Namespace>,
-    ) -> Vec<Asked> {
+    ) -> anyhow::Result<Vec<Asked>> {
         let default = ["bridge".to_owned()];
+        require_local(&request.gateways, namespace)?;
+        let host_gateways = match &self.docker {
+            Some(Ok(docker)) => host_gateways(docker, namespace).map_err(|error| format!("{error:#}")),
+            _ => Ok(Vec::new()),
+        };
         let names: &[String] = match (&request.networks[..], &request.bridges[..]) {
             ([], []) => &default,
             (names, _) => names,
         };
         let mut all = Vec::new();
         for name in names {
-            all.push(Asked::new(name, self.docker_network(name, &request.allow, namespace, held)));
+            let found = self.docker_network(name, request, (namespace, &host_gateways), held);
+            all.push(Asked::new(name, found));
         }
         // Containers do not go with bridges.
         let allow: Vec<Source> =
             request.allow.iter().filter_map(AllowedSource::net).map(|net| Source::Net(*net)).collect();
         for name in &request.bridges {
-            let network =
-                |bridge| Network { container: None, name: name.clone(), bridge, allow: allow.clone() };
+            let network = |bridge| Network {
+                container: None,
+                name: name.clone(),
+                bridge,
+                allow: allow.clone(),
+                host_gateways: Vec::new(),
+                gateways: request.gateways.clone(),
+            };
             let found = bridge_by_name(namespace, name).map_err(|error| meant::by_bridge(error, name));
             all.push(Asked::new(name, found.map(network)));
         }
-        all
+        Ok(all)
     }
 
     fn docker_network(
         &self,
         name: &str,
-        allow: &[AllowedSource],
-        namespace: &Namespace,
+        request: &Request,
+        (namespace, host_gateways): (&Namespace, &Result<Vec<IpAddr>, String>),
         held: &mut Vec<Namespace>,
     ) -> anyhow::Result<Network> {
         let docker = self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
@@ -177,8 +195,14 @@ impl NetworkResolver {
         let bridge = bridge_by_name(namespace, &network.bridge).with_context(|| {
             format!("failed to find the bridge of Docker network {name} in this network namespace")
         })?;
-        let allow = docker.sources(allow, (&network.id, &network.name), held)?;
-        Ok(Network { container: None, name: network.name, bridge, allow })
+        let allow = docker.sources(&request.allow, (&network.id, &network.name), held)?;
+        // Containers of an internal network have no route there.
+        let host_gateways = match host_gateways {
+            _ if network.internal => Vec::new(),
+            known => known.clone().map_err(|error| anyhow!(error))?,
+        };
+        let gateways = request.gateways.clone();
+        Ok(Network { container: None, name: network.name, bridge, allow, host_gateways, gateways })
     }
 
     /// The container that publishes this address and port, as far as an engine can be asked: it names what is found

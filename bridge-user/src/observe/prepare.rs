@@ -12,6 +12,7 @@ use super::{
     checks::surroundings::in_front,
     container::ContainerRun,
     elsewhere::elsewhere,
+    gateways,
     networks::{Asked, NetworkResolver},
     preflight, readiness,
     surroundings::Surroundings,
@@ -74,7 +75,7 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
     let Some(container) = &request.container else {
         let docker = NetworkResolver::new(request);
         let mut held = Vec::new();
-        let networks = docker.networks(request, &scope.namespace, &mut held);
+        let networks = docker.networks(request, &scope.namespace, &mut held)?;
         let engine = Engine {
             container: None,
             refuse_published: &|state| docker.refuse_published(state),
@@ -131,14 +132,19 @@ fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>
     };
     let targets: BTreeSet<SocketAddr> = request.specs.iter().filter_map(|spec| spec.target.tcp()).collect();
     let targets: Vec<SocketAddr> = targets.into_iter().collect();
-    let around = Surroundings::of(&scope.namespace, &targets, &listeners);
+    let around = Surroundings::of(&scope.namespace, &targets, &listeners)?;
     let elsewhere = elsewhere(&scope.namespace, &targets, &listeners, &around, engine.publisher)?;
     let known = plan::Surroundings {
         listeners: &listeners,
         elsewhere: &elsewhere,
         match_ifindex: features.is_none_or(|features| features.ingress_ifindex),
     };
-    let candidates = candidates(request, asked, engine.container, &capabilities, known);
+    let is_in_front = |state: &Attachment, bridge: &Bridge| around.in_front(state, bridge).is_some();
+    let leave_out = |state: &mut Attachment, network: &Network| {
+        gateways::leave_out_taken(state, network, &listeners, is_in_front)
+    };
+    let candidates = candidates(request, asked, engine.container, leave_out, &capabilities, known);
+    gateways::require_served(&request.gateways, &candidates)?;
     let (present, next_id): (Vec<_>, _) = match instance {
         Some(instance) => {
             let all = instance.state.list()?.into_iter().map(|(_, state)| state).collect();
@@ -154,8 +160,9 @@ fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>
     };
     let check = |state: &Attachment| check(state).map_err(|error| format!("{error:#}"));
     let sorted = plan::partition(request, &candidates, &present, next_id, check);
-    let Partition { wanted, refused, kept, warnings } = sorted;
-    let findings = wanted.iter().flat_map(|state| expected(state, &networks, &around)).collect();
+    let Partition { wanted, refused, kept, warnings, left_out } = sorted;
+    let expected = wanted.iter().flat_map(|state| expected(state, &networks, &around));
+    let findings = left_out.iter().cloned().chain(expected).collect();
     let (relayed, steered): (_, Vec<Attachment>) =
         wanted.into_iter().partition(|state| state.datapath.is_relay());
     if !steered.is_empty() {
@@ -174,24 +181,30 @@ fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>
         kept,
         warnings,
         findings,
+        left_out,
         event_level,
     })
 }
 
-/// Each SPEC on each network.
+/// Each SPEC on each network; `leave_out` takes from it the addresses that are not served, and tells of them.
 fn candidates<'a>(
     request: &'a Request,
     asked: &'a [Asked],
     container: Option<&'a str>,
+    leave_out: impl Fn(&mut Attachment, &Network) -> Vec<Finding>,
     capabilities: &Capabilities,
     known: plan::Surroundings<'_>,
 ) -> Vec<Candidate<'a>> {
     let candidate = |network: &'a Asked, spec: &'a ServiceSpec| {
         let there = network.found.as_ref();
-        let found =
+        let mut found =
             there.map_err(Clone::clone).and_then(|network| plan::wanted(spec, network, capabilities, known));
+        let left_out = match (&mut found, there) {
+            (Ok(state), Ok(network)) => leave_out(state, network),
+            _ => Vec::new(),
+        };
         let bridge = there.ok().map(|network| &network.bridge);
-        Candidate { spec, network: &network.name, container, bridge, found }
+        Candidate { spec, network: &network.name, container, bridge, found, left_out }
     };
     asked
         .iter()

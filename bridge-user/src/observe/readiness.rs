@@ -148,7 +148,9 @@ pub fn obstacle(state: &Attachment, bridge: &Bridge, facts: &Surroundings) -> Op
 pub fn remarks(state: &Attachment, bridge: &Bridge, facts: &Surroundings) -> Vec<Finding> {
     let present: BTreeSet<IpAddr> = bridge.addrs.iter().map(|net| net.addr()).collect();
     let of_family = |one: &&IpAddr| state.gateways.iter().any(|gateway| gateway.is_ipv4() == one.is_ipv4());
-    let gone: Vec<IpAddr> = state.gateways.difference(&present).copied().collect();
+    // What the host has elsewhere arrives on the bridge all the same.
+    let is_gone = |gateway: &&IpAddr| !present.contains(*gateway) && !facts.addresses.contains(*gateway);
+    let gone: Vec<IpAddr> = state.gateways.iter().filter(is_gone).copied().collect();
     let new: Vec<IpAddr> = present.difference(&state.gateways).filter(of_family).copied().collect();
     let subnet = bridge.addrs.iter().find(|net| state.allow.contains(&Source::Net(net.trunc())));
     let uplink = bridge.setting.uplink.as_ref().filter(|_| subnet.is_some());

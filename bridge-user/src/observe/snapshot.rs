@@ -74,7 +74,7 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
     let listeners = tcp_listeners(&scope.namespace)?;
     let targets: Vec<_> = attachments.iter().filter_map(|(_, attachment)| attachment.target.tcp()).collect();
     let snapshot = Snapshot {
-        around: Surroundings::of(&scope.namespace, &targets, &listeners),
+        around: Surroundings::of(&scope.namespace, &targets, &listeners)?,
         listeners,
         registered: state.listeners()?.into_iter().map(|(_, cookie)| cookie).collect(),
         tc_bridges: instance.tc_bridges()?,

@@ -14,6 +14,7 @@ use crate::{
     model::{attachment::Attachment, bridge::Bridge, listener::Listener, source::Source},
     net::{
         NetError,
+        links::own_addresses,
         namespace::Namespace,
         proc_fd::{self, Owner},
         reach::{Answer, answer_at},
@@ -34,6 +35,8 @@ pub struct Surroundings {
     pub(super) holders: HashMap<u64, Owner>,
     /// Targets without a listener that something answers at all the same, as far as that was tried.
     pub(super) answered: BTreeSet<SocketAddr>,
+    /// Every address that an interface of this host has.
+    pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 /// A listener that only holds its port.
@@ -51,11 +54,19 @@ pub struct Placeholder {
 
 impl Surroundings {
     /// Of these targets, in a namespace with these listeners.
-    pub fn of(namespace: &Namespace, targets: &[SocketAddr], listeners: &[Listener]) -> Self {
+    ///
+    /// # Errors
+    /// When the kernel does not tell the host's addresses.
+    pub fn of(
+        namespace: &Namespace,
+        targets: &[SocketAddr],
+        listeners: &[Listener],
+    ) -> Result<Self, NetError> {
         let serves = |listener: &&Listener| targets.iter().any(|&target| listener.serves(target));
         let inodes: HashSet<u64> = listeners.iter().filter(serves).map(|listener| listener.inode).collect();
         let holders = if inodes.is_empty() { HashMap::new() } else { proc_fd::owners_of(&inodes) };
-        Self { nat: NatRules::read(namespace), holders, answered: BTreeSet::new() }
+        let addresses = own_addresses(namespace)?;
+        Ok(Self { nat: NatRules::read(namespace), holders, answered: BTreeSet::new(), addresses })
     }
 
     /// The same, and what answers at targets of relays that have no listener: a relay is served wherever this host is.
@@ -67,7 +78,7 @@ impl Surroundings {
         targets: &[SocketAddr],
         listeners: &[Listener],
     ) -> Result<Self, NetError> {
-        let mut around = Self::of(namespace, targets, listeners);
+        let mut around = Self::of(namespace, targets, listeners)?;
         for &target in targets {
             let has_listener = listeners.iter().any(|listener| listener.serves(target));
             if !has_listener && answer_at(namespace, target)? == Answer::Elsewhere {
@@ -142,7 +153,7 @@ mod tests {
         Surroundings {
             nat: NatRules::of_iptables(rules),
             holders: HashMap::from([(1, owner)]),
-            answered: BTreeSet::new(),
+            ..Surroundings::default()
         }
     }
 

@@ -1,7 +1,10 @@
 //! What of a request is going to be attached. Each SPEC on each network stands alone: what is in the way of one takes
 //! no other down. Pure.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -15,6 +18,7 @@ use super::{
 use crate::model::{
     attachment::{Attachment, AttachmentKey},
     bridge::Bridge,
+    finding::Finding,
     source::Source,
     spec::ServiceSpec,
 };
@@ -31,6 +35,8 @@ pub struct Candidate<'a> {
     pub bridge: Option<&'a Bridge>,
     /// What it would be, or why it cannot be attached.
     pub found: Result<Attachment, String>,
+    /// The addresses that were left out of that.
+    pub left_out: Vec<Finding>,
 }
 
 impl Candidate<'_> {
@@ -52,7 +58,7 @@ impl Candidate<'_> {
     fn has_made(&self, request: &Request, there: &Attachment) -> bool {
         let steered = request.may_steer() && request.relay.proxy_protocol.is_none();
         let is_same = self.spec.target == there.target && request.identity == there.identity;
-        steered && is_same && self.admits_the_same(request, there)
+        steered && is_same && serves_asked(request, there) && self.admits_the_same(request, there)
     }
 
     fn admits_the_same(&self, request: &Request, there: &Attachment) -> bool {
@@ -81,6 +87,13 @@ impl Candidate<'_> {
     }
 }
 
+/// Whether each `--gateway` of the target's family is served there.
+fn serves_asked(request: &Request, there: &Attachment) -> bool {
+    let is_family =
+        |address: &&IpAddr| there.target.tcp().is_some_and(|target| target.is_ipv4() == address.is_ipv4());
+    request.gateways.iter().filter(is_family).all(|address| there.gateways.contains(address))
+}
+
 /// What is not going to be attached, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
@@ -104,6 +117,8 @@ pub struct Partition {
     pub kept: Vec<Attachment>,
     /// What is attached already and would be refused if it were not.
     pub warnings: Vec<String>,
+    /// The addresses that were left out of what is going to be attached.
+    pub left_out: Vec<Finding>,
 }
 
 /// Sorts the candidates; `next_id`: the number that the next new attachment gets; `check`: what else is in the way of
@@ -133,6 +148,7 @@ pub fn partition(
             (Ok(state), _) => {
                 taken.add(state);
                 sorted.wanted.push(state.clone());
+                sorted.left_out.extend(candidate.left_out.iter().cloned());
             }
             (Err(cause), Some(there)) if candidate.has_made(request, there) => {
                 room.hold(there);

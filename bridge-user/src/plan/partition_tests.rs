@@ -19,6 +19,7 @@ fn request(specs: &[&str], allow: &[&str]) -> Request {
         container: None,
         networks: Vec::new(),
         bridges: Vec::new(),
+        gateways: Vec::new(),
         datapath: Requested::Auto,
         identity: Identity::Container,
         allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
@@ -35,7 +36,7 @@ fn candidate<'a>(
     bridge: Option<&'a Bridge>,
     found: Result<Attachment, String>,
 ) -> Candidate<'a> {
-    Candidate { spec, network, container: None, bridge, found }
+    Candidate { spec, network, container: None, bridge, found, left_out: Vec::new() }
 }
 
 fn anything(_: &Attachment) -> Result<(), String> {

@@ -28,6 +28,8 @@ pub struct Request {
     pub networks: Vec<String>,
     /// Bridges by interface name.
     pub bridges: Vec<String>,
+    /// Further addresses of the host to serve.
+    pub gateways: Vec<IpAddr>,
     /// Datapath asked for.
     pub datapath: Requested,
     /// Whom services see of steered connections.

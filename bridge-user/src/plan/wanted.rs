@@ -29,6 +29,10 @@ pub struct Network {
     pub bridge: Bridge,
     /// Sources that may connect; empty: every address of the bridge's own subnets.
     pub allow: Vec<Source>,
+    /// Addresses of the host that `host-gateway` resolves to in its containers.
+    pub host_gateways: Vec<IpAddr>,
+    /// Further addresses of the host that are to be served.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// `failed to attach redis (6379) on br-1a2b`, the start of every refusal.
@@ -105,7 +109,11 @@ fn attachment(
         Some(target) => steered(network, target, match_ifindex)?,
         None => (bridge.addrs.clone(), allowed_to_relay(network)?),
     };
-    let gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
+    let mut gateways: BTreeSet<IpAddr> = own.iter().map(IpNet::addr).collect();
+    match spec.target.tcp().filter(|_| !datapath.is_relay()) {
+        Some(target) => gateways.extend(further(network, target, match_ifindex)?),
+        None => gateways.extend(network.host_gateways.iter().chain(&network.gateways)),
+    }
     let is_gateway =
         |net: &&IpNet| net.prefix_len() == net.max_prefix_len() && gateways.contains(&net.addr());
     if let Some(host) = allow.iter().filter_map(Source::net).find(is_gateway) {
@@ -165,6 +173,24 @@ fn steered(
         allowed(&network.allow, &subnets, target, match_ifindex)?
     };
     Ok((own, allow))
+}
+
+/// The host's other addresses that are served too, of the target's family. Where rules do not tell the bridge, one for
+/// such an address would be for every bridge.
+fn further(network: &Network, target: SocketAddr, match_ifindex: bool) -> Result<Vec<IpAddr>, String> {
+    let is_family = |address: &&IpAddr| address.is_ipv4() == target.is_ipv4();
+    let asked = network.gateways.iter().filter(is_family);
+    if match_ifindex {
+        return Ok(network.host_gateways.iter().filter(is_family).chain(asked).copied().collect());
+    }
+    match asked.copied().find(|asked| !network.bridge.addrs.iter().any(|net| net.addr() == *asked)) {
+        None => Ok(Vec::new()),
+        Some(address) => Err(format!(
+            "--gateway {address} is no address of the bridge, and this kernel (below 5.17) does not tell steering \
+             which bridge a connection to it comes from: leave it out, use a newer kernel, or relay (--datapath \
+             splice --foreground)"
+        )),
+    }
 }
 
 fn allowed_to_relay(network: &Network) -> Result<BTreeSet<Source>, String> {

@@ -11,7 +11,8 @@ fn network(addrs: &[&str], allow: &[&str]) -> Network {
     let nets = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|t| t.parse().unwrap()).collect() };
     let bridge = Bridge { index: 7, name: "br-a".into(), addrs: nets(addrs), setting: Setting::default() };
     let allow = nets(allow).into_iter().map(Source::Net).collect();
-    Network { container: None, name: "appnet".into(), bridge, allow }
+    let (host_gateways, gateways) = (Vec::new(), Vec::new());
+    Network { container: None, name: "appnet".into(), bridge, allow, host_gateways, gateways }
 }
 
 /// Nothing listens.
@@ -38,6 +39,26 @@ fn gateways_and_default_allow_come_from_the_targets_family() {
     assert_eq!(list(&all[1].gateways), "fd00:30:1::1");
     assert_eq!(list(&all[1].allow), "fd00:30:1::/64");
     assert_eq!(all[0].name(), "appnet-redis-6379");
+}
+
+#[test]
+fn further_addresses_of_the_host_are_served_in_the_targets_family() {
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let network = Network {
+        host_gateways: addresses(&["172.17.0.1", "fd00:17::1"]),
+        gateways: addresses(&["192.0.2.1"]),
+        ..network(&["172.30.1.1/24", "fd00:30:1::1/64"], &[])
+    };
+    let served = |spec: &str, match_ifindex| {
+        plan(&[spec], network.clone(), match_ifindex).map(|all| list(&all[0].gateways))
+    };
+    assert_eq!(served("redis", true).unwrap(), "172.17.0.1, 172.30.1.1, 192.0.2.1");
+    assert_eq!(served("web=8080:::1:80", true).unwrap(), "fd00:17::1, fd00:30:1::1");
+    assert_eq!(served("web=8080:::1:80", false).unwrap(), "fd00:30:1::1", "a rule would be for every bridge");
+    let error = served("redis", false).unwrap_err();
+    assert!(error.contains("--gateway 192.0.2.1") && error.contains("below 5.17"), "{error}");
+    let relayed = served("db=5432:unix:/run/db", false).unwrap();
+    assert_eq!(relayed, "172.17.0.1, 172.30.1.1, 192.0.2.1, fd00:17::1, fd00:30:1::1");
 }
 
 #[test]

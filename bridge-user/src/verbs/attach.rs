@@ -1,6 +1,6 @@
 //! The `attach` verb: makes loopback services reachable at the bridge gateway, and shows what came of it.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, net::IpAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
@@ -48,6 +48,9 @@ pub struct Args {
     /// Linux bridge to attach to, without Docker; may repeat
     #[arg(long = "bridge", value_name = "IFACE", add = candidates::bridges())]
     bridges: Vec<String>,
+    /// Another address of the host to serve on those networks and bridges; may repeat
+    #[arg(long = "gateway", value_name = "ADDR", conflicts_with = "container")]
+    gateways: Vec<IpAddr>,
     /// How connections are carried; this version has steer, sockmap and splice
     #[arg(long, value_enum, default_value_t)]
     datapath: Requested,
@@ -251,6 +254,7 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
         container: args.container.clone(),
         networks: args.networks.clone(),
         bridges: args.bridges.clone(),
+        gateways: args.gateways.clone(),
         datapath: args.datapath,
         identity: args.identity,
         allow: args.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,

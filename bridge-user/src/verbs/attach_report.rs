@@ -53,6 +53,7 @@ impl AttachReport {
         let shown = shown(&report, width);
         let mut told = advice(&request.specs, &intent.wanted().collect::<Vec<_>>());
         told.extend(widened(&intent.replaced, &intent.steered));
+        told.extend(intent.left_out.iter().map(Advice::note));
         let mut notes = Vec::new();
         for Advice { line, findings } in told {
             warnings.extend(line.strip_prefix("warning: ").map(str::to_owned));

@@ -216,13 +216,18 @@ impl Engine {
 
     /// Runs busybox `nc` inside a container and returns what the other end said.
     pub(crate) fn nc(&self, container: &str, to: SocketAddr, input: &str) -> Result<String> {
-        let (address, port) = (to.ip().to_string(), to.port().to_string());
+        self.nc_host(container, &to.ip().to_string(), to.port(), input)
+    }
+
+    /// The same, to an address or a name that the container knows.
+    pub(crate) fn nc_host(&self, container: &str, host: &str, port: u16, input: &str) -> Result<String> {
+        let to = port.to_string();
         let mut command = Command::new("docker");
-        command.args(["exec", "--interactive", container, "/bin/nc", "-w", "10", &address, &port]);
+        command.args(["exec", "--interactive", container, "/bin/nc", "-w", "10", host, &to]);
         command.env("DOCKER_HOST", self.endpoint()).env("DOCKER_CONFIG", self.directory.path());
         let output = pipe_through(&self.host, &mut command, input)?;
-        note(format!("nc in {container} to {to} -> {output:?}"));
-        output.success().with_context(|| format!("nc to {to} inside {container}"))?;
+        note(format!("nc in {container} to {host} {port} -> {output:?}"));
+        output.success().with_context(|| format!("nc to {host} {port} inside {container}"))?;
         Ok(output.stdout)
     }
 

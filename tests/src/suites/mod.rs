@@ -35,6 +35,7 @@ mod events;
 mod firewalls;
 mod fragments;
 mod growth;
+mod host_gateway;
 mod identity;
 mod identity_cache;
 mod identity_leaks;
@@ -196,6 +197,7 @@ pub(crate) fn all() -> Vec<Test> {
         shells::TESTS,
         upgrade::TESTS,
         docker::TESTS,
+        host_gateway::TESTS,
         transcripts::TESTS,
         container_kernels::TESTS,
         container_refusals::TESTS,

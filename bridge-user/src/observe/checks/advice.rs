@@ -36,6 +36,13 @@ pub struct Advice {
     pub findings: Vec<Finding>,
 }
 
+impl Advice {
+    /// Of one finding.
+    pub fn note(finding: &Finding) -> Self {
+        Self { line: format!("note: {}: {finding}", finding.subject), findings: vec![finding.clone()] }
+    }
+}
+
 /// What there is to tell of these SPECs, which are wanted as these attachments.
 pub fn advice(specs: &[ServiceSpec], wanted: &[&Attachment]) -> Vec<Advice> {
     let mut all: Vec<Advice> = specs.iter().flat_map(|spec| service_notes(spec, wanted)).collect();
