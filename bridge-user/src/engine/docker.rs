@@ -16,10 +16,12 @@ use bollard::errors::Error as ApiError;
 use bollard::models::{
     ContainerInspectResponse, ContainerSummary, EndpointSettings, Network, PortSummaryTypeEnum,
 };
-use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions};
+use bollard::query_parameters::{
+    InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
+};
 
 pub use super::docker_error::DockerError;
-use super::transport;
+use super::{about::Kind, transport};
 
 /// How long the engine may take to answer the first request.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -53,6 +55,8 @@ pub struct Docker {
     client: bollard::Docker,
     /// The client after it agreed with the engine on an API version, which is also the first contact.
     negotiated: OnceLock<bollard::Docker>,
+    /// Whose engine it is, once it has told.
+    pub(super) kind: OnceLock<Kind>,
 }
 
 impl Docker {
@@ -74,7 +78,12 @@ impl Docker {
     pub fn connect_to(host: &str) -> Result<Docker, DockerError> {
         let client = transport::client(host, REQUEST_DEADLINE.as_secs())
             .map_err(|error| DockerError::unreachable(host, &error))?;
-        Ok(Docker { host: host.to_owned(), client, negotiated: OnceLock::new() })
+        Ok(Docker { host: host.to_owned(), client, negotiated: OnceLock::new(), kind: OnceLock::new() })
+    }
+
+    /// Where the engine listens, in the form of DOCKER_HOST.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// The names of all running containers, sorted.
@@ -116,7 +125,25 @@ impl Docker {
         container: &str,
         (network_id, network): (&str, &str),
     ) -> Result<Vec<IpAddr>, DockerError> {
-        addresses_in(&self.list_containers(true).await?, container, (network_id, network))
+        let all = self.list_containers(true).await?;
+        match addresses_in(&all, container, (network_id, network)) {
+            Err(DockerError::NotOnNetwork { networks, .. }) if !networks.is_empty() => {}
+            found => return found,
+        }
+        // A swarm's containers are on docker_gwbridge, and only the network lists them so.
+        let id = pick_container(&all, container)?.id.as_deref().unwrap_or_default();
+        let attached = self.attached(network_id, id).await?;
+        if attached.is_empty() { addresses_in(&all, container, (network_id, network)) } else { Ok(attached) }
+    }
+
+    /// The addresses of the container with this full id on the network with this one, as the network lists them.
+    async fn attached(&self, network: &str, container: &str) -> Result<Vec<IpAddr>, DockerError> {
+        let api = self.api().await?;
+        let network =
+            answer("inspect a network", api.inspect_network(network, None::<InspectNetworkOptions>)).await?;
+        let endpoint = network.containers.and_then(|mut all| all.remove(container)).unwrap_or_default();
+        let address = |text: Option<String>| text?.split('/').next()?.parse().ok();
+        Ok([endpoint.ipv4_address, endpoint.ipv6_address].into_iter().filter_map(address).collect())
     }
 
     /// Everything about the container with this full id.
@@ -215,7 +242,8 @@ fn addresses_in(
     let networks = networks.unwrap_or(&empty);
     // A stopped container's endpoints have no network id, only the name they will have.
     let on_network = |(key, endpoint): &(&String, &EndpointSettings)| match endpoint.network_id.as_deref() {
-        Some(id) if !id.is_empty() => id == network_id,
+        // Podman has a network's name there, too.
+        Some(id) if !id.is_empty() => id == network_id || (id == network && **key == network),
         _ => **key == network,
     };
     let Some((_, endpoint)) = networks.iter().find(on_network) else {

@@ -45,6 +45,43 @@ pub enum DockerError {
         /// The names of all networks of driver `bridge`, sorted.
         known: Vec<String>,
     },
+    /// No bridge network matches a pattern.
+    #[error(
+        "failed to find Docker networks: no network matches `{pattern}`: {}, or use --bridge if it is an interface",
+        one_of("network", .known)
+    )]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// The names of all networks of driver `bridge`, sorted.
+        known: Vec<String>,
+    },
+    /// A pattern that is none.
+    #[error(
+        "failed to understand --network `{pattern}`: {cause}: use *, ? and [...] in it, or a network's name"
+    )]
+    NoPattern {
+        /// What was typed.
+        pattern: String,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+    /// The network that a swarm's containers reach their host over is not there yet.
+    #[error(
+        "failed to find Docker network docker_gwbridge: Docker makes it when this host joins a swarm: run docker swarm \
+         init or join, then attach again"
+    )]
+    NoSwarm,
+    /// The engine's bridges are not on this host, or in a namespace that only it has.
+    #[error("failed to attach to a network of the engine at {host}: it is {what}: {instead}")]
+    Elsewhere {
+        /// The socket or URL.
+        host: String,
+        /// What the engine is.
+        what: &'static str,
+        /// The setting that helps.
+        instead: &'static str,
+    },
     /// Several networks fit the name or the id prefix.
     #[error(
         "failed to find Docker network {name}: it fits {} networks: name one by id ({})",

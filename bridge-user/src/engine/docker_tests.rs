@@ -1,17 +1,18 @@
 //! Tests on answers as Docker 20.10 and 28 give them, and on sockets without an engine behind them.
 
 use super::{
-    super::networks::{BridgeNetwork, pick_network},
+    super::networks::{BridgeNetwork, Listed, is_pattern, listed, matching, pick_network},
     *,
 };
 
 const ID: &str = "4f1c2a3b5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708";
 
-fn networks(json: &str) -> Vec<Network> {
-    serde_json::from_str(json).expect("a list of networks")
+fn networks(json: &str) -> Vec<Listed> {
+    let all: Vec<Network> = serde_json::from_str(json).expect("a list of networks");
+    all.into_iter().map(listed).collect()
 }
 
-fn some_networks() -> Vec<Network> {
+fn some_networks() -> Vec<Listed> {
     networks(&format!(
         r#"[
         {{"Name":"bridge","Id":"aa11","Driver":"bridge","Scope":"local","IPAM":{{"Driver":"default","Options":null,
@@ -69,6 +70,40 @@ fn a_networks_gateways_are_those_of_ipam() {
 fn odd_subnets_do_not_matter() {
     let odd = networks(r#"[{"Name":"n","Id":"1","Driver":"bridge","IPAM":{"Config":[{"Subnet":"x/y"}]}}]"#);
     assert_eq!(pick_network(odd, "n").expect("n").bridge, "br-1");
+}
+
+#[test]
+fn patterns_stand_for_bridge_networks_by_name() {
+    let names = |pattern: &str| -> Vec<String> {
+        assert!(is_pattern(pattern), "{pattern}");
+        matching(some_networks(), pattern).expect(pattern).into_iter().map(|one| one.name).collect()
+    };
+    assert_eq!(names("all"), ["app_default", "bridge", "nogw", "twin", "twin"]);
+    assert_eq!(names("*_default"), ["app_default"]);
+    assert_eq!(names("[bn]*"), ["bridge", "nogw"]);
+    let refusal = |pattern: &str| matching(some_networks(), pattern).expect_err(pattern).to_string();
+    let none = refusal("web-*");
+    assert!(none.contains("no network matches `web-*`") && none.contains("app_default, bridge"), "{none}");
+    assert!(refusal("host*").contains("no network matches"), "of another driver");
+    assert!(refusal("[").contains("failed to understand --network `[`"));
+    assert!(!is_pattern("allnet") && !is_pattern("app_default"));
+}
+
+#[test]
+fn a_network_whose_owner_wants_no_gateway_says_so() {
+    let of = |options: &str| {
+        let network = format!(r#"[{{"Name":"n","Id":"1","Driver":"bridge","Options":{{{options}}}}}]"#);
+        pick_network(networks(&network), "n").expect("n").without_gateway
+    };
+    let option = "com.docker.network.bridge.gateway_mode_ipv4";
+    assert_eq!(of(&format!(r#""{option}":"isolated""#)), Some(format!("{option}=isolated")));
+    assert_eq!(of(&format!(r#""{option}":"routed""#)), None);
+}
+
+#[test]
+fn the_swarms_network_is_told_from_a_typing_error() {
+    let error = pick_network(some_networks(), "docker_gwbridge").expect_err("no swarm").to_string();
+    assert!(error.contains("joins a swarm"), "{error}");
 }
 
 fn containers() -> Vec<ContainerSummary> {

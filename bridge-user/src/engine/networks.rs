@@ -6,14 +6,33 @@
 use std::net::IpAddr;
 
 use bollard::models::{Ipam, Network};
+use glob::Pattern;
 use ipnet::IpNet;
 
-use super::docker::{Docker, DockerError, meant, short};
+use super::{
+    about::Kind,
+    docker::{Docker, DockerError, meant, short},
+    podman,
+};
 
 /// The network option that names the bridge interface.
 const BRIDGE_NAME_OPTION: &str = "com.docker.network.bridge.name";
 /// The network whose gateway `host-gateway` stands for on every network.
 const DEFAULT_NETWORK: &str = "bridge";
+/// Podman's default network.
+const PODMAN_NETWORK: &str = "podman";
+/// The network over which containers on overlay networks reach their host; made when the host joins a swarm.
+const SWARM_NETWORK: &str = "docker_gwbridge";
+const BRIDGE_DRIVER: &str = "bridge";
+
+/// What asks Docker for a bridge without an address of the host, and what it is called then.
+const WITHOUT_GATEWAY: [(&str, &str); 3] = [
+    ("com.docker.network.bridge.gateway_mode_ipv4", "isolated"),
+    ("com.docker.network.bridge.gateway_mode_ipv6", "isolated"),
+    ("com.docker.network.bridge.inhibit_ipv4", "true"),
+];
+/// Every bridge network, where a network is named.
+const ALL: &str = "all";
 
 /// A network of driver `bridge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +49,22 @@ pub struct BridgeNetwork {
     pub subnets: Vec<IpNet>,
     /// Its containers have no route but to their own subnet.
     pub internal: bool,
+    /// The option, if any, by which its owner wants no address of the host on the bridge.
+    pub without_gateway: Option<String>,
+}
+
+/// A network of any driver.
+#[derive(Debug, Clone)]
+pub(super) struct Listed {
+    /// As a bridge network, which it is if the driver says so.
+    pub(super) bridge: BridgeNetwork,
+    /// Its driver.
+    pub(super) driver: String,
+}
+
+/// Whether a network's name on the command line may stand for several.
+pub fn is_pattern(name: &str) -> bool {
+    name == ALL || name.contains(['*', '?', '['])
 }
 
 impl Docker {
@@ -40,7 +75,19 @@ impl Docker {
     /// fit; [`DockerError::UnsupportedDriver`] says what to do instead; [`DockerError::Unreachable`] and
     /// [`DockerError::Api`] if the engine gives no answer.
     pub async fn network(&self, name: &str) -> Result<BridgeNetwork, DockerError> {
-        pick_network(self.list_networks().await?, name)
+        let all = self.listed().await?;
+        // Podman's compatible API has Docker's name for its default network, and people do.
+        let name = if name == DEFAULT_NETWORK { self.default_name().await? } else { name };
+        pick_network(all, name)
+    }
+
+    /// The bridge networks that match a pattern ([`is_pattern`]) now, by name.
+    ///
+    /// # Errors
+    /// [`DockerError::NoMatch`] lists the bridge networks; [`DockerError::Unreachable`] and [`DockerError::Api`] if the
+    /// engine gives no answer.
+    pub async fn networks_like(&self, pattern: &str) -> Result<Vec<BridgeNetwork>, DockerError> {
+        matching(self.listed().await?, pattern)
     }
 
     /// The names of all bridge networks, sorted.
@@ -48,7 +95,7 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
     pub async fn network_names(&self) -> Result<Vec<String>, DockerError> {
-        Ok(names(self.list_networks().await?))
+        Ok(names(self.listed().await?))
     }
 
     /// The network whose bridge this interface is.
@@ -56,64 +103,94 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Unreachable`] or [`DockerError::Api`] if the engine gives no answer.
     pub async fn network_on_bridge(&self, interface: &str) -> Result<Option<String>, DockerError> {
-        let mut all =
-            self.list_networks().await?.into_iter().filter_map(|network| bridge_network(network).ok());
+        let mut all = bridges(self.listed().await?);
         Ok(all.find(|network| network.bridge == interface).map(|network| network.name))
     }
 
     /// The default network, whose gateway `host-gateway` resolves to on every network; `None` where there is none
-    /// (`dockerd --bridge none`).
+    /// (`dockerd --bridge none`), and for Podman, where it is each network's own gateway.
     ///
     /// # Errors
     /// [`DockerError::Unreachable`] and [`DockerError::Api`] if the engine gives no answer.
-    pub async fn default_network(&self) -> Result<Option<BridgeNetwork>, DockerError> {
-        let mut all = self.list_networks().await?.into_iter();
-        let default =
-            all.find(|network| is_bridge(network) && network.name.as_deref() == Some(DEFAULT_NETWORK));
-        default.map(bridge_network).transpose()
+    pub async fn host_gateway_network(&self) -> Result<Option<BridgeNetwork>, DockerError> {
+        if self.kind().await? != Kind::Docker {
+            return Ok(None);
+        }
+        let mut all = bridges(self.listed().await?);
+        Ok(all.find(|network| network.name == DEFAULT_NETWORK))
+    }
+
+    async fn default_name(&self) -> Result<&'static str, DockerError> {
+        Ok(match self.kind().await? {
+            Kind::Docker => DEFAULT_NETWORK,
+            Kind::Podman(_) => PODMAN_NETWORK,
+        })
+    }
+
+    async fn listed(&self) -> Result<Vec<Listed>, DockerError> {
+        match self.kind().await? {
+            Kind::Docker => Ok(self.list_networks().await?.into_iter().map(listed).collect()),
+            Kind::Podman(_) => podman::networks(self.host()).await,
+        }
     }
 }
 
-pub(super) fn pick_network(networks: Vec<Network>, name: &str) -> Result<BridgeNetwork, DockerError> {
-    let has_name = |network: &Network| network.name.as_deref() == Some(name);
-    match meant(&networks, name, |network| network.id.as_deref(), has_name).as_slice() {
+pub(super) fn pick_network(networks: Vec<Listed>, name: &str) -> Result<BridgeNetwork, DockerError> {
+    let has_name = |network: &Listed| network.bridge.name == name;
+    match meant(&networks, name, |network| Some(&network.bridge.id), has_name).as_slice() {
+        [] if name == SWARM_NETWORK => Err(DockerError::NoSwarm),
         [] => Err(DockerError::UnknownNetwork { name: name.to_owned(), known: names(networks) }),
-        [network] => bridge_network((*network).clone()),
+        [Listed { bridge, driver }] if driver == BRIDGE_DRIVER => Ok(bridge.clone()),
+        [Listed { bridge, driver }] => {
+            Err(DockerError::UnsupportedDriver { name: bridge.name.clone(), driver: driver.clone() })
+        }
         several => {
-            let matches =
-                several.iter().map(|network| short(network.id.as_deref().unwrap_or_default())).collect();
+            let matches = several.iter().map(|network| short(&network.bridge.id)).collect();
             Err(DockerError::AmbiguousNetwork { name: name.to_owned(), matches })
         }
     }
 }
 
+pub(super) fn matching(networks: Vec<Listed>, pattern: &str) -> Result<Vec<BridgeNetwork>, DockerError> {
+    let glob = if pattern == ALL { "*" } else { pattern };
+    let glob = Pattern::new(glob)
+        .map_err(|error| DockerError::NoPattern { pattern: pattern.to_owned(), cause: error.msg })?;
+    let fits = |network: &BridgeNetwork| glob.matches(&network.name);
+    let mut found: Vec<_> = bridges(networks.clone()).filter(fits).collect();
+    if found.is_empty() {
+        return Err(DockerError::NoMatch { pattern: pattern.to_owned(), known: names(networks) });
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Those of driver `bridge`.
+fn bridges(networks: Vec<Listed>) -> impl Iterator<Item = BridgeNetwork> {
+    networks.into_iter().filter(|network| network.driver == BRIDGE_DRIVER).map(|network| network.bridge)
+}
+
 /// The names of all bridge networks, sorted.
-fn names(networks: Vec<Network>) -> Vec<String> {
-    let mut names: Vec<String> =
-        networks.into_iter().filter(is_bridge).filter_map(|network| network.name).collect();
+fn names(networks: Vec<Listed>) -> Vec<String> {
+    let mut names: Vec<String> = bridges(networks).map(|network| network.name).collect();
     names.sort();
     names
 }
 
-fn is_bridge(network: &Network) -> bool {
-    network.driver.as_deref() == Some("bridge")
-}
-
-fn bridge_network(network: Network) -> Result<BridgeNetwork, DockerError> {
-    let name = network.name.unwrap_or_default();
-    let driver = network.driver.unwrap_or_default();
-    if driver != "bridge" {
-        return Err(DockerError::UnsupportedDriver { name, driver });
-    }
-    let id = network.id.unwrap_or_default();
-    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME_OPTION));
-    let bridge = named.filter(|bridge| !bridge.is_empty()).unwrap_or_else(|| match name.as_str() {
+pub(super) fn listed(network: Network) -> Listed {
+    let (id, name) = (network.id.unwrap_or_default(), network.name.unwrap_or_default());
+    let options = network.options.unwrap_or_default();
+    let is_set = |(option, value): &&(&str, &str)| options.get(*option).is_some_and(|found| found == value);
+    let without_gateway =
+        WITHOUT_GATEWAY.iter().find(is_set).map(|(option, value)| format!("{option}={value}"));
+    let named = options.get(BRIDGE_NAME_OPTION).filter(|bridge| !bridge.is_empty()).cloned();
+    let bridge = named.unwrap_or_else(|| match name.as_str() {
         DEFAULT_NETWORK => "docker0".to_owned(),
         _ => format!("br-{}", short(&id)),
     });
     let (gateways, subnets) = network.ipam.map(addressing).unwrap_or_default();
     let internal = network.internal.unwrap_or_default();
-    Ok(BridgeNetwork { id, name, bridge, gateways, subnets, internal })
+    let bridge = BridgeNetwork { id, name, bridge, gateways, subnets, internal, without_gateway };
+    Listed { bridge, driver: network.driver.unwrap_or_default() }
 }
 
 /// Gateways and subnets. Some releases give a gateway a prefix length; what is no address says nothing.

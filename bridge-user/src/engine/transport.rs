@@ -4,6 +4,7 @@
 //! of events that reaches it ends like a broken connection.
 
 use std::{
+    error::Error,
     io,
     path::PathBuf,
     pin::Pin,
@@ -11,9 +12,10 @@ use std::{
 };
 
 use bollard::{BollardRequest, errors::Error as ApiError};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::{
-    Response,
-    body::Incoming,
+    Request, Response,
+    body::{Body, Bytes, Incoming},
     client::conn::http1,
     header::{HOST, HeaderValue},
 };
@@ -42,7 +44,10 @@ impl Endpoint {
         }
     }
 
-    async fn request(self, request: BollardRequest) -> Result<Response<Incoming>, ApiError> {
+    async fn request<B>(self, request: Request<B>) -> Result<Response<Incoming>, ApiError>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
         match self {
             Self::Unix(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
             Self::Tcp(address) => exchange(TcpStream::connect(&address).await?, &address, request).await,
@@ -67,11 +72,37 @@ pub(super) fn client(host: &str, seconds: u64) -> Result<bollard::Docker, ApiErr
     bollard::Docker::connect_with_custom_transport(transport, name, seconds, bollard::API_DEFAULT_VERSION)
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+/// The answer to a GET that bollard has no request for.
+///
+/// # Errors
+/// When the engine cannot be reached, or its answer is no success.
+pub(super) async fn get(host: &str, path: &'static str) -> Result<Bytes, ApiError> {
+    let request = Request::get(path).body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let response = Endpoint::of(host)?.request(request).await?;
+    let status_code = response.status().as_u16();
+    let body = response.into_body().collect().await?.to_bytes();
+    if status_code == 200 {
+        return Ok(body);
+    }
+    let message = String::from_utf8_lossy(&body).into_owned();
+    Err(ApiError::DockerResponseServerError { status_code, message })
+}
+
+/// The process that listens on the engine's UNIX socket, where this namespace of processes has it.
+pub(super) async fn listening_process(host: &str) -> Option<i32> {
+    let Ok(Endpoint::Unix(path)) = Endpoint::of(host) else { return None };
+    UnixStream::connect(path).await.ok()?.peer_cred().ok()?.pid().filter(|&pid| pid > 0)
+}
+
+async fn exchange<S, B>(
     stream: S,
     name: &str,
-    mut request: BollardRequest,
-) -> Result<Response<Incoming>, ApiError> {
+    mut request: Request<B>,
+) -> Result<Response<Incoming>, ApiError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     let bounded = TokioIo::new(Bounded { stream, left: MOST_BYTES });
     let (mut sender, connection) = http1::handshake(bounded).await?;
     // It ends with the answer; what goes wrong on it is the answer's error.

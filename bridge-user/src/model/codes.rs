@@ -105,6 +105,13 @@ codes! {
         see: "`ss -ltnp` names its owner",
         cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
     }
+    NETWORK_LEFT_OUT: "network-left-out", Warning, "attach", "0.1.0" {
+        symptom: "a network that `all` or a pattern stands for is not attached to",
+        cause: "it has no gateway on this host, or one of the containers of `--allow` is not on it; the message says \
+                which. The other networks are attached",
+        see: "`docker network inspect`",
+        cure: "name the networks to attach to",
+    }
     HOST_GATEWAY_TAKEN: "host-gateway-taken", Info, "attach", "0.1.0" {
         symptom: "`host-gateway` is not served at this port",
         cause: "`host.docker.internal:host-gateway` is the default network's gateway in every container, and another \

@@ -21,7 +21,7 @@ use crate::{
 
 /// What `host-gateway` resolves to in every container: the gateways of the default network.
 pub(super) fn host_gateways(docker: &BlockingDocker, namespace: &Namespace) -> anyhow::Result<Vec<IpAddr>> {
-    let Some(default) = docker.ask(docker.docker.default_network())? else { return Ok(Vec::new()) };
+    let Some(default) = docker.ask(docker.docker.host_gateway_network())? else { return Ok(Vec::new()) };
     let mut gateways = default.gateways;
     // Docker 20.10 does not always tell; it takes the first address then.
     if gateways.is_empty()

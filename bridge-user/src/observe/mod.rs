@@ -3,6 +3,7 @@
 pub mod checks;
 pub mod container;
 mod elsewhere;
+mod engine;
 mod gateways;
 mod meant;
 pub mod networks;
@@ -11,6 +12,7 @@ pub mod preflight;
 pub mod prepare;
 pub mod readiness;
 pub mod report;
+mod resolve;
 pub mod snapshot;
 pub mod stages;
 pub mod surroundings;

@@ -1,12 +1,13 @@
 //! What the command line names, as a namespace has it: networks, bridges and allowed sources.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use super::{
-    gateways::{host_gateways, require_local},
+    gateways::require_local,
     meant,
+    resolve::{self, Resolved},
 };
 use crate::{
     engine::{
@@ -141,27 +142,12 @@ impl NetworkResolver {
     ///
     /// # Errors
     /// When something is wrong with the request whatever the network.
-    pub(crate) fn networks(
-        &self,
-        request: &Request,
-        namespace: &Namespace,
-        held: &mut Vec<Namespace>,
-    ) -> anyhow::Result<Vec<Asked>> {
-        let default = ["bridge".to_owned()];
+    pub(crate) fn networks(&self, request: &Request, namespace: &Namespace) -> anyhow::Result<Resolved> {
         require_local(&request.gateways, namespace)?;
-        let host_gateways = match &self.docker {
-            Some(Ok(docker)) => host_gateways(docker, namespace).map_err(|error| format!("{error:#}")),
-            _ => Ok(Vec::new()),
+        let mut resolved = match &self.docker {
+            Some(docker) => resolve::networks(docker, request, namespace),
+            None => Resolved::default(),
         };
-        let names: &[String] = match (&request.networks[..], &request.bridges[..]) {
-            ([], []) => &default,
-            (names, _) => names,
-        };
-        let mut all = Vec::new();
-        for name in names {
-            let found = self.docker_network(name, request, (namespace, &host_gateways), held);
-            all.push(Asked::new(name, found));
-        }
         // Containers do not go with bridges.
         let allow: Vec<Source> =
             request.allow.iter().filter_map(AllowedSource::net).map(|net| Source::Net(*net)).collect();
@@ -175,34 +161,9 @@ impl NetworkResolver {
                 gateways: request.gateways.clone(),
             };
             let found = bridge_by_name(namespace, name).map_err(|error| meant::by_bridge(error, name));
-            all.push(Asked::new(name, found.map(network)));
+            resolved.networks.push(Asked::new(name, found.map(network)));
         }
-        Ok(all)
-    }
-
-    fn docker_network(
-        &self,
-        name: &str,
-        request: &Request,
-        (namespace, host_gateways): (&Namespace, &Result<Vec<IpAddr>, String>),
-        held: &mut Vec<Namespace>,
-    ) -> anyhow::Result<Network> {
-        let docker = self.docker.as_ref().context("failed to resolve a network: Docker is not connected")?;
-        let docker = docker.as_ref().map_err(|error| anyhow!("{error}"))?;
-        let network = docker
-            .ask(docker.docker.network(name))
-            .map_err(|error| meant::by_network(error, docker, namespace, name))?;
-        let bridge = bridge_by_name(namespace, &network.bridge).with_context(|| {
-            format!("failed to find the bridge of Docker network {name} in this network namespace")
-        })?;
-        let allow = docker.sources(&request.allow, (&network.id, &network.name), held)?;
-        // Containers of an internal network have no route there.
-        let host_gateways = match host_gateways {
-            _ if network.internal => Vec::new(),
-            known => known.clone().map_err(|error| anyhow!(error))?,
-        };
-        let gateways = request.gateways.clone();
-        Ok(Network { container: None, name: network.name, bridge, allow, host_gateways, gateways })
+        Ok(resolved)
     }
 
     /// The container that publishes this address and port, as far as an engine can be asked: it names what is found

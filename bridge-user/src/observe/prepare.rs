@@ -15,6 +15,7 @@ use super::{
     gateways,
     networks::{Asked, NetworkResolver},
     preflight, readiness,
+    resolve::Resolved,
     surroundings::Surroundings,
 };
 use crate::{
@@ -74,14 +75,14 @@ pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
     preflight::may_attach(request.may_steer().then_some(request.datapath), &scope.roots)?;
     let Some(container) = &request.container else {
         let docker = NetworkResolver::new(request);
-        let mut held = Vec::new();
-        let networks = docker.networks(request, &scope.namespace, &mut held)?;
+        let Resolved { networks, left_out, held, .. } = docker.networks(request, &scope.namespace)?;
         let engine = Engine {
             container: None,
             refuse_published: &|state| docker.refuse_published(state),
             publisher: &|target| docker.publisher(target),
         };
-        let intent = decide(request, scope, &networks, &engine)?;
+        let mut intent = decide(request, scope, &networks, &engine)?;
+        intent.left_out.splice(..0, left_out);
         return Ok(Prepared { intent, scope: scope.clone(), container: None, held });
     };
     preflight::may_enter()?;
@@ -161,8 +162,7 @@ fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>
     let check = |state: &Attachment| check(state).map_err(|error| format!("{error:#}"));
     let sorted = plan::partition(request, &candidates, &present, next_id, check);
     let Partition { wanted, refused, kept, warnings, left_out } = sorted;
-    let expected = wanted.iter().flat_map(|state| expected(state, &networks, &around));
-    let findings = left_out.iter().cloned().chain(expected).collect();
+    let findings = wanted.iter().flat_map(|state| expected(state, &networks, &around)).collect();
     let (relayed, steered): (_, Vec<Attachment>) =
         wanted.into_iter().partition(|state| state.datapath.is_relay());
     if !steered.is_empty() {

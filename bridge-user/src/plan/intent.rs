@@ -33,7 +33,7 @@ pub struct Intent {
     pub warnings: Vec<String>,
     /// What is known to be in the way of the attachments, or worth telling of them.
     pub findings: Vec<Finding>,
-    /// The addresses that were left out, which is only known now.
+    /// What was left out of what was asked for, which is only known now.
     pub left_out: Vec<Finding>,
     /// The level of events that was asked for.
     pub event_level: Option<EventLevel>,

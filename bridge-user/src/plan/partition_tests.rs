@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::{
     model::{
+        codes,
         datapath::{Datapath, Requested},
         identity::Identity,
         target::Port,
@@ -141,4 +142,28 @@ fn nobody_stays_admitted_who_is_not_asked_for() {
     assert_eq!(again(&plain, &everybody, Err("it leads on".to_owned()), Some(&docker0)).refused.len(), 1);
     let local = Request { identity: Identity::Loopback, ..plain };
     assert_eq!(again(&local, &there, Ok(there.clone()), Some(&docker0)).refused.len(), 1);
+}
+
+#[test]
+fn an_address_that_is_asked_for_is_served_or_refused() {
+    let docker0 = bridge();
+    let there = state();
+    let more = Request { gateways: vec!["192.0.2.1".parse().unwrap()], ..request(&["redis"], &[]) };
+    assert_eq!(again(&more, &there, Ok(there.clone()), Some(&docker0)).refused.len(), 1);
+    let mut served = there;
+    served.gateways.extend(&more.gateways);
+    assert_eq!(again(&more, &served, Ok(served.clone()), Some(&docker0)).wanted, [served]);
+}
+
+#[test]
+fn what_was_left_out_is_told_of_what_is_attached() {
+    let request = request(&["redis"], &[]);
+    let docker0 = bridge();
+    let finding = codes::HOST_GATEWAY_TAKEN.finding(state().name(), "taken".to_owned(), "stop that");
+    let all = [Candidate {
+        left_out: vec![finding.clone()],
+        ..candidate(&request.specs[0], "app", Some(&docker0), Ok(state()))
+    }];
+    assert_eq!(partition(&request, &all, &[], 1, anything).left_out, [finding]);
+    assert_eq!(partition(&request, &all, &[], 1, |_| Err("it is bound".to_owned())).left_out, []);
 }

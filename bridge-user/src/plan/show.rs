@@ -69,7 +69,7 @@ impl DryRun {
             choices,
             steps,
             changes,
-            findings: intent.findings.clone(),
+            findings: intent.left_out.iter().chain(&intent.findings).cloned().collect(),
             refused: intent.refused.clone(),
             warnings: intent.warnings.clone(),
             summary,

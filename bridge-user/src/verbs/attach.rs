@@ -42,8 +42,9 @@ pub struct Args {
     /// Attach inside this running container: its own 127.0.0.1 services become reachable at its own addresses
     #[arg(long, value_name = "NAME", conflicts_with = "bridges", add = candidates::containers())]
     container: Option<String>,
-    /// Docker network to attach to (default: bridge; with --container: each that it is on); may repeat
-    #[arg(long = "network", value_name = "NAME", add = candidates::networks())]
+    /// Docker network to attach to (default: bridge; with --container: each that it is on), a glob such as 'web-*', or
+    /// all; may repeat
+    #[arg(long = "network", value_name = "NAME|GLOB|all", add = candidates::networks())]
     networks: Vec<String>,
     /// Linux bridge to attach to, without Docker; may repeat
     #[arg(long = "bridge", value_name = "IFACE", add = candidates::bridges())]

@@ -21,7 +21,7 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     /// Listens; `respond` gets the path of each request.
-    pub(super) fn start(
+    pub(crate) fn start(
         respond: impl Fn(&str, &UnixStream) -> std::io::Result<()> + Send + 'static,
     ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
@@ -58,7 +58,7 @@ fn serve(listener: &UnixListener, respond: impl Fn(&str, &UnixStream) -> std::io
 }
 
 /// A whole answer.
-pub(super) fn say(mut stream: &UnixStream, body: &str) -> std::io::Result<()> {
+pub(crate) fn say(mut stream: &UnixStream, body: &str) -> std::io::Result<()> {
     write!(stream, "{HEAD}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 

@@ -286,7 +286,7 @@ pub(super) fn busybox() -> Result<PathBuf> {
 }
 
 /// Detaches every mount below `directory`, innermost first.
-fn unmount_below(directory: &Path) -> Result<()> {
+pub(super) fn unmount_below(directory: &Path) -> Result<()> {
     let table = std::fs::read_to_string("/proc/self/mounts")?;
     let below = table.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
     for target in below.filter(|path| path.starts_with(directory)).collect::<Vec<_>>().into_iter().rev() {

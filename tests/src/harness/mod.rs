@@ -3,7 +3,7 @@
 //! Invariant: everything the harness creates belongs to a guard whose `Drop` removes it, also when
 //! a trial panics, and [`leftovers`] checks that afterwards.
 
-mod api_server;
+pub(crate) mod api_server;
 pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod containers;
@@ -28,6 +28,7 @@ pub(crate) mod odd_engine;
 pub(crate) mod peers;
 pub(crate) mod pinned;
 pub(crate) mod planned;
+pub(crate) mod podman;
 pub(crate) mod postgres;
 pub(crate) mod proc;
 pub(crate) mod raw;

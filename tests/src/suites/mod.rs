@@ -31,6 +31,7 @@ mod container_scope;
 mod crash;
 mod docker;
 mod dry_run;
+mod engines;
 mod events;
 mod firewalls;
 mod fragments;
@@ -56,6 +57,7 @@ mod partial;
 mod pins;
 mod pins_unsafe;
 mod placeholders;
+mod podman;
 mod privileges;
 mod reach;
 mod refusals;
@@ -198,6 +200,8 @@ pub(crate) fn all() -> Vec<Test> {
         upgrade::TESTS,
         docker::TESTS,
         host_gateway::TESTS,
+        engines::TESTS,
+        podman::TESTS,
         transcripts::TESTS,
         container_kernels::TESTS,
         container_refusals::TESTS,

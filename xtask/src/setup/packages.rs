@@ -64,6 +64,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "docker-proxy", package: "docker.io", needs: &[Need::Peers] },
     Program { name: "dockerd", package: "docker.io", needs: &[Need::HostSuite] },
     Program { name: "docker", package: "docker.io docker-cli", needs: &[Need::HostSuite] },
+    Program { name: "podman", package: "podman", needs: &[Need::HostSuite] },
+    Program { name: "netavark", package: "netavark", needs: &[Need::HostSuite] },
     Program { name: "socat", package: "socat", needs: &[Need::Namespaces, Need::Peers, Need::HostSuite] },
     Program { name: "zsh", package: "zsh", needs: &[Need::HostSuite] },
     Program { name: "fish", package: "fish", needs: &[Need::HostSuite] },
@@ -126,6 +128,8 @@ fn find(name: &str) -> Option<PathBuf> {
         NGINX_STREAM => nginx_stream(),
         // Docker's own packages keep it out of PATH.
         "docker-proxy" => which(name).or_else(|| existing("/usr/libexec/docker/docker-proxy")),
+        // So do Podman's.
+        "netavark" => which(name).or_else(|| existing("/usr/lib/podman/netavark")),
         _ => which(name),
     }
 }

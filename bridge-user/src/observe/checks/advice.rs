@@ -14,7 +14,7 @@ use crate::{
     model::{
         attachment::Attachment,
         codes,
-        finding::Finding,
+        finding::{Finding, Severity},
         identity::Identity,
         notes::{Clients, Note},
         presets,
@@ -39,7 +39,8 @@ pub struct Advice {
 impl Advice {
     /// Of one finding.
     pub fn note(finding: &Finding) -> Self {
-        Self { line: format!("note: {}: {finding}", finding.subject), findings: vec![finding.clone()] }
+        let kind = if finding.severity == Severity::Info { "note" } else { "warning" };
+        Self { line: format!("{kind}: {}: {finding}", finding.subject), findings: vec![finding.clone()] }
     }
 }
 
