@@ -365,3 +365,16 @@ fn no_socket_and_a_rule_is_no_waiting() {
     let judgement = judge(&state(), Some(&bridge()), &facts);
     assert_eq!(short(judgement), not_ready(Readiness::Failed, "answered-elsewhere"));
 }
+
+#[test]
+fn containers_are_given_their_own_networks_gateway_first() {
+    let mut state = state();
+    let bridge = Bridge { addrs: vec!["172.30.1.1/24".parse().unwrap()], ..bridge() };
+    state.gateways = ["172.17.0.1", "172.30.1.1"].map(|address| address.parse().unwrap()).into();
+    let entry =
+        AttachmentReport::of_steered(&state, &Stats::default(), &facts(vec![], &[]), Judgement::ready());
+    let entry = entry.own_first(Some(&bridge));
+    assert_eq!(entry.gateways, ["172.30.1.1", "172.17.0.1"]);
+    let line = entry.connect_line().unwrap();
+    assert!(line.contains("redis://172.30.1.1:6379 or REDIS_URL=redis://172.17.0.1:6379"), "{line}");
+}

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     model::{
         attachment::Attachment,
+        bridge::Bridge,
         datapath::Datapath,
         finding::Finding,
         identity::Identity,
@@ -209,6 +210,16 @@ impl AttachmentReport {
             relay: Some(stats),
         };
         Self::new(state, judgement, counters)
+    }
+
+    /// With the addresses of its bridge before other ones of the host: those are what containers are given.
+    pub(crate) fn own_first(self, bridge: Option<&Bridge>) -> Self {
+        let own: Vec<String> =
+            bridge.iter().flat_map(|bridge| &bridge.addrs).map(|net| net.addr().to_string()).collect();
+        let pairs = self.gateways.into_iter().zip(self.connect);
+        let (first, rest): (Vec<_>, Vec<_>) = pairs.partition(|(gateway, _)| own.contains(gateway));
+        let (gateways, connect) = first.into_iter().chain(rest).unzip();
+        Self { gateways, connect, ..self }
     }
 
     fn new(state: &Attachment, judgement: Judgement, counters: AttachmentCounters) -> Self {

@@ -91,7 +91,8 @@ fn of_namespace(scope: &Scope) -> anyhow::Result<Report> {
         let stats = counted.get(&id).copied().unwrap_or_default();
         let judgement = readiness::judge(&attachment, bridge.as_ref(), &snapshot)
             .with_stopped(stages::findings(&attachment, &snapshot, &stats));
-        report.attachments.push(AttachmentReport::of_steered(&attachment, &stats, &snapshot, judgement));
+        let entry = AttachmentReport::of_steered(&attachment, &stats, &snapshot, judgement);
+        report.attachments.push(entry.own_first(bridge.as_ref()));
     }
     report.listener_tracking = Some(ListenerTracking(state.track_stats()?));
     Ok(report)

@@ -92,7 +92,8 @@ impl Runner {
                 Some(what) => readiness::foreign_target(&running.state, &what),
                 None => readiness::judge_relay(&running.state, bridge.as_ref(), &facts),
             };
-            let mut report = AttachmentReport::of_relay(&running.state, running.stats(), judgement);
+            let report = AttachmentReport::of_relay(&running.state, running.stats(), judgement);
+            let mut report = report.own_first(bridge.as_ref());
             let user = running.relays.iter().find_map(Relay::user);
             report.findings.extend(user.map(|user| serving::unix_client(&running.state, &user.to_string())));
             let there_are = self.ledger.as_ref().map(|ledger| ledger.max_connections());

@@ -71,9 +71,9 @@ fn by_name(engine: &Engine) -> Result<()> {
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--network", "appnet"])?;
     let attachment = cli.attachment(NAME)?;
-    let expected = ["bridge", "appnet"].map(|network| engine.gateway(network).map(|one| one.to_string()));
-    let [docker0, own] = expected;
-    ensure!(attachment.gateways == [docker0?, own?], "the gateways are {:?}", attachment.gateways);
+    let expected = ["appnet", "bridge"].map(|network| engine.gateway(network).map(|one| one.to_string()));
+    let [own, docker0] = expected;
+    ensure!(attachment.gateways == [own?, docker0?], "the gateways are {:?}", attachment.gateways);
     ensure!(attachment.state == "ready" && attachment.findings.is_empty(), "{}", attachment.raw);
     let own = engine.gateway("appnet")?.to_string();
     for host in ["host.docker.internal", own.as_str()] {
