@@ -122,7 +122,7 @@ codes! {
     LISTENER_ON_EVERY_ADDRESS: "listener-on-every-address", Warning, "status", "0.1.0" {
         symptom: "the service listens on every address",
         cause: "it is bound to 0.0.0.0 or `::`, so containers, and everybody who reaches the host, get to it without \
-                being attached; the allow-list narrows the attached bridge alone. It ends with the next connection that comes to the gateway",
+                being attached; the allow-list narrows the attached bridge alone",
         see: "`ss -ltn` shows `0.0.0.0:PORT` or `*:PORT`",
         cure: "bind it to the target's address. As it is, attaching is of use with `--identity loopback`, for a \
                service that answers only local clients",
@@ -162,7 +162,7 @@ codes! {
         cause: "a network card, VLAN, bond or tunnel is a port of the bridge, or the default route goes over it, as \
                 LXD, Proxmox and libvirt set bridges up; and the allow-list lets in a whole subnet of it",
         see: "`bridge link`; `ip route show default`",
-        cure: "attach again with `--allow` and the addresses of the containers alone. It ends with the next connection that comes to the gateway",
+        cure: "attach again with `--allow` and the addresses of the containers alone",
     }
     BRIDGE_IN_VRF: "bridge-in-vrf", Error, "status", "0.1.0" {
         symptom: "`failed`: the bridge is in a VRF",
