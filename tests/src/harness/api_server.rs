@@ -4,6 +4,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::Result;
@@ -16,6 +18,7 @@ pub(super) const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json
 /// The server.
 pub(crate) struct ApiServer {
     directory: TempDir,
+    ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -26,8 +29,10 @@ impl ApiServer {
     ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let listener = UnixListener::bind(directory.path().join("docker.sock"))?;
-        let thread = std::thread::spawn(move || serve(&listener, respond));
-        Ok(Self { directory, thread: Some(thread) })
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_ended = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || serve(&listener, &is_ended, respond));
+        Ok(Self { directory, ends, thread: Some(thread) })
     }
 
     /// Its address, as `DOCKER_HOST` has it.
@@ -38,7 +43,8 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        // A connection that asks for nothing ends the server.
+        self.ends.store(true, Ordering::Relaxed);
+        // Its last connection.
         drop(UnixStream::connect(self.directory.path().join("docker.sock")));
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             eprintln!("suite: the thread of an engine's stand-in panicked");
@@ -46,11 +52,18 @@ impl Drop for ApiServer {
     }
 }
 
-/// Until a connection asks for nothing.
-fn serve(listener: &UnixListener, respond: impl Fn(&str, &UnixStream) -> std::io::Result<()>) {
+/// Until it is to end. A connection may ask for nothing: whoever looks which process listens makes one.
+fn serve(
+    listener: &UnixListener,
+    ends: &AtomicBool,
+    respond: impl Fn(&str, &UnixStream) -> std::io::Result<()>,
+) {
     for stream in listener.incoming().flatten() {
+        if ends.load(Ordering::Relaxed) {
+            return;
+        }
         let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-        let Some(request) = lines.next() else { return };
+        let Some(request) = lines.next() else { continue };
         // The headers, which end with an empty line.
         drop(lines.take_while(|line| !line.is_empty()).last());
         drop(respond(request.split(' ').nth(1).unwrap_or_default(), &stream));
