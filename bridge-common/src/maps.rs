@@ -428,12 +428,7 @@ impl ConnectionKey {
         }
         differs | (self.source_port ^ other.source_port) as u32 | (self.port ^ other.port) as u32 == 0
     }
-}
 
-/// Spreads small numbers over 64 bits: 2^64 divided by the golden ratio.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-
-impl ConnectionKey {
     /// All of it in 64 bits, never 0; the upper half is spread evenly.
     #[inline(always)]
     pub const fn fold(&self) -> u64 {
@@ -448,6 +443,9 @@ impl ConnectionKey {
         folded.wrapping_mul(SPREAD) | 1
     }
 }
+
+/// Spreads small numbers over 64 bits: 2^64 divided by the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Steered {
     /// [`Steered::target`] of a connection with the container's identity.

@@ -116,7 +116,7 @@ mod tests {
         let v4 = event("denied 172.17.0.3:40112 -> 172.17.0.1:6379: source not in the allow-list");
         assert_eq!(v4.destination(), "172.17.0.1:6379".parse().ok());
         assert_eq!(v4.source(), "172.17.0.3:40112".parse().ok());
-        let v6 = event("accepted [fd00::2]:40112 -> [fd00::1]:6379");
+        let v6 = event("steered [fd00::2]:40112 -> [fd00::1]:6379");
         assert_eq!(v6.destination(), "[fd00::1]:6379".parse().ok());
         assert_eq!(v6.source(), "[fd00::2]:40112".parse().ok());
         assert_eq!(event("tracked listener on port 6379").destination(), None);

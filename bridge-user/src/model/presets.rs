@@ -110,15 +110,20 @@ pub const WITHOUT_PORT: &[(&str, Connect, &[Note])] = &[
 
 /// What the clients of a service are given.
 pub fn connect(service: &str) -> Connect {
-    let without_port =
-        WITHOUT_PORT.iter().find(|(name, _, _)| *name == service).map(|(_, connect, _)| *connect);
-    find(service).map(|preset| preset.connect).or(without_port).unwrap_or(Connect::PLAIN)
+    find(service).map_or_else(
+        || without_port(service).map_or(Connect::PLAIN, |(_, connect, _)| *connect),
+        |preset| preset.connect,
+    )
 }
 
 /// What is known of a service.
 pub fn notes(service: &str) -> &'static [Note] {
-    let without_port = WITHOUT_PORT.iter().find(|(name, _, _)| *name == service).map(|(_, _, notes)| *notes);
-    find(service).map(|preset| preset.notes).or(without_port).unwrap_or_default()
+    find(service)
+        .map_or_else(|| without_port(service).map_or(&[][..], |(_, _, notes)| notes), |preset| preset.notes)
+}
+
+fn without_port(service: &str) -> Option<&'static (&'static str, Connect, &'static [Note])> {
+    WITHOUT_PORT.iter().find(|(name, _, _)| *name == service)
 }
 
 /// The preset called exactly `name`, if there is one.

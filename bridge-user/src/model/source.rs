@@ -7,6 +7,8 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use super::instance::NamespaceId;
+
 /// A source that may connect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
@@ -28,6 +30,13 @@ pub struct NamedContainer {
     /// The cookie of its network namespace, which no later run has. `None`: only a program on this kernel can tell it
     /// (below Linux 5.14), and none was attached yet.
     pub cookie: Option<u64>,
+}
+
+impl NamedContainer {
+    /// The network namespace of that run.
+    pub fn namespace(&self) -> NamespaceId {
+        NamespaceId { inode: self.inode, cookie: self.cookie }
+    }
 }
 
 impl Source {

@@ -15,12 +15,27 @@ use crate::{
     plan,
 };
 
+/// The process that listens on an engine's socket.
+pub(super) struct EngineProcess {
+    pid: i32,
+    namespace: Namespace,
+}
+
+impl EngineProcess {
+    /// As far as it is to be seen.
+    pub(super) fn of(docker: &BlockingDocker) -> Option<Self> {
+        let pid = docker.runtime.block_on(docker.docker.process())?;
+        Some(Self { pid, namespace: Namespace::of_process(pid).ok()? })
+    }
+}
+
 /// Refuses a network of an engine that is on another machine, or has the network's bridge in another namespace.
 ///
 /// # Errors
 /// Says where the engine is, and how to attach there.
 pub(super) fn require_here(
     docker: &BlockingDocker,
+    process: Option<&EngineProcess>,
     network: &BridgeNetwork,
     namespace: &Namespace,
 ) -> anyhow::Result<()> {
@@ -34,9 +49,8 @@ pub(super) fn require_here(
             network.name
         );
     }
-    let Some(pid) = docker.runtime.block_on(docker.docker.process()) else { return Ok(()) };
-    let Ok(theirs) = Namespace::of_process(pid) else { return Ok(()) };
-    if theirs == *namespace || !link_by_name(&theirs, &network.bridge).is_ok_and(|link| link.is_some()) {
+    let Some(EngineProcess { pid, namespace: theirs }) = process else { return Ok(()) };
+    if theirs == namespace || !link_by_name(theirs, &network.bridge).is_ok_and(|link| link.is_some()) {
         return Ok(());
     }
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -8,7 +8,7 @@ use std::{collections::HashSet, net::IpAddr};
 use anyhow::{anyhow, bail};
 
 use super::{
-    engine::{require_here, require_same},
+    engine::{EngineProcess, require_here, require_same},
     gateways::host_gateways,
     meant,
     networks::{Asked, BlockingDocker},
@@ -72,6 +72,7 @@ fn left_out(network: &str, error: &anyhow::Error) -> Finding {
 
 struct Resolving<'a> {
     docker: &'a BlockingDocker,
+    process: Option<EngineProcess>,
     request: &'a Request,
     namespace: &'a Namespace,
     host_gateways: Vec<IpAddr>,
@@ -88,7 +89,8 @@ impl<'a> Resolving<'a> {
         let docker = docker.as_ref().map_err(|error| anyhow!("{error}"))?;
         docker.ask(docker.docker.refuse_elsewhere())?;
         let host_gateways = host_gateways(docker, namespace)?;
-        Ok(Self { docker, request, namespace, host_gateways })
+        let process = EngineProcess::of(docker);
+        Ok(Self { docker, process, request, namespace, host_gateways })
     }
 
     fn add_named(&self, name: &str, resolved: &mut Resolved) {
@@ -132,8 +134,8 @@ impl<'a> Resolving<'a> {
     }
 
     fn network(&self, network: &BridgeNetwork, held: &mut Vec<Namespace>) -> anyhow::Result<Network> {
-        let Self { docker, request, namespace, host_gateways } = self;
-        require_here(docker, network, namespace)?;
+        let Self { docker, process, request, namespace, host_gateways } = self;
+        require_here(docker, process.as_ref(), network, namespace)?;
         let bridge = match bridge_by_name(namespace, &network.bridge) {
             Err(NetError::NoAddress { name }) => bail!(without_gateway(network, &name)),
             Err(error @ NetError::UnknownInterface { .. }) => {

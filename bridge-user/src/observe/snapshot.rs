@@ -109,11 +109,7 @@ fn ended(attachments: &[(u32, Attachment)]) -> BTreeSet<u64> {
         return BTreeSet::new();
     };
     let is_there = |container: &&NamedContainer| {
-        let is_it = |namespace: &Namespace| {
-            namespace.inode() == container.inode
-                && namespace.cookie().is_none_or(|cookie| Some(cookie) == container.cookie)
-        };
-        present.iter().any(is_it)
+        present.iter().any(|namespace| container.namespace().is(namespace.id()))
     };
     named.into_iter().filter(|one| !is_there(one)).filter_map(|container| container.cookie).collect()
 }

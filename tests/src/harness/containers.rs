@@ -13,7 +13,6 @@ use super::client::refused;
 use super::docker::{Engine, PAGE};
 use super::rig::{Moved, expect_moved};
 use super::topology::at;
-use super::transcript::note;
 use super::wait::{patience, until};
 
 /// The attachment of `web`'s service on network `app`.
@@ -37,10 +36,7 @@ impl Stage {
             .and_then(|_| stage.httpd("web", &["--network", "app"]))
             .and_then(|()| stage.engine.container("peer", &["--network", "app"]))
             .and_then(|()| body(&mut stage));
-        if outcome.is_err() {
-            note(format!("--- dockerd log ---\n{}", stage.engine.log()));
-        }
-        outcome
+        stage.engine.noted(outcome)
     }
 
     /// Starts a container whose first process is the service.

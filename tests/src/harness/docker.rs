@@ -94,11 +94,14 @@ impl Engine {
     /// Makes an image of a directory.
     pub(crate) fn import(&self, root: &Path, image: &str) -> Result<()> {
         let archive = self.directory.path().join(format!("{image}.tar"));
-        let mut tar = Command::new("tar");
-        tar.arg("-C").arg(root).arg("-cf").arg(&archive).arg(".");
-        run_in(&self.host, &mut tar)?.success()?;
+        pack(&self.host, root, &archive)?;
         self.docker(&["import", &archive.to_string_lossy(), image])?;
         Ok(())
+    }
+
+    /// Notes the engine's log beside a failure.
+    pub(crate) fn noted<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.inspect_err(|_| note(format!("--- dockerd log ---\n{}", self.log())))
     }
 
     /// The engine's address, as `DOCKER_HOST` has it.
@@ -273,6 +276,13 @@ fn start_server(host: &Netns, directory: &Path, options: &[&str]) -> Result<Guar
 
 fn endpoint(directory: &Path) -> String {
     format!("unix://{}/docker.sock", directory.display())
+}
+
+/// Packs a directory as what an engine imports.
+pub(crate) fn pack(netns: &Netns, root: &Path, archive: &Path) -> Result<()> {
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(root).arg("-cf").arg(archive).arg(".");
+    run_in(netns, &mut tar)?.success()
 }
 
 /// The static busybox: `BRIDGE_BUSYBOX`, which `cargo xtask test` sets, else the one where Debian puts it.

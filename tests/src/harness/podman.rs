@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::cli::Cli;
-use super::docker::{busybox, unmount_below};
+use super::docker::{busybox, pack, unmount_below};
 use super::netns::Netns;
 use super::proc::{Guarded, run_in};
 use super::rig::remove_pins;
@@ -57,9 +57,7 @@ impl Podman {
         std::fs::create_dir_all(root.join("bin"))?;
         std::fs::copy(busybox()?, root.join("bin/sleep"))?;
         let archive = self.directory.path().join("image.tar");
-        let mut tar = Command::new("tar");
-        tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
-        run_in(&self.host, &mut tar)?.success()?;
+        pack(&self.host, &root, &archive)?;
         self.run(&["import", &archive.to_string_lossy(), IMAGE]).map(drop)
     }
 

@@ -23,6 +23,11 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
+    /// Starts Redis at its usual port, for clients from any address.
+    pub(crate) fn open(netns: &Netns) -> Result<Self> {
+        Self::start(netns, 6379, &["--protected-mode", "no"])
+    }
+
     /// Starts Redis on 127.0.0.1:`port` and waits until it answers there.
     pub(crate) fn start(netns: &Netns, port: u16, options: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;

@@ -14,7 +14,6 @@ use crate::harness::go_server::{GoServer, Http};
 use crate::harness::redis::{Redis, Session};
 use crate::harness::rig::{Moved, expect_moved, expect_moved_tc};
 use crate::harness::topology::{at, at6, local, reaches};
-use crate::harness::transcript::note;
 
 pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::default_network_reaches_redis", || on_engine(default_network)),
@@ -43,14 +42,7 @@ fn on_engine(body: fn(&Engine) -> Result<()>) -> Result<()> {
         .and_then(|_| engine.container("c1", &[]))
         .and_then(|()| engine.container("c2", &["--network", "appnet"]))
         .and_then(|()| body(&engine));
-    if outcome.is_err() {
-        note(format!("--- dockerd log ---\n{}", engine.log()));
-    }
-    outcome
-}
-
-fn redis(engine: &Engine) -> Result<Redis> {
-    Redis::start(&engine.host, 6379, &["--protected-mode", "no"])
+    engine.noted(outcome)
 }
 
 /// Redis behind the gateway of a network.
@@ -72,7 +64,7 @@ fn pongs_at(engine: &Engine, container: &str, gateway: SocketAddr, address: &str
 }
 
 fn default_network(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis"])?;
     let attachment = cli.attachment(DEFAULT)?;
@@ -91,7 +83,7 @@ fn default_network(engine: &Engine) -> Result<()> {
 }
 
 fn other_network(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis"])?;
     let stranger = engine.netns("c2")?;
@@ -105,7 +97,7 @@ fn other_network(engine: &Engine) -> Result<()> {
 }
 
 fn network_by_name(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--network", "appnet"])?;
     let name = "appnet-redis-6379";
@@ -121,7 +113,7 @@ fn network_by_name(engine: &Engine) -> Result<()> {
 }
 
 fn several_networks(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--network", "bridge", "--network", "appnet"])?;
     ensure!(cli.status()?.len() == 2, "two networks are two attachments");
@@ -151,7 +143,7 @@ fn published_port(engine: &Engine) -> Result<()> {
 }
 
 fn allow_container(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     engine.container("c3", &[])?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--allow", "c1"])?;
@@ -169,7 +161,7 @@ fn allow_container(engine: &Engine) -> Result<()> {
 
 /// Both containers start again in another order, and swap addresses: nobody inherits the name.
 fn swapped_containers(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     engine.container("c3", &[])?;
     let cli = engine.cli();
     let attach = ["attach", "redis", "--allow", "c1"];
@@ -220,7 +212,7 @@ fn go_server(engine: &Engine) -> Result<()> {
 }
 
 fn removed_network(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--network", "appnet"])?;
     let name = "appnet-redis-6379";

@@ -31,10 +31,6 @@ pub(super) const TESTS: &[Test] = &[
 /// A network whose bridge gets no address of the host.
 const CLOSED: [&str; 4] = ["--opt", "com.docker.network.bridge.inhibit_ipv4=true", "closed", "--internal"];
 
-fn redis(engine: &Engine) -> Result<Redis> {
-    Redis::start(&engine.host, 6379, &["--protected-mode", "no"])
-}
-
 fn served(engine: &Engine, network: &str, container: &str) -> Result<()> {
     let gateway = at(engine.gateway(network)?, 6379);
     expect_moved(&engine.cli(), &format!("{network}-redis-6379"), Moved::accepted(1), || {
@@ -54,7 +50,7 @@ fn names(engine: &Engine) -> Result<Vec<String>> {
 
 fn globs_and_all() -> Result<()> {
     let engine = Engine::start()?;
-    let _redis = redis(&engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     for network in ["web-1", "web-2", "appnet"] {
         engine.docker(&["network", "create", network])?;
@@ -98,7 +94,7 @@ fn without_gateway() -> Result<()> {
 /// Containers on an overlay network reach their host over a bridge that they are not listed on.
 fn swarm() -> Result<()> {
     let engine = Engine::start()?;
-    let _redis = redis(&engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.refused(
         &["attach", "redis", "--network", "docker_gwbridge"],
@@ -133,7 +129,7 @@ fn another_namespace() -> Result<()> {
     expect_refusal(&output, 1, &["dockerd", "another network namespace", "docker0", way, "DOCKER_HOST"])?;
     here.nothing_pinned()?;
     // The way out that it names is one.
-    let _redis = redis(&engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let (_, rest) = output.stderr.split_once("--net=").context("no namespace is named")?;
     let namespace = rest.split_whitespace().next().context("no namespace is named")?;
     let mut command = Command::new("nsenter");

@@ -18,7 +18,6 @@ use crate::harness::redis::Redis;
 use crate::harness::rig::{Moved, Rig, expect_moved, expect_moved_tc};
 use crate::harness::service::Service;
 use crate::harness::topology::{GATEWAY_A, GATEWAY_B, UPLINK, at, local};
-use crate::harness::transcript::note;
 use crate::harness::wait::kernel_at_least;
 
 pub(super) const TESTS: &[Test] = &[
@@ -45,14 +44,7 @@ fn on_engine(body: fn(&Engine) -> Result<()>) -> Result<()> {
         .and_then(|()| engine.container("other", &on_appnet))
         .and_then(|()| engine.container("c1", &EXTRA_HOST))
         .and_then(|()| body(&engine));
-    if outcome.is_err() {
-        note(format!("--- dockerd log ---\n{}", engine.log()));
-    }
-    outcome
-}
-
-fn redis(engine: &Engine) -> Result<Redis> {
-    Redis::start(&engine.host, 6379, &["--protected-mode", "no"])
+    engine.noted(outcome)
 }
 
 fn at_docker0(engine: &Engine) -> Result<SocketAddr> {
@@ -67,7 +59,7 @@ fn pongs(engine: &Engine, container: &str, host: &str) -> Result<()> {
 }
 
 fn by_name(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--network", "appnet"])?;
     let attachment = cli.attachment(NAME)?;
@@ -93,7 +85,7 @@ fn by_name(engine: &Engine) -> Result<()> {
 }
 
 fn allow_list(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.ok(&["attach", "redis", "--network", "appnet", "--allow", "app"])?;
     expect_moved(&cli, NAME, Moved::accepted(1), || pongs(engine, "app", "host.docker.internal"))?;
@@ -117,7 +109,7 @@ fn mptcp(engine: &Engine) -> Result<()> {
 }
 
 fn relayed(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     let networks = ["redis", "--network", "appnet", "--network", "bridge", "--datapath", "splice"];
     let _relay = Foreground::start(&cli, &networks)?;
@@ -132,7 +124,7 @@ fn relayed(engine: &Engine) -> Result<()> {
 
 /// What listens there stays what answers there; the network's own gateway is served all the same.
 fn taken(engine: &Engine) -> Result<()> {
-    let _redis = redis(engine)?;
+    let _redis = Redis::open(&engine.host)?;
     let docker0 = at_docker0(engine)?;
     let other = Service::start(&engine.host, docker0)?;
     let cli = engine.cli();

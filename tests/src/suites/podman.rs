@@ -24,7 +24,7 @@ const APPNET: &str = "appnet-redis-6379";
 /// A service with network `appnet`, and Redis on the host.
 fn on_podman(body: fn(&Podman) -> Result<()>) -> Result<()> {
     let podman = Podman::start()?;
-    let _redis = Redis::start(&podman.host, 6379, &["--protected-mode", "no"])?;
+    let _redis = Redis::open(&podman.host)?;
     podman.run(&["network", "create", "--disable-dns", "appnet"])?;
     body(&podman)
 }

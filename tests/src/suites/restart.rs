@@ -44,7 +44,7 @@ fn redis_restarts() -> Result<()> {
     let rig = Rig::new()?;
     let strays = rig.net.strays()?;
     let gateway = at(GATEWAY_A, 6379);
-    let start = || Redis::start(&rig.net.host, 6379, &["--protected-mode", "no"]);
+    let start = || Redis::open(&rig.net.host);
     let mut redis = start()?;
     rig.attach("redis")?;
     let rounds = scaled(5).max(2);

@@ -78,7 +78,7 @@ fn kernel_lists_can_be_read() -> Result<()> {
 
 fn redis_answers() -> Result<()> {
     let net = Topology::new()?;
-    let redis = Redis::start(&net.host, 6379, &["--protected-mode", "no"])?;
+    let redis = Redis::open(&net.host)?;
     refused(&net.a1, at(GATEWAY_A, 6379))?;
     redis.kill()?;
     let address = GATEWAY_A.to_string();

@@ -23,7 +23,7 @@ const POSTGRES: &str = "br-a-postgres-5432";
 
 fn redis() -> Result<()> {
     let rig = Rig::new()?;
-    let _redis = Redis::start(&rig.net.host, 6379, &["--protected-mode", "no"])?;
+    let _redis = Redis::open(&rig.net.host)?;
     rig.attach("redis")?;
     rig.expect_state(REDIS, "ready")?;
     rig.expect(REDIS, Moved::accepted(1), || {

@@ -66,7 +66,7 @@ fn compose() -> Result<()> {
     let engine = Engine::start()?;
     image::with_program(&engine, "redis", "redis-cli")?;
     engine.docker(&["network", "create", "appnet"])?;
-    let _redis = Redis::start(&engine.host, 6379, &["--protected-mode", "no"])?;
+    let _redis = Redis::open(&engine.host)?;
     let attach = ["attach", "redis", "--network", "appnet", "--print", "compose"];
     let output = engine.cli().run(&attach)?;
     output.success()?;

@@ -10,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::SHOWN;
 use crate::{
     model::{
         attachment::Attachment,
@@ -23,9 +24,6 @@ use crate::{
     },
     plan,
 };
-
-/// Sources that a line shows of a list.
-const SHOWN: usize = 4;
 
 /// One thing to tell of, about one attachment or several.
 #[derive(Clone, Debug, PartialEq, Eq)]

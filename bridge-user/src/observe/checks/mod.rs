@@ -7,3 +7,6 @@ pub mod serving;
 pub mod stages;
 pub mod steering;
 pub mod surroundings;
+
+/// Sources that a line shows of a list.
+const SHOWN: usize = 4;

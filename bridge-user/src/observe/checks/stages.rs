@@ -11,16 +11,17 @@ use crate::{
 
 /// A connection arrived at the bridge, and something dropped it before it was steered.
 pub fn blocked_by_firewall(state: &Attachment, stats: &Stats) -> Finding {
-    let port = state.port;
+    let Attachment { port, bridge, .. } = state;
     let finding = codes::BLOCKED_BY_FIREWALL.finding(
         state.name(),
         format!(
-            "a connection to port {port} arrived on {}, and something on this host dropped it: a firewall rule, or the \
-             reverse-path filter",
-            state.bridge
+            "a connection to port {port} arrived on {bridge}, and something on this host dropped it: a firewall rule, \
+             or the reverse-path filter"
         ),
-        format!("let TCP port {port} in on interface {} (ufw: `ufw allow in on {} proto tcp to any port {port}`)",
-            state.bridge, state.bridge),
+        format!(
+            "let TCP port {port} in on interface {bridge} (ufw: `ufw allow in on {bridge} proto tcp to any port \
+             {port}`)"
+        ),
     );
     finding.with_evidence(evidence(stats))
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::SHOWN;
 use crate::{
     model::{
         attachment::Attachment,
@@ -41,9 +42,6 @@ pub fn allowed_outside(state: &Attachment, bridge: &Bridge) -> Option<Finding> {
     );
     Some(codes::ALLOW_OUTSIDE.finding(state.name(), cause, cure))
 }
-
-/// Sources that a line shows of a list.
-const SHOWN: usize = 4;
 
 /// What is so of a listener that only holds its port.
 pub fn held(target: SocketAddr, placeholder: &Placeholder) -> String {
