@@ -21,4 +21,4 @@ pub use addr::Ip;
 
 /// Version of the map layout. Pinned objects with another value are never written to; see
 /// `bridge-user`'s instance module for what happens instead.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;

@@ -278,6 +278,8 @@ pub struct Attachment {
     pub reason: u32,
     /// Whom the service sees: [`IDENTITY_CONTAINER`] or [`IDENTITY_LOOPBACK`].
     pub identity: u32,
+    /// Who keeps it: [`KEEPER_COMMAND`] or [`KEEPER_CONFIG`].
+    pub keeper: u32,
     /// Service name, NUL-padded.
     pub service: [u8; SERVICE_LEN],
     /// Network name, NUL-padded.
@@ -297,6 +299,11 @@ pub const REASON_REQUESTED: u32 = 1;
 pub const IDENTITY_CONTAINER: u32 = 0;
 /// [`Attachment::identity`]: the service sees 127.0.0.1 or ::1.
 pub const IDENTITY_LOOPBACK: u32 = 1;
+
+/// [`Attachment::keeper`]: whoever typed the attach.
+pub const KEEPER_COMMAND: u32 = 0;
+/// [`Attachment::keeper`]: the daemon, by its configuration.
+pub const KEEPER_CONFIG: u32 = 1;
 
 counters! {
     /// Per-attachment, per-CPU counters: the stages of a connection, and how it ends before its last one. A SYN that
@@ -401,7 +408,7 @@ const _: () = {
     assert!(size_of::<Prepared>() == 16);
     assert!(offset_of!(SynCount, pending) == 0);
     assert!(size_of::<AllowKey>() == 20);
-    assert!(size_of::<Attachment>() == 36 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
+    assert!(size_of::<Attachment>() == 40 + SERVICE_LEN + NETWORK_LEN + IFNAME_LEN + CONTAINER_LEN);
     assert!(size_of::<Stats>() == 136);
     assert!(size_of::<TrackStats>() == 40);
     assert!(offset_of!(Meta, owner) == 16);

@@ -163,6 +163,12 @@ impl Docker {
         answer("list containers", api.list_containers(Some(options))).await
     }
 
+    /// Whether the engine answers now.
+    pub(super) async fn answers(&self) -> bool {
+        let Ok(api) = self.api().await else { return false };
+        tokio::time::timeout(CONNECT_DEADLINE, api.ping()).await.is_ok_and(|pong| pong.is_ok())
+    }
+
     /// The client, once the engine has answered and an API version both sides speak is known.
     pub(super) async fn api(&self) -> Result<&bollard::Docker, DockerError> {
         if let Some(api) = self.negotiated.get() {

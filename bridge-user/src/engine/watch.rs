@@ -1,6 +1,6 @@
-//! Waiting for a container to start or to end, or to join or leave a network.
+//! Waiting for what an engine does to containers and networks.
 //!
-//! Invariant: events are only a reason to look. What became of the container is asked of the engine each time, and a
+//! Invariant: events are only a reason to look. What there is is asked of the engine each time, and a
 //! broken connection is a reason to look, too, since nobody knows what was missed.
 
 use std::{
@@ -28,49 +28,98 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 const _: () = assert!(LONGEST_PAUSE.as_secs() < LOOK_AGAIN.as_secs());
 
-/// The engine's events about one container.
-pub struct Watch<'a> {
-    docker: &'a Docker,
-    watched: Watched,
-    events: Option<EngineEvents>,
+/// What is told: containers that start and end, networks that are made and removed, and who joins and leaves them.
+const EVENTS: [&str; 8] = ["start", "die", "rename", "create", "destroy", "remove", "connect", "disconnect"];
+
+/// The engine's events about containers and networks.
+pub struct Events {
+    stream: Option<EventStream>,
     /// Before connecting again; none at first.
     pause: Duration,
     backoff: Backoff,
 }
 
-type EngineEvents = Pin<Box<dyn Stream<Item = Result<EventMessage, ApiError>>>>;
+type EventStream = Pin<Box<dyn Stream<Item = Result<EventMessage, ApiError>>>>;
 
-impl<'a> Watch<'a> {
-    /// Of this container, also if one with its name is made anew.
-    pub fn new(docker: &'a Docker, container: &ContainerInfo) -> Self {
-        let watched = Watched { name: container.name.clone(), id: container.id.clone() };
+impl Events {
+    /// Not connected yet.
+    pub fn new() -> Self {
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        Self { docker, watched, events: None, pause: Duration::ZERO, backoff }
+        Self { stream: None, pause: Duration::ZERO, backoff }
     }
 
-    /// Waits until the container should be looked at.
-    pub async fn wait(&mut self) {
-        // Running out of time is as good a reason as any.
-        let _ = tokio::time::timeout(LOOK_AGAIN, self.changed()).await;
-    }
-
-    async fn changed(&mut self) {
-        let Some(events) = &mut self.events else {
+    /// Waits for a reason to look: something that `concerns` says is one, or a connection that is new or was lost.
+    pub async fn changed(&mut self, docker: &Docker, mut concerns: impl FnMut(&EventMessage) -> bool) {
+        let Some(events) = &mut self.stream else {
             sleep(self.pause).await;
-            let api = self.docker.api().await.ok();
-            self.events = api.map(|api| Box::pin(api.events(Some(filter()))) as EngineEvents);
-            if self.events.is_some() {
+            if docker.answers().await
+                && let Ok(api) = docker.api().await
+            {
+                self.stream = Some(Box::pin(api.events(Some(filter()))));
                 self.backoff.reset();
             }
             self.pause = self.backoff.pause();
             return;
         };
         while let Some(Ok(event)) = events.next().await {
-            if self.watched.is_concerned(&event) {
+            if concerns(&event) {
                 return;
             }
         }
-        self.events = None;
+        self.stream = None;
+    }
+}
+
+/// The events of an engine that may come and go.
+pub struct EngineWatch {
+    docker: Option<Docker>,
+    events: Events,
+}
+
+impl EngineWatch {
+    /// Not connected yet.
+    pub fn new() -> Self {
+        Self { docker: None, events: Events::new() }
+    }
+
+    /// Waits for anything that may matter. `host`: the engine, in the form of DOCKER_HOST; none: the usual one.
+    pub async fn changed(&mut self, host: Option<&str>) {
+        if self.docker.as_ref().is_some_and(|docker| host.is_some_and(|host| host != docker.host())) {
+            *self = Self::new();
+        }
+        loop {
+            if let Some(docker) = &self.docker {
+                return self.events.changed(docker, |_| true).await;
+            }
+            // Its socket is not there yet.
+            match host.map_or_else(Docker::connect, Docker::connect_to) {
+                Ok(docker) => self.docker = Some(docker),
+                Err(_) => sleep(FIRST_PAUSE).await,
+            }
+        }
+    }
+}
+
+/// The engine's events about one container.
+pub struct Watch<'a> {
+    docker: &'a Docker,
+    watched: Watched,
+    events: Events,
+}
+
+impl<'a> Watch<'a> {
+    /// Of this container, also if one with its name is made anew.
+    pub fn new(docker: &'a Docker, container: &ContainerInfo) -> Self {
+        let watched = Watched { name: container.name.clone(), id: container.id.clone() };
+        Self { docker, watched, events: Events::new() }
+    }
+
+    /// Waits until the container should be looked at.
+    pub async fn wait(&mut self) {
+        let Self { docker, watched, events } = self;
+        let changed = events.changed(docker, |event| watched.is_concerned(event));
+        // Running out of time is as good a reason as any.
+        let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
     }
 }
 
@@ -104,7 +153,7 @@ fn filter() -> EventsOptions {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let filters = HashMap::from([
         ("type".to_owned(), ["container", "network"].map(str::to_owned).to_vec()),
-        ("event".to_owned(), ["start", "die", "connect", "disconnect"].map(str::to_owned).to_vec()),
+        ("event".to_owned(), EVENTS.map(str::to_owned).to_vec()),
     ]);
     EventsOptions { since: Some(now.to_string()), until: None, filters: Some(filters) }
 }

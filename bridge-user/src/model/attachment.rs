@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     datapath::{Datapath, Reason},
@@ -11,6 +11,18 @@ use super::{
     source::Source,
     target::{Port, Target},
 };
+
+/// Who keeps an attachment. What somebody typed stays until somebody detaches it; what the configuration asked for
+/// follows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keeper {
+    /// Whoever typed `attach`.
+    #[default]
+    Command,
+    /// The daemon, by its configuration.
+    Config,
+}
 
 /// One attachment, wanted or present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +51,8 @@ pub struct Attachment {
     pub reason: Reason,
     /// Whom the service sees.
     pub identity: Identity,
+    /// Who keeps it.
+    pub keeper: Keeper,
 }
 
 impl Attachment {

@@ -105,6 +105,25 @@ codes! {
         see: "`ss -ltnp` names its owner",
         cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
     }
+    ALLOW_WAITS: "allow-waits", Warning, "status", "0.1.0" {
+        symptom: "a container that may connect is not let in yet",
+        cause: "the configuration allows it by its name, and it does not run, or is not on that network",
+        see: "`docker ps`; `docker network inspect NETWORK`",
+        cure: "start it, or connect it to the network: the daemon lets it in then",
+    }
+    NOT_ATTACHED: "not-attached", Warning, "status", "0.1.0" {
+        symptom: "the configuration asks for something that is not attached",
+        cause: "what it needs is not there yet (engine, network, container), or something is in the way; what is attached \
+                already stays",
+        see: "`journalctl -u bridge-user`; `bridge-user run --check-config`",
+        cure: "what the cause says; the daemon tries again whenever something changes, and every 30 seconds",
+    }
+    CONFIG_REFUSED: "config-refused", Error, "status", "0.1.0" {
+        symptom: "the daemon goes by an older configuration",
+        cause: "the file was changed, and what it says now is wrong or cannot be read",
+        see: "`bridge-user run --check-config`",
+        cure: "correct the file: it is read again at once",
+    }
     NETWORK_LEFT_OUT: "network-left-out", Warning, "attach", "0.1.0" {
         symptom: "a network that `all` or a pattern stands for is not attached to",
         cause: "it has no gateway on this host, or one of the containers of `--allow` is not on it; the message says \

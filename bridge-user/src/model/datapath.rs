@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{identity::Identity, target::Target};
 
 /// What the user asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Requested {
     /// The best one that works here.
     #[default]

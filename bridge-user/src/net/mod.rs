@@ -5,6 +5,7 @@
 //! inside one: each returns within milliseconds). The netlink answers are read attribute by attribute, so an unknown
 //! or longer attribute of a newer kernel is skipped, not an error.
 
+pub(crate) mod changes;
 pub mod clients;
 pub mod links;
 pub mod listeners;
@@ -13,6 +14,7 @@ pub(crate) mod netlink;
 pub mod own;
 pub mod proc_fd;
 pub mod reach;
+pub(crate) mod sys;
 
 use thiserror::Error;
 

@@ -8,15 +8,15 @@ use std::fmt;
 
 use anyhow::{Context as _, ensure};
 
-use super::networks::{Asked, BlockingDocker};
+use super::networks::{Asked, BlockingDocker, Gathered};
 use crate::{
     engine::{
         container::{ContainerInfo, Endpoint},
         docker::DockerError,
     },
     kernel::instance::owned::owned,
-    model::{attachment::Attachment, instance::NamespaceId, source::Source},
-    net::{links::interface_with, namespace::Namespace},
+    model::{attachment::Attachment, finding::Finding, instance::NamespaceId, source::Source},
+    net::links::interface_with,
     plan::{Earlier, Network, request::Request},
     scope::Scope,
 };
@@ -34,9 +34,8 @@ pub struct ContainerRun {
     owner: Scope,
     /// The networks to attach to, by the names they were asked for by.
     networks: Vec<(String, Place)>,
-    /// The namespaces of containers among the sources.
-    #[expect(dead_code, reason = "held for its Drop")]
-    held: Vec<Namespace>,
+    /// The namespaces of containers among the sources, and which of those are not there.
+    gathered: Gathered,
 }
 
 impl ContainerRun {
@@ -45,16 +44,16 @@ impl ContainerRun {
     /// # Errors
     /// When the container cannot be attached in, or is not on a network that was named.
     pub(crate) fn find(request: &Request, owner: &Scope, container: &str) -> anyhow::Result<Self> {
-        let docker = BlockingDocker::connect()?;
+        let docker = BlockingDocker::connect(request.engine.as_deref())?;
         let (running, namespace) = docker
             .run_of(container)
             .with_context(|| format!("failed to attach inside container {container}"))?;
-        let mut held = Vec::new();
+        let mut gathered = Gathered::default();
         let mut networks = Vec::new();
         let mut add = |name: &str, endpoint: Result<&Endpoint, DockerError>| {
             let place = endpoint.map_err(anyhow::Error::from).and_then(|endpoint| {
                 let network = (endpoint.network_id.as_str(), endpoint.network.as_str());
-                Ok((endpoint.clone(), docker.sources(&request.allow, network, &mut held)?))
+                Ok((endpoint.clone(), docker.sources(request, network, &mut gathered)?))
             });
             networks.push((name.to_owned(), place.map_err(|error| format!("{error:#}"))));
         };
@@ -67,7 +66,12 @@ impl ContainerRun {
             "failed to attach inside container {}: its network namespace is this one: leave --container out",
             running.name
         );
-        Ok(Self { running, scope: owner.inside(namespace), owner: owner.clone(), networks, held })
+        Ok(Self { running, scope: owner.inside(namespace), owner: owner.clone(), networks, gathered })
+    }
+
+    /// The allowed containers that are not there.
+    pub(crate) fn left_out(&self) -> &[Finding] {
+        &self.gathered.left_out
     }
 
     /// The container's namespace, with the roots of who asks.

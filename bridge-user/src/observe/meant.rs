@@ -6,6 +6,7 @@ use crate::{
     engine::docker::DockerError,
     model::escape::quoted,
     net::{NetError, links::bridge_by_name, namespace::Namespace},
+    plan::request::Request,
 };
 
 /// The error, with what to write if the name is a bridge's or a container's.
@@ -34,9 +35,9 @@ pub(super) fn by_network(
 }
 
 /// The error, with what to write if the name is that of a Docker network.
-pub(super) fn by_bridge(error: NetError, name: &str) -> anyhow::Error {
+pub(super) fn by_bridge(error: NetError, request: &Request, name: &str) -> anyhow::Error {
     let network = || {
-        let docker = BlockingDocker::connect().ok()?;
+        let docker = BlockingDocker::connect(request.engine.as_deref()).ok()?;
         docker.ask(docker.docker.network(name)).ok()
     };
     match &error {

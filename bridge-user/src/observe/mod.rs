@@ -1,5 +1,6 @@
 //! What is there: networks, containers, listeners, attachments, and what this host can do. Changes nothing.
 
+mod capabilities;
 pub mod checks;
 pub mod container;
 mod elsewhere;

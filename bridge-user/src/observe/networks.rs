@@ -15,7 +15,9 @@ use crate::{
         docker::{Docker, DockerError},
     },
     model::{
-        attachment::Attachment,
+        attachment::{Attachment, Keeper},
+        codes,
+        finding::Finding,
         source::{NamedContainer, Source},
     },
     net::{links::bridge_by_name, namespace::Namespace},
@@ -34,13 +36,16 @@ pub(crate) struct BlockingDocker {
 }
 
 impl BlockingDocker {
-    /// As [`Docker::connect`].
-    pub(crate) fn connect() -> anyhow::Result<Self> {
+    /// Of the engine named in the form of DOCKER_HOST, or as [`Docker::connect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn connect(engine: Option<&str>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("failed to start the async runtime")?;
-        let docker = runtime.block_on(async { Docker::connect() })?;
+        let docker = runtime.block_on(async { engine.map_or_else(Docker::connect, Docker::connect_to) })?;
         Ok(Self { runtime, docker })
     }
 
@@ -52,21 +57,39 @@ impl BlockingDocker {
         self.runtime.block_on(request)
     }
 
-    /// The sources that `allow` stands for, on the network with this id and name. `held` gets the namespaces of
-    /// containers, which keeps anybody else from getting their inodes.
+    /// The allowed sources of a request, on the network with this id and name. A container that is not there is left
+    /// out where the daemon asks, which asks again when it starts.
+    ///
+    /// # Errors
+    /// When a container is not there, or of those that the daemon waits for, none.
     pub(crate) fn sources(
         &self,
-        allow: &[AllowedSource],
+        request: &Request,
         network: (&str, &str),
-        held: &mut Vec<Namespace>,
+        gathered: &mut Gathered,
     ) -> anyhow::Result<Vec<Source>> {
         let mut sources = Vec::new();
-        for source in allow {
-            match source {
-                AllowedSource::Net(net) => sources.push(Source::Net(*net)),
-                AllowedSource::Container(name) => sources.extend(self.container(name, network, held)?),
+        let mut missing = Vec::new();
+        for source in &request.allow {
+            let name = match source {
+                AllowedSource::Net(net) => {
+                    sources.push(Source::Net(*net));
+                    continue;
+                }
+                AllowedSource::Container(name) => name,
+            };
+            match self.container(name, network, &mut gathered.held) {
+                Ok(found) => sources.extend(found),
+                Err(error) if request.keeper == Keeper::Config => missing.push((name, error)),
+                Err(error) => return Err(error),
             }
         }
+        if sources.is_empty()
+            && let Some((_, error)) = missing.pop()
+        {
+            return Err(error);
+        }
+        gathered.left_out.extend(missing.iter().map(|(name, error)| waits_for(name, network.1, error)));
         Ok(sources)
     }
 
@@ -107,6 +130,21 @@ impl BlockingDocker {
     }
 }
 
+/// What is gathered beside the networks.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    /// The namespaces of allowed containers, which keeps anybody else from getting their inodes.
+    pub(crate) held: Vec<Namespace>,
+    /// What was left out of what was asked for.
+    pub(crate) left_out: Vec<Finding>,
+}
+
+fn waits_for(container: &str, network: &str, error: &anyhow::Error) -> Finding {
+    let cause = format!("container {container} may connect, and is not there: {error:#}");
+    let cure = "start it: it is let in then";
+    codes::ALLOW_WAITS.finding(format!("network {network}"), cause, cure)
+}
+
 /// A network that was asked for.
 #[derive(Clone)]
 pub(crate) struct Asked {
@@ -129,13 +167,15 @@ impl Asked {
 pub(crate) struct NetworkResolver {
     /// Why it is not, where that failed.
     docker: Option<Result<BlockingDocker, String>>,
+    engine: Option<String>,
 }
 
 impl NetworkResolver {
     pub(crate) fn new(request: &Request) -> Self {
         let by_docker = request.bridges.is_empty() || !request.networks.is_empty();
-        let connect = || BlockingDocker::connect().map_err(|error| format!("{error:#}"));
-        Self { docker: by_docker.then(connect) }
+        let connect =
+            || BlockingDocker::connect(request.engine.as_deref()).map_err(|error| format!("{error:#}"));
+        Self { docker: by_docker.then(connect), engine: request.engine.clone() }
     }
 
     /// Every network of the request; what is wrong with one says nothing of the others.
@@ -160,7 +200,8 @@ impl NetworkResolver {
                 host_gateways: Vec::new(),
                 gateways: request.gateways.clone(),
             };
-            let found = bridge_by_name(namespace, name).map_err(|error| meant::by_bridge(error, name));
+            let found =
+                bridge_by_name(namespace, name).map_err(|error| meant::by_bridge(error, request, name));
             resolved.networks.push(Asked::new(name, found.map(network)));
         }
         Ok(resolved)
@@ -173,7 +214,7 @@ impl NetworkResolver {
         let docker = match &self.docker {
             Some(Ok(docker)) => docker,
             _ => {
-                connected = BlockingDocker::connect().ok()?;
+                connected = BlockingDocker::connect(self.engine.as_deref()).ok()?;
                 &connected
             }
         };

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 
 use super::{
+    capabilities::capabilities,
     checks::surroundings::in_front,
     container::ContainerRun,
     elsewhere::elsewhere,
@@ -19,25 +20,18 @@ use super::{
     surroundings::Surroundings,
 };
 use crate::{
-    kernel::{Instance, features::Features, floor, instance::hidden},
+    kernel::{Instance, instance::hidden},
     model::{
-        attachment::Attachment,
-        bridge::Bridge,
-        datapath::{Capabilities, Requested},
-        finding::Finding,
-        identity::Identity,
-        source::Source,
+        attachment::Attachment, bridge::Bridge, datapath::Capabilities, finding::Finding, source::Source,
         spec::ServiceSpec,
     },
     net::{
-        self,
         listeners::{Listener, tcp_listeners},
         namespace::Namespace,
         proc_fd,
     },
-    plan::{self, Candidate, Intent, Network, Partition, request::Request},
-    probe,
-    scope::{Roots, Scope},
+    plan::{self, Candidate, Intent, Network, Partition, RelayPlace, request::Request},
+    scope::Scope,
 };
 
 /// An attach that passed every check, and where it is to happen.
@@ -66,29 +60,31 @@ impl Prepared {
     }
 }
 
-/// Resolves and checks a request; changes nothing.
+/// Resolves and checks a request; changes nothing. `running`: where the process that is going to relay does so already: those
+/// listeners are in nobody's way.
 ///
 /// # Errors
 /// When something is missing or in the way; each message names the value, the cause and the next step.
-pub fn prepare(request: &Request, scope: &Scope) -> anyhow::Result<Prepared> {
+pub fn prepare(request: &Request, scope: &Scope, running: &[RelayPlace]) -> anyhow::Result<Prepared> {
     request.refuse_contradictions()?;
     preflight::may_attach(request.may_steer().then_some(request.datapath), &scope.roots)?;
     let Some(container) = &request.container else {
         let docker = NetworkResolver::new(request);
-        let Resolved { networks, left_out, held, .. } = docker.networks(request, &scope.namespace)?;
+        let Resolved { networks, gathered, .. } = docker.networks(request, &scope.namespace)?;
         let engine = Engine {
             container: None,
             refuse_published: &|state| docker.refuse_published(state),
             publisher: &|target| docker.publisher(target),
         };
-        let mut intent = decide(request, scope, &networks, &engine)?;
-        intent.left_out.splice(..0, left_out);
-        return Ok(Prepared { intent, scope: scope.clone(), container: None, held });
+        let mut intent = decide(request, scope, &networks, running, &engine)?;
+        intent.left_out.splice(..0, gathered.left_out);
+        return Ok(Prepared { intent, scope: scope.clone(), container: None, held: gathered.held });
     };
     preflight::may_enter()?;
     let container = ContainerRun::find(request, scope, container)?;
     let decided = container.scope().run(|| decide_inside(request, &container));
     let mut intent = decided.with_context(|| container.failed())?;
+    intent.left_out.splice(..0, container.left_out().iter().cloned());
     for refusal in &mut intent.refused {
         refusal.error = format!("{}: {}", container.failed(), refusal.error);
     }
@@ -103,7 +99,7 @@ fn decide_inside(request: &Request, container: &ContainerRun) -> anyhow::Result<
         // Containers of an engine inside a container are not this engine's.
         publisher: &|_| None,
     };
-    decide(request, container.scope(), &container.networks(), &engine)
+    decide(request, container.scope(), &container.networks(), &[], &engine)
 }
 
 /// What an engine knows.
@@ -116,21 +112,19 @@ struct Engine<'a> {
     publisher: &'a dyn Fn(SocketAddr) -> Option<String>,
 }
 
-/// Compares the request for these networks with what is there.
-fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>) -> anyhow::Result<Intent> {
+/// Compares the request for these networks with what is there. `running`: as for [`prepare`].
+fn decide(
+    request: &Request,
+    scope: &Scope,
+    asked: &[Asked],
+    running: &[RelayPlace],
+    engine: &Engine<'_>,
+) -> anyhow::Result<Intent> {
     let instance = Instance::open(scope)?;
     let asked = &with_cookies(asked, instance.as_ref())?;
-    let Steering { features, works, loopback } = steering(request, &scope.roots, instance.as_ref())?;
-    let listeners = tcp_listeners(&scope.namespace)?;
-    let capabilities = Capabilities {
-        requested: request.datapath,
-        steer: works,
-        mptcp: mptcp_steering(request, features, instance.as_ref(), &listeners)?,
-        sockmap: sockmap(request).map_err(|error| format!("{error:#}")),
-        proxy_protocol: request.relay.proxy_protocol.is_some(),
-        identity: request.identity,
-        loopback,
-    };
+    let mut listeners = tcp_listeners(&scope.namespace)?;
+    listeners.retain(|listener| !running.iter().any(|relay| relay.is_of(listener)));
+    let (features, capabilities) = capabilities(request, &scope.roots, instance.as_ref(), &listeners)?;
     let targets: BTreeSet<SocketAddr> = request.specs.iter().filter_map(|spec| spec.target.tcp()).collect();
     let targets: Vec<SocketAddr> = targets.into_iter().collect();
     let around = Surroundings::of(&scope.namespace, &targets, &listeners)?;
@@ -161,7 +155,7 @@ fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>
     };
     let check = |state: &Attachment| check(state).map_err(|error| format!("{error:#}"));
     let sorted = plan::partition(request, &candidates, &present, next_id, check);
-    let Partition { wanted, refused, kept, warnings, left_out } = sorted;
+    let Partition { wanted, refused, kept, outdated, warnings, left_out } = sorted;
     let findings = wanted.iter().flat_map(|state| expected(state, &networks, &around)).collect();
     let (relayed, steered): (_, Vec<Attachment>) =
         wanted.into_iter().partition(|state| state.datapath.is_relay());
@@ -179,6 +173,7 @@ fn decide(request: &Request, scope: &Scope, asked: &[Asked], engine: &Engine<'_>
         listeners,
         refused,
         kept,
+        outdated,
         warnings,
         findings,
         left_out,
@@ -261,75 +256,6 @@ fn expected(state: &Attachment, networks: &[&Network], around: &Surroundings) ->
     let Some(bridge) = bridge_of(state, networks) else { return Vec::new() };
     let obstacle = readiness::obstacle(state, bridge, around).map(|judgement| judgement.findings);
     obstacle.into_iter().flatten().chain(readiness::remarks(state, bridge, around)).collect()
-}
-
-/// Whether the socket-map relay may be used, if it was asked for.
-fn sockmap(request: &Request) -> anyhow::Result<()> {
-    if request.datapath != Requested::Sockmap {
-        return Ok(());
-    }
-    if !request.force {
-        floor::require()?;
-    }
-    probe::require_sockmap()
-}
-
-/// What was found out about steering here, as far as the request needs to know; why not, where something does not work.
-struct Steering {
-    /// What it can use, if it works.
-    features: Option<Features>,
-    works: Result<(), String>,
-    /// Whether services can be shown local clients, if that was asked for.
-    loopback: Result<(), String>,
-}
-
-fn steering(request: &Request, roots: &Roots, instance: Option<&Instance>) -> anyhow::Result<Steering> {
-    let unprobed = |features| Steering { features, works: Ok(()), loopback: Ok(()) };
-    if !request.may_steer() {
-        return Ok(unprobed(None));
-    }
-    if request.datapath == Requested::Steer {
-        return Ok(unprobed(Some(preflight::steering_features(roots)?)));
-    }
-    let probed = instance.map_or(Ok(false), |instance| instance.state.meta().map(|meta| meta.probed != 0))?;
-    let asked = request.identity == Identity::Loopback && !instance.is_some_and(Instance::tells_identities);
-    let features = match judged(preflight::steering_features(roots))? {
-        Ok(features) => features,
-        Err(text) => return Ok(Steering { works: Err(text), ..unprobed(None) }),
-    };
-    let loopback = if asked { judged(probe::require_loopback_identity(features, roots))? } else { Ok(()) };
-    // A connection that looked local was steered, too.
-    let proved = probed || (asked && loopback.is_ok());
-    let works = if proved { Ok(()) } else { judged(probe::require_steering(features))? };
-    Ok(Steering { features: works.is_ok().then_some(features), works, loopback })
-}
-
-/// What came of trying something. That no descriptor was free says nothing of the kernel, and is an error.
-fn judged<T>(tried: anyhow::Result<T>) -> anyhow::Result<Result<T, String>> {
-    match tried {
-        Ok(value) => Ok(Ok(value)),
-        Err(error) if net::is_out_of_descriptors(&error) => Err(error.context(net::OUT_OF_DESCRIPTORS)),
-        Err(error) => Ok(Err(format!("{error:#}"))),
-    }
-}
-
-/// Whether steering to MPTCP listeners works, if the request is about any.
-fn mptcp_steering(
-    request: &Request,
-    features: Option<Features>,
-    instance: Option<&Instance>,
-    listeners: &[Listener],
-) -> anyhow::Result<Result<(), String>> {
-    let Some(features) = features else { return Ok(Ok(())) };
-    if !request.specs.iter().any(|spec| plan::is_mptcp(listeners, &spec.target)) {
-        return Ok(Ok(()));
-    }
-    let known =
-        instance.map_or(Ok(false), |instance| instance.tc_bridges().map(|there| !there.is_empty()))?;
-    if known {
-        return Ok(Ok(()));
-    }
-    judged(probe::require_mptcp_steering(features))
 }
 
 fn refuse_bound(state: &Attachment, listeners: &[Listener]) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     model::{
         JSON_VERSION,
+        attachment::Keeper,
         bridge::{Setting, Uplink},
         datapath::Reason,
         finding::Severity,
@@ -35,6 +36,7 @@ pub(crate) fn state() -> Attachment {
         datapath: Datapath::Steer,
         reason: Reason::ProbePassed,
         identity: Identity::Container,
+        keeper: Keeper::Command,
     }
 }
 

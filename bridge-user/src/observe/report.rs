@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{
-        attachment::Attachment,
+        attachment::{Attachment, Keeper},
         bridge::Bridge,
         datapath::Datapath,
         finding::Finding,
@@ -94,6 +94,9 @@ pub struct AttachmentReport {
     pub reason: String,
     /// Whom the service sees.
     pub identity: Identity,
+    /// Who keeps it: whoever typed it, or the daemon's configuration.
+    #[serde(default)]
+    pub keeper: Keeper,
     /// Whether connections can be served now.
     pub state: Readiness,
     /// Why not, where not ready: those of the findings that say it, as people read them.
@@ -239,6 +242,7 @@ impl AttachmentReport {
             datapath: state.datapath,
             reason: state.reason.to_string(),
             identity: state.identity,
+            keeper: state.keeper,
             state: judgement.state,
             detail: if reasons.is_empty() { None } else { Some(reasons.join("; ")) },
             allow: state.allow.iter().map(Source::as_typed).collect(),

@@ -11,7 +11,7 @@ use super::{
     engine::{EngineProcess, require_here, require_same},
     gateways::host_gateways,
     meant,
-    networks::{Asked, BlockingDocker},
+    networks::{Asked, BlockingDocker, Gathered},
 };
 use crate::{
     engine::networks::{BridgeNetwork, is_pattern},
@@ -25,10 +25,8 @@ use crate::{
 pub(crate) struct Resolved {
     /// Each one once.
     pub(crate) networks: Vec<Asked>,
-    /// Those that a pattern stands for and that cannot be used.
-    pub(crate) left_out: Vec<Finding>,
-    /// The namespaces of allowed containers, which keeps anybody else from getting their inodes.
-    pub(crate) held: Vec<Namespace>,
+    /// Those that a pattern stands for and that cannot be used, and what else was gathered.
+    pub(crate) gathered: Gathered,
     /// The ids of the networks.
     ids: HashSet<String>,
 }
@@ -97,7 +95,7 @@ impl<'a> Resolving<'a> {
         match self.docker.ask(self.docker.docker.network(name)) {
             Ok(network) if resolved.ids.contains(&network.id) => {}
             Ok(network) => {
-                let found = self.network(&network, &mut resolved.held);
+                let found = self.network(&network, &mut resolved.gathered);
                 resolved.add(network, found);
             }
             Err(error) => {
@@ -117,7 +115,7 @@ impl<'a> Resolving<'a> {
         let mut is_used = !known.is_empty();
         let mut refusals = Vec::new();
         for network in new {
-            match self.network(&network, &mut resolved.held) {
+            match self.network(&network, &mut resolved.gathered) {
                 Ok(found) => {
                     is_used = true;
                     resolved.add(network, Ok(found));
@@ -126,14 +124,17 @@ impl<'a> Resolving<'a> {
             }
         }
         if is_used {
-            resolved.left_out.extend(refusals.iter().map(|(network, error)| left_out(network, error)));
+            resolved
+                .gathered
+                .left_out
+                .extend(refusals.iter().map(|(network, error)| left_out(network, error)));
         } else if let Some((_, first)) = refusals.into_iter().next() {
             let error = first.context(format!("failed to use any network that `{pattern}` stands for"));
             resolved.networks.push(Asked::new(pattern, Err(error)));
         }
     }
 
-    fn network(&self, network: &BridgeNetwork, held: &mut Vec<Namespace>) -> anyhow::Result<Network> {
+    fn network(&self, network: &BridgeNetwork, gathered: &mut Gathered) -> anyhow::Result<Network> {
         let Self { docker, process, request, namespace, host_gateways } = self;
         require_here(docker, process.as_ref(), network, namespace)?;
         let bridge = match bridge_by_name(namespace, &network.bridge) {
@@ -144,7 +145,7 @@ impl<'a> Resolving<'a> {
             found => found?,
         };
         require_same(network, &bridge)?;
-        let allow = docker.sources(&request.allow, (&network.id, &network.name), held)?;
+        let allow = docker.sources(request, (&network.id, &network.name), gathered)?;
         // Containers of an internal network have no route there.
         let host_gateways = if network.internal { Vec::new() } else { host_gateways.clone() };
         let (name, gateways) = (network.name.clone(), request.gateways.clone());

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{
+        attachment::Keeper,
         datapath::{Datapath, Reason},
         listener::Listener,
         source::Source,
@@ -34,6 +35,7 @@ fn attachment((bridge, service, target, gateway, local): Numbers) -> Attachment 
         datapath: Datapath::Steer,
         reason: Reason::ProbePassed,
         identity: if local { Identity::Loopback } else { Identity::Container },
+        keeper: Keeper::Command,
     }
 }
 

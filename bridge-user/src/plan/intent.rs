@@ -29,6 +29,8 @@ pub struct Intent {
     pub refused: Vec<Refusal>,
     /// What is attached already, and left alone.
     pub kept: Vec<Attachment>,
+    /// What is attached otherwise than asked for, and cannot be attached as asked.
+    pub outdated: Vec<Attachment>,
     /// What is attached already and would be refused if it were not, one line each.
     pub warnings: Vec<String>,
     /// What is known to be in the way of the attachments, or worth telling of them.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     limits::Room,
@@ -16,7 +16,7 @@ use super::{
     wanted::failed_to_attach,
 };
 use crate::model::{
-    attachment::{Attachment, AttachmentKey},
+    attachment::{Attachment, AttachmentKey, Keeper},
     bridge::Bridge,
     finding::Finding,
     source::Source,
@@ -95,10 +95,10 @@ fn serves_asked(request: &Request, there: &Attachment) -> bool {
 }
 
 /// What is not going to be attached, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The SPEC in its full form; none: all of them on that network.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<String>,
     /// The network, or the interface where a bridge was given.
     pub network: String,
@@ -115,6 +115,8 @@ pub struct Partition {
     pub refused: Vec<Refusal>,
     /// What is attached already, and left alone: its bridge is not there.
     pub kept: Vec<Attachment>,
+    /// What is attached otherwise than asked for, and cannot be attached as asked.
+    pub outdated: Vec<Attachment>,
     /// What is attached already and would be refused if it were not.
     pub warnings: Vec<String>,
     /// The addresses that were left out of what is going to be attached.
@@ -147,7 +149,7 @@ pub fn partition(
         match (accepted, there) {
             (Ok(state), _) => {
                 taken.add(state);
-                sorted.wanted.push(state.clone());
+                sorted.wanted.push(kept_by(request, there, state));
                 sorted.left_out.extend(candidate.left_out.iter().cloned());
             }
             (Err(cause), Some(there)) if candidate.has_made(request, there) => {
@@ -156,10 +158,13 @@ pub fn partition(
                 sorted.warnings.push(format!("{} stays as it is: {cause}", there.name()));
                 let is_there = candidate.bridge.is_some_and(|bridge| bridge.index == there.ifindex);
                 let stays = if is_there { &mut sorted.wanted } else { &mut sorted.kept };
-                stays.push(there.clone());
+                stays.push(kept_by(request, Some(there), there));
             }
             (Err(cause), there) => {
-                there.into_iter().for_each(|there| room.hold(there));
+                if let Some(there) = there {
+                    room.hold(there);
+                    sorted.outdated.push(there.clone());
+                }
                 sorted.refused.push(candidate.refusal(&cause));
             }
         }
@@ -175,6 +180,15 @@ pub fn partition(
     sorted
 }
 
+/// The attachment with who keeps it from now on: what the configuration asked for once stays its affair.
+fn kept_by(request: &Request, there: Option<&Attachment>, state: &Attachment) -> Attachment {
+    let keeper = match there {
+        Some(Attachment { keeper: Keeper::Config, .. }) => Keeper::Config,
+        _ => request.keeper,
+    };
+    Attachment { keeper, ..state.clone() }
+}
+
 /// Refuses what needs a relay where none can run; names why it needs one, and the way out.
 fn refuse_relay(request: &Request, state: &Attachment) -> Result<(), String> {
     if !state.datapath.is_relay() {
@@ -187,8 +201,8 @@ fn refuse_relay(request: &Request, state: &Attachment) -> Result<(), String> {
              127.0.0.1, or let the service listen on the container's own address"
         )),
         (None, false) => Err(format!(
-            "{needs}, which lives in a process, and this version has no daemon: add --foreground and keep it running, \
-             for example in a systemd unit"
+            "{needs}, which lives in a process: start the daemon (bridge-user run), or add --foreground and keep it \
+             running"
         )),
         (None, true) => Ok(()),
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::{
     model::{
+        attachment::Keeper,
         codes,
         datapath::{Datapath, Requested},
         identity::Identity,
@@ -28,6 +29,8 @@ fn request(specs: &[&str], allow: &[&str]) -> Request {
         relay: RelayOptions { proxy_protocol: None, limits: Limits::default() },
         force: false,
         foreground: false,
+        keeper: Keeper::Command,
+        engine: None,
     }
 }
 

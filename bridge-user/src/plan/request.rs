@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     UsageError,
     model::{
+        attachment::Keeper,
         datapath::{Requested, steerable},
         escape::quoted,
         event_level::EventLevel,
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// What to attach, parsed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Services.
     pub specs: Vec<ServiceSpec>,
@@ -44,6 +46,11 @@ pub struct Request {
     pub force: bool,
     /// The process stays, so it can relay; or follow the container.
     pub foreground: bool,
+    /// Who keeps what comes of it. The daemon asks again whenever something changes, so what its configuration asks for
+    /// waits for what is not there yet.
+    pub keeper: Keeper,
+    /// The engine, in the form of DOCKER_HOST; `None`: the one that DOCKER_HOST names, else the local one.
+    pub engine: Option<String>,
 }
 
 impl Request {
@@ -86,7 +93,8 @@ pub(crate) fn one_value_each(flag: &str, values: &[String]) -> Result<(), UsageE
 }
 
 /// An allowed source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AllowedSource {
     /// An address or a subnet.
     Net(IpNet),

@@ -6,9 +6,10 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    attachment::Attachment,
+    attachment::{Attachment, Keeper},
     bridge::Bridge,
     datapath::{self, Capabilities, Circumstances, Datapath, Reason},
     identity::Identity,
@@ -137,6 +138,8 @@ fn attachment(
         reason,
         // A relay is itself the service's peer.
         identity: if datapath.is_relay() { Identity::Loopback } else { identity },
+        // Who asks is not known here.
+        keeper: Keeper::Command,
     })
 }
 
@@ -299,6 +302,29 @@ pub fn bound_on_gateway<'a>(listeners: &'a [Listener], state: &Attachment) -> Op
     let mut here = listeners.iter().filter(|listener| [0, state.ifindex].contains(&listener.device));
     let at = |&gateway| SocketAddr::new(gateway, state.port.get());
     here.find(|l| state.gateways.iter().map(at).any(|gateway| l.serves(gateway)) && own != Some(l.cookie))
+}
+
+/// Where an attachment's relay listens: its port of its gateways, bound to its bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayPlace {
+    ifindex: u32,
+    port: Port,
+    gateways: BTreeSet<IpAddr>,
+}
+
+impl RelayPlace {
+    /// That of a relayed attachment.
+    pub fn of(relayed: &Attachment) -> Self {
+        let Attachment { ifindex, port, gateways, .. } = relayed;
+        Self { ifindex: *ifindex, port: *port, gateways: gateways.clone() }
+    }
+
+    /// Whether the listener is one of that relay.
+    pub fn is_of(&self, listener: &Listener) -> bool {
+        listener.addr.port() == self.port.get()
+            && listener.device == self.ifindex
+            && self.gateways.contains(&listener.addr.ip())
+    }
 }
 
 /// The service's own listener, where that is on every address and so has the gateway's port, too. One that is bound to

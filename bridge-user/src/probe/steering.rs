@@ -25,7 +25,7 @@ use crate::{
         state::{State, maps::Maps},
     },
     model::{
-        attachment::Attachment,
+        attachment::{Attachment, Keeper},
         datapath::{Datapath, Reason},
         event_level::EventLevel,
         identity::Identity,
@@ -66,6 +66,7 @@ impl Probe<'_> {
             allow: BTreeSet::from([Source::Net(allow.parse()?)]),
             datapath: Datapath::Steer,
             reason: Reason::Requested(Datapath::Steer),
+            keeper: Keeper::Command,
             identity: self.identity,
         };
         // The kernel may hand out a port again that an earlier part had in the other namespace.

@@ -10,6 +10,8 @@ use super::{
     descriptors::{descriptor_limit, memory},
     ledger::Ledger,
 };
+use serde::{Deserialize, Serialize};
+
 use crate::{
     kernel::redirect::Redirect,
     model::target::Target,
@@ -103,7 +105,7 @@ impl RelayConfig {
 }
 
 /// Versions of HAProxy's PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub enum ProxyProtocol {
     /// One line of text.
     V1,
@@ -112,7 +114,7 @@ pub enum ProxyProtocol {
 }
 
 /// How the relays of a process work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayOptions {
     /// Tell the target who the client is.
     pub proxy_protocol: Option<ProxyProtocol>,
@@ -121,7 +123,7 @@ pub struct RelayOptions {
 }
 
 /// What a relay's connections may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Open connections over all workers; those above it are reset at once, and those of a source that holds as many as
     /// are free.

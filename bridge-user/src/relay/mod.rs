@@ -34,7 +34,6 @@ mod sockmap;
 mod stall;
 mod stats;
 mod stream;
-mod sys;
 mod target;
 mod transport;
 mod unix;
@@ -68,7 +67,7 @@ pub use user::User;
 
 use crate::{
     kernel::redirect::Redirect,
-    net::{namespace::Namespace, own::OwnAddresses},
+    net::{namespace::Namespace, own::OwnAddresses, sys::register},
 };
 use ledger::Places;
 use stats::Counters;
@@ -229,7 +228,7 @@ fn prepare(
         .build_local(LocalOptions::default())?;
     let listener = {
         let _context = runtime.enter();
-        sys::register(listener, Interest::READABLE)?
+        register(listener, Interest::READABLE)?
     };
     let own = OwnAddresses::of(namespace)?;
     // From here on it deals with clients, and with a path that others may change.

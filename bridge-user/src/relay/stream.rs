@@ -23,7 +23,7 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::sys::register;
+use crate::net::sys::register;
 
 /// A connected stream socket, registered with the worker's runtime.
 pub(super) struct Stream {

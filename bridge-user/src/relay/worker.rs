@@ -275,7 +275,10 @@ mod tests {
     use tokio::io::Interest;
 
     use super::*;
-    use crate::{model::target::Target, net::namespace::Namespace, relay::sys::register};
+    use crate::{
+        model::target::Target,
+        net::{namespace::Namespace, sys::register},
+    };
 
     fn worker_at(gateway: SocketAddr) -> Rc<Worker> {
         let config = RelayConfig::new(

@@ -11,61 +11,39 @@
 
 use std::{
     io,
-    os::{
-        fd::AsFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
-use rustix::net::sockopt::socket_peercred;
-use serde::{Deserialize, Serialize};
+use anyhow::{bail, ensure};
 
 use super::{
-    directory::{Directory, Entry, reach},
+    directory::{Directory, reach},
+    door::daemon_name,
+    protocol::{ANSWER_TIME, Answer, Ask, MAX_ANSWER, peer},
     wire::{self, WireError},
 };
 use crate::{
     model::{codes, finding::Finding},
     net::namespace::Namespace,
     observe::report::AttachmentReport,
+    plan::{RelayPlace, request::Request},
 };
 
-/// How long a relay process may take to answer a question. On a host with nothing to spare it is seconds.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How long a process that ended meanwhile may take to close its sockets.
 const END_TIME: Duration = Duration::from_secs(2);
-/// Longest request, and longest answer, in bytes.
-const MAX_REQUEST: usize = 1 << 20;
-const MAX_ANSWER: usize = 16 << 20;
 /// Processes that are asked at the same time.
 const AT_ONCE: usize = 16;
-
-/// What can be asked of a relay process.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ask {
-    /// All of its attachments.
-    Status,
-    /// Drain and stop the attachments with these names; answered when that is done.
-    Stop(Vec<String>),
-}
-
-/// The attachments it was about.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Answer {
-    /// One entry each; none after a stop.
-    pub entries: Vec<AttachmentReport>,
-}
 
 /// The relay processes of a network namespace.
 #[derive(Default)]
 pub struct Answers {
     /// Those that answered, and what they run.
     pub relays: Vec<(Peer, Vec<AttachmentReport>)>,
+    /// What the daemon has to tell.
+    pub findings: Vec<Finding>,
     /// Why others do not answer, or cannot be asked; each is a [`SilentRelay`].
     pub silent: Vec<anyhow::Error>,
 }
@@ -85,55 +63,7 @@ impl SilentRelay {
 /// A relay process, by its socket.
 pub struct Peer {
     socket: PathBuf,
-}
-
-/// This process's socket, on which it is asked.
-pub struct Door {
-    /// Where questions come in.
-    pub listener: UnixListener,
-    /// Its name, for as long as this is kept.
-    pub entry: DoorEntry,
-    /// Whose processes may ask, besides root's.
-    pub own: u32,
-}
-
-/// The name of a [`Door`]; dropped, nobody finds it any more.
-pub struct DoorEntry {
-    _entry: Entry,
-}
-
-/// Binds this process's socket.
-///
-/// # Errors
-/// When the directory cannot be made, or is not private.
-pub fn listen(namespace: &Namespace) -> anyhow::Result<Door> {
-    let (listener, entry) = Directory::make()?.bind(namespace.inode())?;
-    let own = rustix::process::geteuid().as_raw();
-    Ok(Door { listener, entry: DoorEntry { _entry: entry }, own })
-}
-
-/// Reads the request of a connection; `None` if a process of another user than root and `own` is on the other side, or
-/// one that only looks whether somebody is here.
-///
-/// # Errors
-/// When it sends no request.
-pub fn read_request(stream: &UnixStream, own: u32) -> anyhow::Result<Option<Ask>> {
-    if peer(stream, own)?.is_none() {
-        return Ok(None);
-    }
-    stream.set_write_timeout(Some(ANSWER_TIME))?;
-    match wire::read(stream, MAX_REQUEST, Some(Instant::now() + ANSWER_TIME)) {
-        Err(WireError::Closed) => Ok(None),
-        request => Ok(Some(request.context("the request is not understood")?)),
-    }
-}
-
-/// Answers a request.
-///
-/// # Errors
-/// When the asker has gone.
-pub fn write_answer(stream: &UnixStream, entries: Vec<AttachmentReport>) -> anyhow::Result<()> {
-    Ok(wire::write(stream, &Answer { entries })?)
+    is_daemon: bool,
 }
 
 /// Asks every relay process of the network namespace what it runs. Those that have gone are left out.
@@ -157,7 +87,11 @@ pub fn ask_all(namespace: &Namespace) -> Answers {
         });
         for (peer, answer) in peers.into_iter().zip(answers) {
             match answer {
-                Ok(answer) => all.relays.extend(answer.map(|answer| (peer, answer.entries))),
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    all.findings.extend(answer.findings);
+                    all.relays.push((peer, answer.entries));
+                }
                 Err(error) => all.silent.push(error.into()),
             }
         }
@@ -175,7 +109,19 @@ fn in_groups(peers: Vec<Peer>) -> impl Iterator<Item = Vec<Peer>> {
 fn peers(namespace: &Namespace) -> anyhow::Result<Vec<Peer>> {
     let Some(directory) = Directory::open()? else { return Ok(Vec::new()) };
     let sockets = directory.sockets_of(namespace.inode())?;
-    Ok(sockets.into_iter().map(|socket| Peer { socket }).collect())
+    let relays = sockets.into_iter().map(|socket| Peer { socket, is_daemon: false });
+    let daemon = Peer { socket: directory.daemon(&daemon_name(namespace)), is_daemon: true };
+    Ok(relays.chain([daemon]).collect())
+}
+
+/// The daemon of the namespace, if one runs, and where its relays listen.
+///
+/// # Errors
+/// When there is no way to look for it, or it does not answer.
+pub fn daemon(namespace: &Namespace) -> anyhow::Result<Option<(Peer, Vec<RelayPlace>)>> {
+    let Some(daemon) = peers(namespace)?.into_iter().find(Peer::is_daemon) else { return Ok(None) };
+    let answer = daemon.ask(&Ask::Status)?;
+    Ok(answer.map(|answer| (daemon, answer.places)))
 }
 
 /// Removes what killed relay processes left.
@@ -190,7 +136,7 @@ pub fn sweep() {
 /// # Errors
 /// When it does not say that it did, and goes on.
 pub fn stop(socket: &Path, names: &[String]) -> anyhow::Result<()> {
-    let peer = Peer { socket: socket.to_owned() };
+    let peer = Peer { socket: socket.to_owned(), is_daemon: false };
     if peer.ask(&Ask::Stop(names.to_vec()))?.is_some() {
         return Ok(());
     }
@@ -208,6 +154,46 @@ pub fn stop(socket: &Path, names: &[String]) -> anyhow::Result<()> {
 }
 
 impl Peer {
+    /// Whether it is the daemon.
+    pub fn is_daemon(&self) -> bool {
+        self.is_daemon
+    }
+
+    /// Keeps these attachments of the daemon off until it is told otherwise. What it relays of them goes on.
+    ///
+    /// # Errors
+    /// When it does not say that it did.
+    pub fn hold(&self, names: &[String]) -> anyhow::Result<()> {
+        if !names.is_empty() {
+            self.ask(&Ask::Hold(names.to_vec()))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps all of the daemon's attachments off until it is told otherwise.
+    ///
+    /// # Errors
+    /// When it does not say that it did.
+    pub fn hold_all(&self) -> anyhow::Result<()> {
+        self.ask(&Ask::HoldAll)?;
+        Ok(())
+    }
+
+    /// Has the daemon relay what comes of a request.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses the request as a whole.
+    pub fn attach(&self, request: &Request) -> anyhow::Result<Answer> {
+        let answer = self.ask(&Ask::Attach(Box::new(request.clone())))?;
+        let Some(answer) = answer else {
+            bail!("the daemon ended meanwhile: see `systemctl status bridge-user`")
+        };
+        match answer.error {
+            Some(error) => bail!(error),
+            None => Ok(answer),
+        }
+    }
+
     /// Its socket.
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -279,35 +265,17 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotFound)
 }
 
-/// The process on the other side, if it is root's or `own`'s; its id, if it is in a PID namespace that this process
-/// sees. `None`: it is somebody else's.
-fn peer(stream: impl AsFd, own: u32) -> anyhow::Result<Option<Option<u32>>> {
-    let peer = socket_peercred(&stream).map_err(io::Error::from).context("failed to read SO_PEERCRED")?;
-    let trusted = peer.uid.is_root() || peer.uid.as_raw() == own;
-    Ok(trusted.then(|| u32::try_from(peer.pid.as_raw_nonzero().get()).ok()))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::net::UnixListener;
 
-    #[test]
-    fn requests_and_answers_cross_the_socket() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let own = rustix::process::geteuid().as_raw();
-        wire::write(&ours, &Ask::Stop(vec!["a".into()])).unwrap();
-        assert_eq!(read_request(&theirs, own).unwrap(), Some(Ask::Stop(vec!["a".into()])));
-        wire::write(&ours, &"nonsense").unwrap();
-        assert!(read_request(&theirs, own).is_err());
-        drop(ours);
-        assert_eq!(read_request(&theirs, own).unwrap(), None, "it only looked whether somebody is here");
-    }
+    use super::*;
 
     /// Who accepts nobody, and who answers something else, are named by their socket and by the pid the kernel knows.
     #[test]
     fn nobody_is_waited_for_without_a_limit_and_nobody_is_believed() {
         let directory = tempfile::tempdir().unwrap();
-        let peer = Peer { socket: directory.path().join("s") };
+        let peer = Peer { socket: directory.path().join("s"), is_daemon: false };
         assert!(peer.ask(&Ask::Status).unwrap().is_none(), "nothing is there");
         let listener = UnixListener::bind(peer.socket()).unwrap();
         let asked = thread::scope(|scope| {

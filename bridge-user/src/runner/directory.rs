@@ -44,6 +44,8 @@ const MAX_NAMES: u32 = 64;
 pub(super) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
+    /// The project's own directory above it, where the daemon's socket is.
+    own: PathBuf,
 }
 
 /// The name of a process's own socket, removed when dropped. To be dropped while the socket still listens, or somebody
@@ -92,7 +94,7 @@ impl Directory {
         // Others may look for what else is there, as long as they cannot change it.
         require_private(&own, &run.join(OWN), Mode::WGRP | Mode::WOTH)?;
         require_private(&fd, &path, Mode::RWXG | Mode::RWXO)?;
-        Ok(Some(Self { fd, path }))
+        Ok(Some(Self { fd, path, own: run.join(OWN) }))
     }
 
     fn make_below(run: &Path) -> anyhow::Result<Self> {
@@ -116,17 +118,7 @@ impl Directory {
     /// # Errors
     /// When another process keeps the directory locked, or the kernel refuses.
     pub(super) fn bind(&self, namespace: u64) -> anyhow::Result<(UnixListener, Entry)> {
-        let deadline = Instant::now() + LOCK_TIME;
-        let _lock = loop {
-            match self.lock()? {
-                Some(lock) => break lock,
-                None if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
-                None => bail!(
-                    "failed to lock {}: another process holds it: find it (fuser {0}), end it, and try again",
-                    self.path.display()
-                ),
-            }
-        };
+        let _lock = self.wait_for_lock()?;
         self.remove_dead();
         let process = std::process::id();
         let names = (0..MAX_NAMES).map(|turn| match turn {
@@ -146,6 +138,37 @@ impl Directory {
             "failed to listen in {}: {MAX_NAMES} names are taken: remove what is there",
             self.path.display()
         )
+    }
+
+    /// Binds the daemon's socket, by this name; root and its owner may connect to it.
+    ///
+    /// # Errors
+    /// When a daemon listens there, another process keeps the directory locked, or the kernel refuses.
+    pub(super) fn bind_daemon(&self, name: &str) -> anyhow::Result<(UnixListener, Entry)> {
+        let _lock = self.wait_for_lock()?;
+        let path = self.own.join(name);
+        let failed = || format!("failed to listen on {}", path.display());
+        match reach(&path) {
+            Ok(_) => bail!(
+                "failed to start the daemon: one answers on {} already: end it first (systemctl stop bridge-user, or \
+                 see fuser {0})",
+                path.display()
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(&path).with_context(failed)?;
+            }
+            Err(error) => return Err(error).with_context(failed),
+        }
+        let listener = UnixListener::bind(&path).with_context(failed)?;
+        let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, only_owner).with_context(failed)?;
+        Ok((listener, Entry { path }))
+    }
+
+    /// The daemon's socket, by this name.
+    pub(super) fn daemon(&self, name: &str) -> PathBuf {
+        self.own.join(name)
     }
 
     /// Removes sockets of dead processes, unless another process is making or removing one: then the next does it.
@@ -188,6 +211,20 @@ impl Directory {
             let refused = reach(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
             if refused {
                 let _ = unlinkat(&self.fd, name.as_str(), AtFlags::empty());
+            }
+        }
+    }
+
+    fn wait_for_lock(&self) -> anyhow::Result<OwnedFd> {
+        let deadline = Instant::now() + LOCK_TIME;
+        loop {
+            match self.lock()? {
+                Some(lock) => return Ok(lock),
+                None if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+                None => bail!(
+                    "failed to lock {}: another process holds it: find it (fuser {0}), end it, and try again",
+                    self.path.display()
+                ),
             }
         }
     }

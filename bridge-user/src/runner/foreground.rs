@@ -4,13 +4,13 @@
 //! questions are answered all the time, also while relays drain.
 
 use std::{
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::net::UnixStream,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc::UnboundedSender, mpsc::unbounded_channel, oneshot},
@@ -18,12 +18,13 @@ use tokio::{
 
 use super::{
     Runner, RunningRelay,
-    control::{self, Ask},
+    door::{Door, write_answer},
     drain,
+    protocol::{Answer, Ask},
 };
 use crate::{kernel::programs::object, net::namespace::Namespace, relay::User};
 
-/// How long to wait when no question can be accepted.
+/// How often to look whether those that a `detach` took out have drained.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// The relays of this process, as all of its threads see them.
@@ -75,7 +76,7 @@ pub fn run(
         .context("failed to start the async runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let control::Door { listener, entry: _entry, own } = control::listen(namespace)?;
+        let (door, _name) = Door::of_relays(namespace)?;
         announce(&runner)?;
         object::done_loading();
         // Nothing is opened or changed from here on: what clients may bring about has no root.
@@ -84,7 +85,7 @@ pub fn run(
         let relays = Arc::new(Foreground { kept, cut: Box::new(cut) });
         let (all_detached, mut detached) = unbounded_channel();
         let answering = Arc::clone(&relays);
-        thread::spawn(move || answer_all(&listener, own, &answering, &all_detached));
+        door.serve(move |stream, ask| answer(stream, ask, &answering, &all_detached));
         tokio::select! {
             () = signals.next() => {}
             _ = detached.recv() => return Ok(()),
@@ -130,44 +131,20 @@ impl Signals {
     }
 }
 
-/// Ends with the process.
-fn answer_all(
-    listener: &UnixListener,
-    own: u32,
-    relays: &Arc<Foreground>,
-    all_detached: &UnboundedSender<()>,
-) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else {
-            // Out of descriptors, most likely; whoever asks waits or gives up.
-            thread::sleep(BACK_OFF);
-            continue;
-        };
-        let (relays, all_detached) = (Arc::clone(relays), all_detached.clone());
-        // Where there is no thread to be had, nobody is answered, and this one goes on.
-        let _ = thread::Builder::new().spawn(move || {
-            if let Err(error) = answer(&stream, own, &relays, &all_detached) {
-                log::warn!("failed to answer a request: {error:#}");
-            }
-        });
-    }
-}
-
 fn answer(
     stream: &UnixStream,
-    own: u32,
+    ask: Ask,
     relays: &Arc<Foreground>,
     all_detached: &UnboundedSender<()>,
 ) -> anyhow::Result<()> {
-    match control::read_request(stream, own)? {
-        None => Ok(()),
-        Some(Ask::Status) => {
+    match ask {
+        Ask::Status => {
             let entries = relays.lock().runner.entries()?;
-            control::write_answer(stream, entries)
+            write_answer(stream, &Answer { entries, ..Answer::default() })
         }
-        Some(Ask::Stop(names)) => {
+        Ask::Stop(names) => {
             relays.stop(&names);
-            let written = control::write_answer(stream, Vec::new());
+            let written = write_answer(stream, &Answer::default());
             let mut kept = relays.lock();
             kept.stopping -= 1;
             if kept.runner.is_empty() && kept.stopping == 0 {
@@ -176,5 +153,6 @@ fn answer(
             }
             written
         }
+        Ask::Hold(_) | Ask::HoldAll | Ask::Attach(_) => bail!("only the daemon does that"),
     }
 }

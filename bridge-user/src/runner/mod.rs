@@ -1,11 +1,13 @@
 //! The relays of one process: started and stopped one by one or together, and reported.
 //!
 //! Invariants: an attachment has one relay per gateway address; dropping a [`Runner`] resets what its relays have
-//! open. Used by `attach --foreground`; a daemon keeps its relays the same way.
+//! open. Used by `attach --foreground` and by the daemon.
 
 pub mod control;
 mod directory;
+pub mod door;
 pub mod foreground;
+pub mod protocol;
 mod wire;
 
 use std::{net::SocketAddr, sync::Arc, thread};
@@ -37,8 +39,7 @@ pub struct Runner {
 pub struct RunningRelay {
     state: Attachment,
     relays: Vec<Relay>,
-    /// Connections that each was to hold.
-    max_connections: usize,
+    options: RelayOptions,
 }
 
 impl Runner {
@@ -97,13 +98,23 @@ impl Runner {
             let user = running.relays.iter().find_map(Relay::user);
             report.findings.extend(user.map(|user| serving::unix_client(&running.state, &user.to_string())));
             let there_are = self.ledger.as_ref().map(|ledger| ledger.max_connections());
-            let too_few = there_are.filter(|&there_are| there_are < running.max_connections);
+            let too_few = there_are.filter(|&there_are| there_are < running.options.limits.max_connections);
             report.findings.extend(too_few.map(|there_are| {
-                serving::few_descriptors(&running.state, running.max_connections, there_are)
+                serving::few_descriptors(&running.state, running.options.limits.max_connections, there_are)
             }));
             Ok(report)
         };
         self.running.iter().map(report).collect()
+    }
+
+    /// Its attachments.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.running.iter().map(|running| &running.state)
+    }
+
+    /// Whether this attachment's relays run, and just so.
+    pub fn is_running(&self, wanted: &Attachment, options: RelayOptions) -> bool {
+        self.running.iter().any(|running| running.state == *wanted && running.options == options)
     }
 
     /// Takes out the attachments with these names.
@@ -148,8 +159,7 @@ impl RunningRelay {
             Relay::start(config).with_context(failed)
         };
         let relays = state.gateways.iter().map(start).collect::<Result<_, _>>()?;
-        let max_connections = options.limits.max_connections;
-        Ok(Self { state: state.clone(), relays, max_connections })
+        Ok(Self { state: state.clone(), relays, options })
     }
 
     fn stats(&self) -> RelayStats {

@@ -11,17 +11,25 @@ use crate::{
     apply::{self, Attached},
     cli::output::{FormatArgs, Out},
     model::{
-        datapath::Requested, escape::escaped, event_level::EventLevel, identity::Identity, presets,
-        spec::ServiceSpec,
+        attachment::Keeper, datapath::Requested, escape::escaped, event_level::EventLevel,
+        identity::Identity, presets, spec::ServiceSpec,
     },
-    observe::{pinned, prepare},
+    observe::{
+        pinned,
+        prepare::{self, Prepared},
+        report::AttachmentReport,
+    },
     plan::{
         self,
         request::{Request, one_value_each},
         show::DryRun,
     },
     relay::{Limits, ProxyProtocol, RelayOptions, raise_descriptor_limit},
-    runner::{Runner, foreground},
+    runner::{
+        Runner,
+        control::{self, Peer},
+        foreground,
+    },
     scope::Scope,
 };
 
@@ -180,10 +188,22 @@ fn spec_help() -> String {
 /// # Errors
 /// When something is wrong with the request as a whole, or the kernel refuses; nothing is attached then.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
-    let request = parse_request(args)?;
+    let mut request = parse_request(args)?;
     refuse_missing(args)?;
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
-    let prepared = prepare::prepare(&request, scope)?;
+    let daemon = match args.foreground || args.container.is_some() {
+        true => None,
+        false => control::daemon(&scope.namespace)?,
+    };
+    let places = daemon.as_ref().map_or(&[][..], |(_, places)| places);
+    request.foreground |= daemon.is_some();
+    let mut prepared = prepare::prepare(&request, scope, places)?;
+    let relays = !prepared.intent.relayed.is_empty();
+    let daemon = daemon.filter(|_| relays && !args.dry_run).map(|(daemon, _)| daemon);
+    let relayed = match &daemon {
+        Some(daemon) => by_daemon(daemon, &request, &mut prepared)?,
+        None => Vec::new(),
+    };
     let refused = &prepared.intent.refused;
     let code = ExitCode::from(u8::from(!refused.is_empty()));
     let say_refused = || refused.iter().for_each(|refusal| out.say_error(&refusal.error));
@@ -199,7 +219,8 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         out.say(&format!("warning: {warning}"));
     }
     let announce = |runner: &Runner| {
-        let report = AttachReport::new(&request, scope, &prepared.intent, runner, warnings, out.width())?;
+        let relayed = relayed.into_iter().chain(runner.entries()?).collect();
+        let report = AttachReport::new(&request, scope, &prepared.intent, relayed, warnings, out.width())?;
         show(args, &report, out)
     };
     let is_attached = prepared.intent.wanted().next().is_some();
@@ -213,6 +234,20 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))?;
     }
     Ok(code)
+}
+
+/// Has the daemon do it, and leaves to this process what the daemon has done. Returns what it relays.
+fn by_daemon(
+    daemon: &Peer,
+    request: &Request,
+    prepared: &mut Prepared,
+) -> anyhow::Result<Vec<AttachmentReport>> {
+    // The daemon's environment is another one.
+    let engine = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let answer = daemon.attach(&Request { engine, ..request.clone() })?;
+    prepared.intent.refused = answer.refused;
+    prepared.intent.relayed.clear();
+    Ok(answer.entries)
 }
 
 /// Prints what came of it, or only the snippet that was asked for.
@@ -263,6 +298,8 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
         relay: args.relay.options(),
         force: args.force,
         foreground: args.foreground,
+        keeper: Keeper::Command,
+        engine: None,
     })
 }
 

@@ -12,7 +12,6 @@ use crate::{
         snapshot,
     },
     plan::{Intent, Refusal, request::Request},
-    runner::Runner,
     scope::Scope,
 };
 
@@ -34,13 +33,13 @@ pub(super) struct AttachReport {
 }
 
 impl AttachReport {
-    /// What became of `intent`, with what `runner` relays and the warnings that were said; text takes `width`
+    /// What became of `intent`, with what is relayed and the warnings that were said; text takes `width`
     /// columns.
     pub(super) fn new(
         request: &Request,
         scope: &Scope,
         intent: &Intent,
-        runner: &Runner,
+        relayed: Vec<AttachmentReport>,
         mut warnings: Vec<String>,
         width: usize,
     ) -> anyhow::Result<Self> {
@@ -48,7 +47,7 @@ impl AttachReport {
         let steered: HashSet<String> =
             intent.steered.iter().chain(&intent.kept).map(Attachment::name).collect();
         report.attachments.retain(|entry| steered.contains(&entry.name));
-        report.attachments.extend(runner.entries()?);
+        report.attachments.extend(relayed);
         report.attachments.sort_by(|one, other| one.name.cmp(&other.name));
         let shown = shown(&report, width);
         let mut told = advice(&request.specs, &intent.wanted().collect::<Vec<_>>());

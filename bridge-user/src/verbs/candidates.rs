@@ -26,7 +26,7 @@ pub(super) fn presets() -> ArgValueCandidates {
 pub(super) fn networks() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         candidates(
-            BlockingDocker::connect().and_then(|docker| Ok(docker.ask(docker.docker.network_names())?)),
+            BlockingDocker::connect(None).and_then(|docker| Ok(docker.ask(docker.docker.network_names())?)),
         )
     })
 }
@@ -35,7 +35,7 @@ pub(super) fn networks() -> ArgValueCandidates {
 pub(super) fn containers() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         candidates(
-            BlockingDocker::connect().and_then(|docker| Ok(docker.ask(docker.docker.container_names())?)),
+            BlockingDocker::connect(None).and_then(|docker| Ok(docker.ask(docker.docker.container_names())?)),
         )
     })
 }

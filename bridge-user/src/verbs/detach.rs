@@ -73,6 +73,7 @@ fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
         }
     }
     outcome.stop_relays(scope, &relays, |entry| chosen.contains(&entry.name));
+    outcome.hold_off(&relays, |daemon| daemon.hold(&chosen));
     // A name that is not known may be what those did not tell of who were to tell.
     if outcome.problems.is_empty() && !unknown.is_empty() {
         outcome.problems.push(unknown_names(&unknown, &before, &outcome.detached));
@@ -111,6 +112,7 @@ fn all(scope: &Scope) -> anyhow::Result<Vec<String>> {
     }
     let relays = outcome.find_relays(scope);
     outcome.stop_relays(scope, &relays, |_| true);
+    outcome.hold_off(&relays, Peer::hold_all);
     outcome.end()
 }
 
@@ -141,9 +143,19 @@ impl Outcome {
     /// The relay processes that answer, and what they run.
     fn find_relays(&mut self, scope: &Scope) -> Vec<(Peer, Vec<AttachmentReport>)> {
         control::sweep();
-        let Answers { relays, silent } = control::ask_all(&scope.namespace);
+        let Answers { relays, silent, .. } = control::ask_all(&scope.namespace);
         self.problems.extend(silent);
         relays
+    }
+
+    /// Keeps the daemon, if one runs, from attaching again what its configuration asks for.
+    fn hold_off(
+        &mut self,
+        relays: &[(Peer, Vec<AttachmentReport>)],
+        tell: impl Fn(&Peer) -> anyhow::Result<()>,
+    ) {
+        let daemon = relays.iter().map(|(peer, _)| peer).find(|peer| peer.is_daemon());
+        self.problems.extend(daemon.and_then(|daemon| tell(daemon).err()));
     }
 
     /// Stops those that `chosen` picks and waits until they are drained.

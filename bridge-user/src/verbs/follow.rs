@@ -39,7 +39,7 @@ pub(crate) fn run(
     announce: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let container = prepared.container.as_ref().context("the request names no container")?;
-    let BlockingDocker { runtime, docker } = BlockingDocker::connect()?;
+    let BlockingDocker { runtime, docker } = BlockingDocker::connect(request.engine.as_deref())?;
     let mut signals = runtime.block_on(async { Signals::catch() })?;
     announce()?;
     object::done_loading();
@@ -133,7 +133,7 @@ impl<'a> Follower<'a> {
     }
 
     fn attach(&self) -> anyhow::Result<Prepared> {
-        let prepared = prepare(self.request, self.scope)?;
+        let prepared = prepare(self.request, self.scope, &[])?;
         let failed = apply::attach(&prepared, self.request.relay)?.warnings;
         for warning in prepared.intent.warnings.iter().chain(&failed) {
             self.out.say(&format!("warning: {warning}"));

@@ -8,9 +8,9 @@ use super::candidates;
 use crate::{
     cli::output::{FormatArgs, Out},
     model::{
-        JSON_VERSION,
+        JSON_VERSION, codes,
         escape::push_line,
-        finding::{Severity, exit_code},
+        finding::{Finding, Severity, exit_code},
     },
     observe::{
         readiness::Readiness,
@@ -54,9 +54,10 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         true => out.print_as(args.output.output, &report, lines)?,
         false => out.print_as(args.output.output, &report, |report| report.to_text(out.width()))?,
     };
-    let beside = report.findings.iter().filter(|finding| finding.subject.starts_with("net:"));
-    for finding in beside {
-        out.say(&format!("{}: {finding}", finding.severity));
+    let silent_ones = [codes::RELAY_SILENT.name, codes::RELAY_DIRECTORY.name];
+    // Those are this verb's errors.
+    for finding in report.findings.iter().filter(|finding| !silent_ones.contains(&&*finding.code)) {
+        out.say(&format!("{}: {}: {finding}", finding.severity, finding.subject));
     }
     let mut silent = silent.into_iter();
     let Some(first) = silent.next() else {
@@ -79,7 +80,11 @@ fn problems(report: &Report) -> Vec<String> {
         let errors = entry.findings.iter().filter(|finding| finding.severity == Severity::Error);
         errors.map(|finding| format!("{}: {finding}", entry.name)).collect()
     };
-    report.attachments.iter().flat_map(of_one).collect()
+    let is_problem =
+        |finding: &&Finding| finding.severity == Severity::Error || finding.code == codes::NOT_ATTACHED.name;
+    let others = report.findings.iter().filter(is_problem);
+    let others = others.map(|finding| format!("{}: {finding}", finding.subject));
+    report.attachments.iter().flat_map(of_one).chain(others).collect()
 }
 
 /// Reports the attachments that `names` mean, or all, and which relay processes did not answer.
@@ -88,7 +93,7 @@ fn problems(report: &Report) -> Vec<String> {
 /// When a name means nothing, or the state cannot be read (root is needed where bpffs is closed to others).
 fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::Error>)> {
     let Report { attachments: mut all, mut findings, listener_tracking, .. } = snapshot::steered(scope)?;
-    let Answers { relays, silent } = control::ask_all(&scope.namespace);
+    let Answers { relays, silent, findings: of_daemon } = control::ask_all(&scope.namespace);
     all.extend(relays.into_iter().flat_map(|(_, entries)| entries));
     all.sort_by(|one, other| one.name.cmp(&other.name));
     for name in names {
@@ -100,5 +105,7 @@ fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::
     }
     all.retain(|entry| names.is_empty() || names.iter().any(|name| entry.is_meant_by(name)));
     findings.extend(silent.iter().filter_map(SilentRelay::finding));
+    // Somebody who asks for names asks for nothing else.
+    findings.extend(of_daemon.into_iter().filter(|_| names.is_empty()));
     Ok((Report { version: JSON_VERSION, attachments: all, findings, listener_tracking }, silent))
 }

@@ -60,7 +60,7 @@ const UNSAFE: [&str; 8] = [
     "bridge-user/src/kernel/sys.rs",
     "bridge-user/src/kernel/sys/",
     "bridge-user/src/net/proc_fd.rs",
-    "bridge-user/src/relay/sys.rs",
+    "bridge-user/src/net/sys.rs",
     "tests/src/harness/sys.rs",
 ];
 

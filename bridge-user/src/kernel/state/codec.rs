@@ -10,14 +10,15 @@ use bridge_common::{
     Ip,
     maps::{
         self as abi, ALLOW_SET_BITS, AllowKey, CONTAINER_LEN, IDENTITY_CONTAINER, IDENTITY_LOOPBACK,
-        IFNAME_LEN, NETWORK_LEN, NamedKey, REASON_PROBED, REASON_REQUESTED, RuleKey, SERVICE_LEN,
+        IFNAME_LEN, KEEPER_COMMAND, KEEPER_CONFIG, NETWORK_LEN, NamedKey, REASON_PROBED, REASON_REQUESTED,
+        RuleKey, SERVICE_LEN,
     },
     steer::SourceClass,
 };
 use ipnet::IpNet;
 
 use crate::model::{
-    attachment::Attachment,
+    attachment::{Attachment, Keeper},
     datapath::{Datapath, Reason},
     identity::Identity,
     source::{NamedContainer, Source},
@@ -79,6 +80,10 @@ pub(super) fn encode(
             Identity::Container => IDENTITY_CONTAINER,
             Identity::Loopback => IDENTITY_LOOPBACK,
         },
+        keeper: match state.keeper {
+            Keeper::Command => KEEPER_COMMAND,
+            Keeper::Config => KEEPER_CONFIG,
+        },
         service: padded::<SERVICE_LEN>("service", &state.service)?,
         network: padded::<NETWORK_LEN>("network", &state.network)?,
         bridge: padded::<IFNAME_LEN>("bridge", &state.bridge)?,
@@ -103,6 +108,7 @@ pub(super) fn decode(
         allow,
         datapath: Datapath::Steer,
         identity: if value.identity == IDENTITY_LOOPBACK { Identity::Loopback } else { Identity::Container },
+        keeper: if value.keeper == KEEPER_CONFIG { Keeper::Config } else { Keeper::Command },
         reason: if value.reason == REASON_REQUESTED {
             Reason::Requested(Datapath::Steer)
         } else {

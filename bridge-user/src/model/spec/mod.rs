@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::error::SpecError;
 use super::{
     presets,
@@ -31,7 +33,8 @@ pub const MAX_NAME_LEN: usize = 32;
 pub const MAX_UNIX_PATH_LEN: usize = 107;
 
 /// One thing to attach, as the command line or the config names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ServiceSpec {
     /// The name it is known by: the preset's, the one given, or [`UNNAMED_SERVICE`].
     pub service: String,
@@ -45,6 +48,20 @@ pub struct ServiceSpec {
 impl fmt::Display for ServiceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}:{}", self.service, self.port, self.target)
+    }
+}
+
+impl From<ServiceSpec> for String {
+    fn from(spec: ServiceSpec) -> Self {
+        spec.to_string()
+    }
+}
+
+impl TryFrom<String> for ServiceSpec {
+    type Error = SpecError;
+
+    fn try_from(text: String) -> Result<Self, SpecError> {
+        text.parse()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The relay's only `unsafe`: handing a descriptor to tokio's epoll.
+//! Handing a descriptor to tokio's epoll, which is `unsafe` and done here alone.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -8,7 +8,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 ///
 /// # Errors
 /// If epoll refuses it or the runtime shuts down.
-pub(super) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and stays the same descriptor for as long as it exists, which is as long as the
     // `AsyncFd` that takes it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
