@@ -90,6 +90,16 @@ impl Manifest {
         self.kernels.iter().filter(|kernel| kernel.default).collect()
     }
 
+    /// The default set without the series of the kernel that runs here, by its release: on that one the host suite runs
+    /// every trial.
+    pub(super) fn beside(&self, release: &str) -> Vec<&Kernel> {
+        let is_here = |kernel: &&Kernel| {
+            let rest = release.strip_prefix(&*kernel.name);
+            rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+        };
+        self.default_set().into_iter().filter(|kernel| !is_here(kernel)).collect()
+    }
+
     fn find(&self, name: &str) -> Result<&Kernel> {
         let Some(kernel) = self.kernels.iter().find(|kernel| kernel.name == name) else {
             let known: Vec<&str> = self.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
@@ -128,6 +138,9 @@ mod tests {
         assert!(manifest.kernels[1].lacks().is_empty());
         assert_eq!(manifest.select(&[], false)?.len(), 1);
         assert_eq!(manifest.select(&[], true)?.len(), 2);
+        for (release, left) in [("6.1.0-56-amd64", 0), ("6.12.1", 1), ("5.10.0", 1), ("6.18.5", 1)] {
+            assert_eq!(manifest.beside(release).len(), left, "{release}");
+        }
         assert_eq!(manifest.select(&["5.10".to_owned()], false)?[0].name, "5.10");
         let error = manifest.select(&["4.4".to_owned()], false).map(|_| ()).unwrap_err();
         assert_eq!(error.to_string(), "failed to find kernel 4.4: tests/kernels.toml has 5.10, 6.1");

@@ -15,13 +15,14 @@ pub(crate) mod table;
 mod update;
 
 use std::{
+    fs,
     num::NonZero,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     build,
@@ -127,9 +128,10 @@ fn payload(ws: &Workspace, args: &Args) -> Result<Payload> {
     }
 }
 
-/// The default set, for `test`: what its guests need is read or built once, before the first of them starts.
+/// The default set beside the kernel that runs here, for `test`: what its guests need is read or built once, before the first of them starts.
 pub(crate) struct Guests {
     manifest: Manifest,
+    release: String,
     recorded: Seen,
     payload: Payload,
     scope: Scope,
@@ -141,6 +143,7 @@ impl Guests {
         setup::programs(ws, &[Need::Build, Need::Vm], Detail::OnlyWork)?;
         Ok(Self {
             manifest: Manifest::read(&ws.path(KERNELS))?,
+            release: release()?,
             recorded: Seen::read(&ws.path(SEEN))?,
             payload: suite_payload(ws, Group::Kernels, filter.map(str::to_owned))?,
             scope: if filter.is_none() { Scope::Whole } else { Scope::Part },
@@ -156,14 +159,20 @@ impl Guests {
             expected: Some(&self.recorded),
             recorder: None,
         };
-        Queue::new(&self.manifest.default_set(), run)
+        Queue::new(&self.manifest.beside(&self.release), run)
     }
 }
 
-/// Downloads and unpacks the kernels of the default set.
+/// Downloads and unpacks the kernels that run beside the host suite.
 pub(crate) fn fetch(ws: &Workspace) -> Result<()> {
     let manifest = Manifest::read(&ws.path(KERNELS))?;
-    manifest.default_set().into_iter().try_for_each(|kernel| archive::fetch(ws, kernel).map(drop))
+    manifest.beside(&release()?).into_iter().try_for_each(|kernel| archive::fetch(ws, kernel).map(drop))
+}
+
+/// The release of the kernel that runs here.
+fn release() -> Result<String> {
+    const RELEASE: &str = "/proc/sys/kernel/osrelease";
+    fs::read_to_string(RELEASE).with_context(|| format!("failed to read {RELEASE}"))
 }
 
 /// Keeps which kernels passed everything, one by one as they do.
