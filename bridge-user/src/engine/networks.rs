@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 
 use bollard::models::{Ipam, Network};
-use glob::Pattern;
 use ipnet::IpNet;
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     docker::{Docker, DockerError, meant, short},
     podman,
 };
+use crate::model::pattern;
 
 /// The network option that names the bridge interface.
 const BRIDGE_NAME_OPTION: &str = "com.docker.network.bridge.name";
@@ -31,8 +31,6 @@ const WITHOUT_GATEWAY: [(&str, &str); 3] = [
     ("com.docker.network.bridge.gateway_mode_ipv6", "isolated"),
     ("com.docker.network.bridge.inhibit_ipv4", "true"),
 ];
-/// Every bridge network, where a network is named.
-const ALL: &str = "all";
 
 /// A network of driver `bridge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +60,6 @@ pub(super) struct Listed {
     pub(super) driver: String,
 }
 
-/// Whether a network's name on the command line may stand for several.
-pub fn is_pattern(name: &str) -> bool {
-    name == ALL || name.contains(['*', '?', '['])
-}
-
 impl Docker {
     /// The bridge network called `name`, or the one whose id starts with `name`.
     ///
@@ -81,7 +74,7 @@ impl Docker {
         pick_network(all, name)
     }
 
-    /// The bridge networks that match a pattern ([`is_pattern`]) now, by name.
+    /// The bridge networks that match a pattern ([`pattern::is_pattern`]) now, by name.
     ///
     /// # Errors
     /// [`DockerError::NoMatch`] lists the bridge networks; [`DockerError::Unreachable`] and [`DockerError::Api`] if the
@@ -152,9 +145,8 @@ pub(super) fn pick_network(networks: Vec<Listed>, name: &str) -> Result<BridgeNe
 }
 
 pub(super) fn matching(networks: Vec<Listed>, pattern: &str) -> Result<Vec<BridgeNetwork>, DockerError> {
-    let glob = if pattern == ALL { "*" } else { pattern };
-    let glob = Pattern::new(glob)
-        .map_err(|error| DockerError::NoPattern { pattern: pattern.to_owned(), cause: error.msg })?;
+    let glob = pattern::pattern(pattern)
+        .map_err(|cause| DockerError::NoPattern { pattern: pattern.to_owned(), cause })?;
     let fits = |network: &BridgeNetwork| glob.matches(&network.name);
     let mut found: Vec<_> = bridges(networks.clone()).filter(fits).collect();
     if found.is_empty() {

@@ -6,6 +6,7 @@
 
 use std::num::NonZeroU16;
 
+use super::nearest;
 use super::notes::{
     JVM, MAIL, MCP, MONGODB, MYSQL, NO_AUTH, Note, OLLAMA, OPENCLAW, POSTGRES, RABBITMQ, REDIS,
 };
@@ -138,39 +139,16 @@ pub fn names() -> String {
 
 /// The preset whose name is nearest to `typed`, if one is near enough to be a slip of the keys.
 ///
-/// "Near" is at most two edits and at most half of the letters typed; a longer or shorter form of a name
-/// (`postgresql`, `mongo`) also counts from four letters on. Case does not matter.
+/// A longer or shorter form of a name (`postgresql`, `mongo`) is near from four letters on, too. Case does not matter.
 pub fn nearest(typed: &str) -> Option<&'static Preset> {
     let typed: String = typed.chars().take(64).collect::<String>().to_lowercase();
-    let allowed = (typed.chars().count() / 2).min(2);
-    let by_edits = PRESETS
-        .iter()
-        .map(|preset| (edit_distance(&typed, preset.name), preset))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, preset)| preset);
+    let by_edits = nearest::nearest(&typed, PRESETS.iter().map(|preset| preset.name)).and_then(find);
     by_edits.or_else(|| {
         PRESETS.iter().find(|preset| {
             typed.len().min(preset.name.len()) > 3
                 && (typed.starts_with(preset.name) || preset.name.starts_with(&typed))
         })
     })
-}
-
-/// Levenshtein distance in characters, with one row of state.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -231,15 +209,6 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(nearest(typed).map(|preset| preset.name), expected, "{typed}");
-        }
-    }
-
-    #[test]
-    fn edit_distance_counts_edits() {
-        for (a, b, distance) in
-            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("redis", "redis", 0), ("kitten", "sitting", 3)]
-        {
-            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
         }
     }
 }

@@ -275,15 +275,10 @@ fn allowed(
 /// # Errors
 /// Names both.
 pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
-    let family = |spec: &ServiceSpec| spec.target.tcp().map(|target| target.is_ipv4());
     let mut by_port: HashMap<Port, Vec<&ServiceSpec>> = HashMap::new();
     for spec in specs {
-        let taken = |first: &&&ServiceSpec| {
-            let apart = family(first).zip(family(spec)).is_some_and(|(one, other)| one != other);
-            !(apart && first.service != spec.service)
-        };
         let there = by_port.entry(spec.port).or_default();
-        if let Some(first) = there.iter().find(taken) {
+        if let Some(first) = there.iter().find(|first| on_one_port(first, spec)) {
             return Err(format!(
                 "the command line asks for port {} twice, for {} and {}: give each its own port, \
                  NAME=PORT:TARGET_PORT",
@@ -293,6 +288,13 @@ pub fn no_two_on_one_port(specs: &[ServiceSpec]) -> Result<(), String> {
         there.push(spec);
     }
     Ok(())
+}
+
+/// Whether one network cannot have both: at one port, and not told apart by their families and names.
+pub fn on_one_port(one: &ServiceSpec, other: &ServiceSpec) -> bool {
+    let family = |spec: &ServiceSpec| spec.target.tcp().map(|target| target.is_ipv4());
+    let apart = family(one).zip(family(other)).is_some_and(|(one, other)| one != other);
+    one.port == other.port && !(apart && one.service != other.service)
 }
 
 /// The listener, if any, that already answers at the gateway's port, and is not the service itself.

@@ -26,6 +26,23 @@ const MAX_DEFAULT_WORKERS: usize = 4;
 /// exchanges through userspace. Connections of one or two exchanges are better off without.
 const DEFAULT_OFFLOAD_AFTER: u64 = 8;
 
+/// More connections than a process can have descriptors for.
+pub const MAX_CONNECTIONS: usize = 1 << 20;
+/// A day: nothing waits longer, in seconds.
+pub const MAX_SECONDS: f64 = 86400.0;
+/// The kernel takes no longer silence before its probes (`MAX_TCP_KEEPIDLE`), in seconds.
+pub const MAX_KEEPALIVE: f64 = 32767.0;
+
+/// A number of seconds that may have a fraction, if it is one from 0 to `max`.
+pub fn seconds(number: f64, max: f64) -> Option<Duration> {
+    (0.0..=max).contains(&number).then(|| Duration::from_secs_f64(number))
+}
+
+/// A time for which 0 stands for never.
+pub fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}
+
 /// One relay: one gateway port in front of one target.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {

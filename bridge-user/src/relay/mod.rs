@@ -59,7 +59,10 @@ use tokio::{
     time::Instant,
 };
 
-pub use config::{Limits, ProxyProtocol, RelayConfig, RelayOptions};
+pub use config::{
+    Limits, MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_SECONDS, ProxyProtocol, RelayConfig, RelayOptions, seconds,
+    unless_zero,
+};
 pub use descriptors::{memory, raise_descriptor_limit};
 pub use ledger::Ledger;
 pub use stats::RelayStats;

@@ -10,4 +10,5 @@ pub(crate) mod compose;
 pub mod detach;
 pub mod events;
 pub mod follow;
+pub mod run;
 pub mod status;
