@@ -3,7 +3,7 @@
 //!
 //! Dependency rules: `engine` and `relay` never import aya and `kernel` never imports bollard; `model` and `plan` do no
 //! I/O; only `cli` and `verbs` print. From the bottom up: `model`, `net`, `netfilter`, `scope`, `kernel`, `engine`,
-//! `relay`, `probe`, `plan`, `observe`, `runner`, `apply`, `verbs`, `cli`.
+//! `relay`, `probe`, `plan`, `config`, `observe`, `runner`, `apply`, `daemon`, `verbs`, `cli`.
 //!
 //! Other crates see [`cli::run`], where its output goes, the [`Scope`] it works in, and what a detach would do
 //! ([`planned_detach`]).
@@ -12,6 +12,8 @@
 
 mod apply;
 pub mod cli;
+mod config;
+mod daemon;
 mod engine;
 mod kernel;
 mod model;

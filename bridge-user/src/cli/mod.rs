@@ -4,6 +4,7 @@
 //! wrong usage; help and version cannot fail.
 
 mod complete;
+pub(crate) mod log;
 mod man;
 pub(crate) mod output;
 pub(crate) mod table;
@@ -20,7 +21,7 @@ pub use self::{complete::complete, output::Out};
 use crate::{
     UsageError,
     scope::Scope,
-    verbs::{attach, check, detach, events, status},
+    verbs::{attach, check, detach, events, run, status},
 };
 
 /// Containers reach services that listen only on the host's 127.0.0.1, in the kernel.
@@ -46,6 +47,8 @@ pub(crate) enum Verb {
     Check(check::Args),
     /// Print the kernel's event channel
     Events(events::Args),
+    /// Run the daemon: keep attached what the configuration asks for
+    Run(run::Args),
     /// Print a shell completion script
     Completions {
         /// The shell
@@ -119,6 +122,7 @@ fn run_verb(
         Verb::Status(args) => return status::run(args, &scope()?, out),
         Verb::Check(args) => return check::run(args, &scope()?, out),
         Verb::Events(args) => events::run(args, &scope()?, out)?,
+        Verb::Run(args) => return run::run(args, scope, out),
         Verb::Completions { shell } => drop(out.print_bytes(&complete::script(*shell)?)?),
         Verb::Man { dir } => print_manual(dir.as_deref(), out)?,
     }

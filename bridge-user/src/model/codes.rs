@@ -111,8 +111,8 @@ codes! {
         see: "`docker ps`; `docker network inspect NETWORK`",
         cure: "start it, or connect it to the network: the daemon lets it in then",
     }
-    NOT_ATTACHED: "not-attached", Warning, "status", "0.1.0" {
-        symptom: "the configuration asks for something that is not attached",
+    NOT_AS_CONFIGURED: "not-as-configured", Warning, "status", "0.1.0" {
+        symptom: "something is not attached, or not so, as the configuration asks",
         cause: "what it needs is not there yet (engine, network, container), or something is in the way; what is attached \
                 already stays",
         see: "`journalctl -u bridge-user`; `bridge-user run --check-config`",

@@ -103,8 +103,8 @@ impl fmt::Display for Finding {
 }
 
 /// The exit code of a verb that fails for what it found: 1 for an error, else 0.
-pub fn exit_code(findings: &[Finding]) -> u8 {
-    let worst = findings.iter().map(|finding| finding.severity).max();
+pub fn exit_code<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> u8 {
+    let worst = findings.into_iter().map(|finding| finding.severity).max();
     u8::from(worst == Some(Severity::Error))
 }
 

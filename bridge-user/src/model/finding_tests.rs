@@ -76,7 +76,7 @@ fn a_later_severity_is_worse_and_only_an_error_fails() {
     assert!(Severity::Info < Severity::Warning && Severity::Warning < Severity::Error);
     let of = |severity| Finding { severity, ..codes::RELAYED.finding("a", "b", "") };
     let (info, warning, error) = (of(Severity::Info), of(Severity::Warning), of(Severity::Error));
-    assert_eq!(exit_code(&[]), 0);
+    assert_eq!(exit_code([]), 0);
     assert_eq!(exit_code(&[info.clone(), warning.clone()]), 0);
     assert_eq!(exit_code(&[warning, error, info]), 1);
 }

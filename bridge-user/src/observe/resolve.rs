@@ -14,8 +14,8 @@ use super::{
     networks::{Asked, BlockingDocker, Gathered},
 };
 use crate::{
-    engine::networks::{BridgeNetwork, is_pattern},
-    model::{codes, finding::Finding},
+    engine::{docker::DockerError, networks::BridgeNetwork},
+    model::{attachment::Keeper, codes, finding::Finding, pattern::is_pattern},
     net::{NetError, links::bridge_by_name, namespace::Namespace},
     plan::{Network, request::Request},
 };
@@ -108,6 +108,8 @@ impl<'a> Resolving<'a> {
     fn add_matching(&self, pattern: &str, resolved: &mut Resolved) {
         let matching = match self.docker.ask(self.docker.docker.networks_like(pattern)) {
             Ok(matching) => matching,
+            // They are attached to when they are made.
+            Err(DockerError::NoMatch { .. }) if self.request.keeper == Keeper::Config => return,
             Err(error) => return resolved.networks.push(Asked::new(pattern, Err(error.into()))),
         };
         let is_known = |network: &BridgeNetwork| resolved.ids.contains(&network.id);

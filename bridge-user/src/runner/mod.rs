@@ -129,6 +129,11 @@ impl Runner {
 }
 
 impl RunningRelay {
+    /// What it relays.
+    pub fn attachment(&self) -> &Attachment {
+        &self.state
+    }
+
     fn start(
         namespace: &Namespace,
         state: &Attachment,

@@ -1,6 +1,6 @@
 //! The `attach` verb: makes loopback services reachable at the bridge gateway, and shows what came of it.
 
-use std::{io::Write as _, net::IpAddr, process::ExitCode, time::Duration};
+use std::{net::IpAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
@@ -9,10 +9,13 @@ use super::{attach_report::AttachReport, candidates, compose, follow};
 use crate::{
     UsageError,
     apply::{self, Attached},
-    cli::output::{FormatArgs, Out},
+    cli::{
+        self,
+        output::{FormatArgs, Out},
+    },
     model::{
-        attachment::Keeper, datapath::Requested, escape::escaped, event_level::EventLevel,
-        identity::Identity, presets, spec::ServiceSpec,
+        attachment::Keeper, datapath::Requested, event_level::EventLevel, identity::Identity, presets,
+        spec::ServiceSpec,
     },
     observe::{
         pinned,
@@ -21,10 +24,13 @@ use crate::{
     },
     plan::{
         self,
-        request::{Request, one_value_each},
+        request::{AllowedSource, Firewall, Request, one_value_each},
         show::DryRun,
     },
-    relay::{Limits, ProxyProtocol, RelayOptions, raise_descriptor_limit},
+    relay::{
+        self, Limits, MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_SECONDS, ProxyProtocol, RelayOptions,
+        raise_descriptor_limit, unless_zero,
+    },
     runner::{
         Runner,
         control::{self, Peer},
@@ -32,13 +38,6 @@ use crate::{
     },
     scope::Scope,
 };
-
-/// More descriptors than a process can have.
-const MAX_CONNECTIONS: usize = 1 << 20;
-/// A day: nothing waits longer.
-const MAX_SECONDS: f64 = 86400.0;
-/// The kernel takes no longer silence before its probes (`MAX_TCP_KEEPIDLE`).
-const MAX_KEEPALIVE: f64 = 32767.0;
 
 /// What can be asked of `attach`.
 #[derive(clap::Args)]
@@ -125,7 +124,6 @@ struct RelayArgs {
 
 impl RelayArgs {
     fn options(&self) -> RelayOptions {
-        let unless_zero = |time: Duration| (!time.is_zero()).then_some(time);
         let limits = Limits {
             max_connections: self.max_connections,
             idle_timeout: unless_zero(self.idle_timeout),
@@ -152,21 +150,14 @@ fn keepalive_seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn seconds_up_to(max: f64, text: &str) -> Result<Duration, String> {
-    let number = text.parse::<f64>().ok().filter(|number| (0.0..=max).contains(number));
-    number.map(Duration::from_secs_f64).ok_or_else(|| format!("expected seconds, from 0 to {max}"))
+    let time = text.parse().ok().and_then(|number| relay::seconds(number, max));
+    time.ok_or_else(|| format!("expected seconds, from 0 to {max}"))
 }
 
 /// What can be printed for other programs.
 #[derive(Clone, Copy, ValueEnum)]
 enum Snippet {
     Compose,
-}
-
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum Firewall {
-    #[default]
-    Auto,
-    Off,
 }
 
 fn spec_help() -> String {
@@ -229,7 +220,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
     } else if runner.is_empty() {
         announce(&runner)?;
     } else {
-        log_to_stderr();
+        cli::log::to_stderr(log::LevelFilter::Warn);
         let out = out.clone();
         foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))?;
     }
@@ -268,14 +259,6 @@ fn say_cut(out: &Out, cut: u64) {
     }
 }
 
-/// Warnings of relays: lines on stderr, which a service manager keeps.
-fn log_to_stderr() {
-    let format = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
-        writeln!(out, "{}", escaped(&format!("bridge-user: {}", record.args())))
-    };
-    env_logger::Builder::new().filter_level(log::LevelFilter::Warn).format(format).init();
-}
-
 fn parse_request(args: &Args) -> anyhow::Result<Request> {
     let specs: Vec<ServiceSpec> = args
         .specs
@@ -293,7 +276,7 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
         gateways: args.gateways.clone(),
         datapath: args.datapath,
         identity: args.identity,
-        allow: args.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+        allow: args.allow.iter().map(|text| allowed_source(text)).collect::<Result<_, _>>()?,
         event_level: args.event_level,
         relay: args.relay.options(),
         force: args.force,
@@ -301,6 +284,10 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
         keeper: Keeper::Command,
         engine: None,
     })
+}
+
+fn allowed_source(text: &str) -> Result<AllowedSource, UsageError> {
+    text.parse().map_err(|expected| UsageError(format!("invalid --allow `{text}`: expected {expected}")))
 }
 
 /// Options of the contract that this version does not have yet.

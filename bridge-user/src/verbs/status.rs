@@ -55,13 +55,15 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         false => out.print_as(args.output.output, &report, |report| report.to_text(out.width()))?,
     };
     let silent_ones = [codes::RELAY_SILENT.name, codes::RELAY_DIRECTORY.name];
-    // Those are this verb's errors.
-    for finding in report.findings.iter().filter(|finding| !silent_ones.contains(&&*finding.code)) {
+    // Those are this verb's errors, and a check has said the rest.
+    let is_new = |finding: &&Finding| !args.check && !silent_ones.contains(&&*finding.code);
+    for finding in report.findings.iter().filter(is_new) {
         out.say(&format!("{}: {}: {finding}", finding.severity, finding.subject));
     }
     let mut silent = silent.into_iter();
     let Some(first) = silent.next() else {
-        let failed = exit_code(&report.findings) != 0 || (args.check && !problems.is_empty());
+        let steering = report.findings.iter().filter(|finding| finding.code != codes::CONFIG_REFUSED.name);
+        let failed = exit_code(steering) != 0 || (args.check && !problems.is_empty());
         return Ok(ExitCode::from(u8::from(failed)));
     };
     for other in silent {
@@ -80,8 +82,9 @@ fn problems(report: &Report) -> Vec<String> {
         let errors = entry.findings.iter().filter(|finding| finding.severity == Severity::Error);
         errors.map(|finding| format!("{}: {finding}", entry.name)).collect()
     };
-    let is_problem =
-        |finding: &&Finding| finding.severity == Severity::Error || finding.code == codes::NOT_ATTACHED.name;
+    let is_problem = |finding: &&Finding| {
+        finding.severity == Severity::Error || finding.code == codes::NOT_AS_CONFIGURED.name
+    };
     let others = report.findings.iter().filter(is_problem);
     let others = others.map(|finding| format!("{}: {finding}", finding.subject));
     report.attachments.iter().flat_map(of_one).chain(others).collect()

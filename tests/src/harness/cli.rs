@@ -69,7 +69,12 @@ impl<'a> Cli<'a> {
         let mut command = self.command(arguments)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         unblock_signals_in(&mut command);
-        self.netns.spawn(&mut command).context("failed to start bridge-user")
+        self.start(&mut command)
+    }
+
+    /// Starts a prepared command, for runs that go on.
+    pub(crate) fn start(&self, command: &mut Command) -> Result<Child> {
+        self.netns.spawn(command).context("failed to start bridge-user")
     }
 
     /// Runs to the end, whatever the exit code.

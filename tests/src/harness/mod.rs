@@ -8,6 +8,7 @@ pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod containers;
 pub(crate) mod counts;
+pub(crate) mod daemon;
 pub(crate) mod docker;
 pub(crate) mod endings;
 pub(crate) mod facts;

@@ -22,6 +22,7 @@ mod allow;
 mod attack;
 mod bridges;
 mod check;
+mod config;
 mod conflicts;
 mod container_follow;
 mod container_kernels;
@@ -29,6 +30,8 @@ mod container_reach;
 mod container_refusals;
 mod container_scope;
 mod crash;
+mod daemon;
+mod daemon_engine;
 mod docker;
 mod dry_run;
 mod engines;
@@ -191,7 +194,10 @@ pub(crate) fn all() -> Vec<Test> {
         stages::TESTS,
         lifecycle::TESTS,
         crash::TESTS,
+        daemon::TESTS,
+        daemon_engine::TESTS,
         dry_run::TESTS,
+        config::TESTS,
         growth::TESTS,
         leaks::TESTS,
         typed::TESTS,

@@ -14,7 +14,7 @@ const LIBRARY: &str = "bridge-user/src/";
 const ROOT: [&str; 1] = ["UsageError"];
 
 /// The modules, from the bottom up, with those they may use.
-const MODULES: [(&str, &[&str]); 14] = [
+const MODULES: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("net", &["model"]),
     ("scope", &["net"]),
@@ -24,14 +24,22 @@ const MODULES: [(&str, &[&str]); 14] = [
     ("relay", &["kernel", "model", "net"]),
     ("probe", &["kernel", "model", "net", "netfilter", "relay", "scope"]),
     ("plan", &["model", "relay"]),
+    ("config", &["model", "plan", "relay"]),
     ("observe", &["engine", "kernel", "model", "net", "netfilter", "plan", "probe", "relay", "scope"]),
     ("runner", &["kernel", "model", "net", "observe", "plan", "relay", "scope"]),
     ("apply", &["kernel", "model", "net", "observe", "plan", "relay", "runner", "scope"]),
     (
+        "daemon",
+        &[
+            "apply", "config", "engine", "kernel", "model", "net", "observe", "plan", "relay", "runner",
+            "scope",
+        ],
+    ),
+    (
         "verbs",
         &[
-            "apply", "cli", "engine", "kernel", "model", "net", "observe", "plan", "probe", "relay",
-            "runner", "scope",
+            "apply", "cli", "config", "daemon", "engine", "kernel", "model", "net", "observe", "plan",
+            "probe", "relay", "runner", "scope",
         ],
     ),
     ("cli", &["model", "observe", "plan", "scope", "verbs"]),

@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use aya::maps::MapError;
 use bridge_common::{
     maps::{self as abi, ListenerKey, Meta, Stats, TargetKey, TrackStats},
     steer::SourceClass,
@@ -119,8 +120,12 @@ impl State {
     /// # Errors
     /// When the map cannot be read.
     pub fn stats(&self, id: u32) -> anyhow::Result<Stats> {
-        let values = self.maps.stats.get(&id, 0).context("failed to read map STATS")?;
-        Ok(values.iter().copied().sum())
+        match self.maps.stats.get(&id, 0) {
+            Ok(values) => Ok(values.iter().copied().sum()),
+            // Detached since it was listed.
+            Err(MapError::KeyNotFound) => Ok(Stats::default()),
+            Err(error) => Err(error).context("failed to read map STATS"),
+        }
     }
 
     /// Listener-tracking counters, summed over CPUs.
