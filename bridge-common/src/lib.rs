@@ -10,6 +10,7 @@
 pub mod addr;
 #[cfg(any(test, feature = "document"))]
 pub mod document;
+pub mod event;
 pub mod kernels;
 pub mod maps;
 pub mod names;

@@ -375,7 +375,7 @@ counters! {
 pub struct Meta {
     /// [`ABI_VERSION`](crate::ABI_VERSION) of the writer.
     pub abi: u32,
-    /// aya-log level of the loaded programs: 0 off, 1 error … 5 trace.
+    /// Level of the loaded programs: [`EVENTS_OFF`](crate::event::LEVEL_OFF) and so on.
     pub event_level: u16,
     /// 1 when a probe connection was really steered before anything was attached, otherwise 0.
     pub probed: u16,
@@ -642,6 +642,7 @@ mod pod {
         ConnectionKey,
         AllowKey,
         Attachment,
+        crate::event::Event,
         NamedKey,
         NamedContainer,
         PendingHandshake,

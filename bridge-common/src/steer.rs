@@ -5,10 +5,6 @@ use crate::{
     maps::{Stats, TargetKey},
 };
 
-/// At most one event per attachment and CPU in this time, in nanoseconds, for repeatable events (denied, no
-/// listener). Accepted connections are logged at debug level and not limited.
-pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
-
 /// How long the kernel takes a SYN cookie, in nanoseconds (`TCP_SYNCOOKIE_VALID`, two minutes), and some more for its
 /// way.
 pub const SYN_COOKIE_NS: u64 = 130_000_000_000;
@@ -98,20 +94,6 @@ pub const fn local_client(target: Ip) -> Ip {
     if target.is_v4() { Ip::LOCALHOST_V4 } else { Ip::LOCALHOST_V6 }
 }
 
-/// Whether an event may be written now; keeps the per-CPU state in `stats`. Returns the number of events left out
-/// since the last one.
-#[inline(always)]
-pub const fn admit_event(stats: &mut Stats, now_ns: u64) -> Option<u64> {
-    if stats.last_event_ns != 0 && now_ns.wrapping_sub(stats.last_event_ns) < EVENT_INTERVAL_NS {
-        stats.suppressed += 1;
-        return None;
-    }
-    let suppressed = stats.suppressed;
-    stats.last_event_ns = now_ns;
-    stats.suppressed = 0;
-    Some(suppressed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,16 +130,6 @@ mod tests {
         assert_eq!(client("127.0.0.1"), Ipv4Addr::LOCALHOST);
         assert_eq!(client("127.0.0.2"), Ipv4Addr::LOCALHOST);
         assert_eq!(client("::1"), Ipv6Addr::LOCALHOST);
-    }
-
-    #[test]
-    fn events_are_limited_and_counted() {
-        let mut stats = Stats::default();
-        assert_eq!(admit_event(&mut stats, 5), Some(0));
-        assert_eq!(admit_event(&mut stats, 6), None);
-        assert_eq!(admit_event(&mut stats, 7), None);
-        assert_eq!(admit_event(&mut stats, 5 + EVENT_INTERVAL_NS), Some(2));
-        assert_eq!(admit_event(&mut stats, 6 + EVENT_INTERVAL_NS), None);
     }
 
     #[test]

@@ -1,118 +1,44 @@
-//! What is recorded of an outcome: its counter, and an event when one is due, which is one line of aya-log.
+//! What is recorded of an outcome: its counter, and an event when one is due.
 
-use aya_log_ebpf::{debug, warn};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use bridge_common::{
     Ip,
-    maps::Stats,
-    steer::{Outcome, admit_event},
+    event::{self, Event, EventKind},
+    maps::{ConnectionKey, Stats, TargetKey},
+    steer::Outcome,
 };
 
-use crate::{lookup::Packet, stages};
+use crate::{lookup::Packet, maps, stages, switches};
 
-/// Counts the outcome, and writes an event when one is due.
+/// Counts what became of a packet for the attachment, and writes an event when one is due.
 #[inline(always)]
-pub(crate) fn record<C>(ctx: &C, stats: &mut Stats, outcome: Outcome, packet: &Packet) {
+pub(crate) fn record(stats: &mut Stats, attachment: u32, outcome: Outcome, packet: &Packet) {
     outcome.count(stats);
     let now = stages::now();
     stats.decided_ns = now;
     if outcome == Outcome::Steered {
         stats.steered_ns = now;
-        write(ctx, outcome, packet, 0);
+    }
+    if let Some(suppressed) = event::due(stats, outcome, switches::EVENT_LEVEL.load(), now) {
+        write(EventKind::of(outcome), attachment, packet.connection(), suppressed);
+    }
+}
+
+/// Writes an event about a listener, if the level is high enough.
+#[inline(always)]
+pub(crate) fn listener(kind: EventKind, at: &TargetKey, error: u64) {
+    if kind.level() > switches::EVENT_LEVEL.load() {
         return;
     }
-    if let Some(suppressed) = admit_event(stats, now) {
-        write(ctx, outcome, packet, suppressed);
-    }
+    let connection = ConnectionKey { source: Ip::ANY_V6, gateway: at.addr, source_port: 0, port: at.port };
+    write(kind, 0, connection, error);
 }
 
-/// The attachment's service has no place in a log record (aya-log copies constant strings only), so events name
-/// the addresses; `bridge-user events` adds the attachment.
+/// An event that finds no room is lost: what it tells of is counted.
 #[inline(always)]
-fn write<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
-    if packet.source.is_v4() {
-        let (source, gateway) = (host_order(&packet.source), host_order(&packet.gateway));
-        match outcome {
-            Outcome::Steered => {
-                debug!(ctx, "steered {:i}:{} -> {:i}:{}", source, packet.source_port, gateway, packet.port)
-            }
-            Outcome::Denied => warn!(
-                ctx,
-                "denied {:i}:{} -> {:i}:{}: source not in the allow-list ({} more not shown)",
-                source,
-                packet.source_port,
-                gateway,
-                packet.port,
-                suppressed
-            ),
-            Outcome::NoListener => warn!(
-                ctx,
-                "no-listener {:i}:{} -> {:i}:{}: nothing listens on the target ({} more not shown)",
-                source,
-                packet.source_port,
-                gateway,
-                packet.port,
-                suppressed
-            ),
-            Outcome::AssignFailed => warn!(
-                ctx,
-                "assign-failed {:i}:{} -> {:i}:{}: the kernel refused the listener ({} more not shown)",
-                source,
-                packet.source_port,
-                gateway,
-                packet.port,
-                suppressed
-            ),
-        }
-    } else {
-        write_v6(ctx, outcome, packet, suppressed);
-    }
-}
-
-#[inline(always)]
-fn write_v6<C>(ctx: &C, outcome: Outcome, packet: &Packet, suppressed: u64) {
-    let (source, gateway) = (bytes(&packet.source), bytes(&packet.gateway));
-    match outcome {
-        Outcome::Steered => {
-            debug!(ctx, "steered [{:i}]:{} -> [{:i}]:{}", source, packet.source_port, gateway, packet.port)
-        }
-        Outcome::Denied => warn!(
-            ctx,
-            "denied [{:i}]:{} -> [{:i}]:{}: source not in the allow-list ({} more not shown)",
-            source,
-            packet.source_port,
-            gateway,
-            packet.port,
-            suppressed
-        ),
-        Outcome::NoListener => warn!(
-            ctx,
-            "no-listener [{:i}]:{} -> [{:i}]:{}: nothing listens on the target ({} more not shown)",
-            source,
-            packet.source_port,
-            gateway,
-            packet.port,
-            suppressed
-        ),
-        Outcome::AssignFailed => warn!(
-            ctx,
-            "assign-failed [{:i}]:{} -> [{:i}]:{}: the kernel refused the listener ({} more not shown)",
-            source,
-            packet.source_port,
-            gateway,
-            packet.port,
-            suppressed
-        ),
-    }
-}
-
-/// aya-log prints a `u32` IPv4 address from its numeric value.
-#[inline(always)]
-fn host_order(ip: &Ip) -> u32 {
-    u32::from_be(ip.words[3])
-}
-
-#[inline(always)]
-fn bytes(ip: &Ip) -> [u8; 16] {
-    // SAFETY: both types are 16 bytes without padding, and every bit pattern is valid for `[u8; 16]`.
-    unsafe { core::mem::transmute(ip.words) }
+fn write(kind: EventKind, attachment: u32, connection: ConnectionKey, detail: u64) {
+    // SAFETY: a helper without preconditions (Linux 5.8).
+    let boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let event = Event { boot_ns, detail, connection, attachment, kind: kind as u32, pad: 0 };
+    let _ = maps::EVENTS.output::<Event>(&event, 0);
 }

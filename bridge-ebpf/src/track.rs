@@ -12,15 +12,15 @@ use aya_ebpf::{
     helpers::{bpf_skc_to_mptcp_sock, bpf_sock_hash_update},
     programs::SockOpsContext,
 };
-use aya_log_ebpf::{debug, warn};
 use bridge_common::{
     Ip,
+    event::EventKind,
     maps::{LISTENER_SLOTS, MIN_LISTENER_SLOTS, TargetKey, TrackStats, overflow_slot},
 };
 
 use crate::{
     context::{in_attached_netns, socket_cookie, words},
-    maps, switches,
+    events, maps, switches,
 };
 
 /// `-EEXIST`: another listener holds the slot.
@@ -47,7 +47,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
         stats.mptcp += 1;
         // It cannot be full: it is as large as TARGETS, and holds only keys of TARGETS.
         let _ = maps::MPTCP_TARGETS.insert(&key, &socket_cookie(ctx), 0);
-        debug!(ctx, "mptcp-listener on port {}", key.port);
+        events::listener(EventKind::MptcpListener, &key, 0);
         return;
     }
     // There is no entry unless the service listened with MPTCP before.
@@ -88,11 +88,11 @@ fn insert(ctx: &SockOpsContext, key: &TargetKey, slots: u32, stats: &mut TrackSt
         _ => take_first_free::<FEW_SLOTS>(ctx, key),
     };
     if ret != EEXIST {
-        return record(ctx, key, ret, &mut stats.tracked, &mut stats.refused);
+        return record(key, ret, &mut stats.tracked, &mut stats.refused);
     }
     let slot = overflow_slot(socket_cookie(ctx), slots);
     let ret = update(ctx, key, slot, BPF_ANY);
-    record(ctx, key, ret, &mut stats.replaced, &mut stats.refused);
+    record(key, ret, &mut stats.replaced, &mut stats.refused);
 }
 
 /// `EEXIST` if other listeners hold all of the first `SLOTS` slots.
@@ -122,12 +122,12 @@ fn update(ctx: &SockOpsContext, key: &TargetKey, slot: u16, flags: u32) -> i64 {
 }
 
 #[inline(always)]
-fn record(ctx: &SockOpsContext, key: &TargetKey, ret: i64, done: &mut u64, refused: &mut u64) {
+fn record(key: &TargetKey, ret: i64, done: &mut u64, refused: &mut u64) {
     if ret == 0 {
         *done += 1;
-        debug!(ctx, "tracked listener on port {}", key.port);
+        events::listener(EventKind::Tracked, key, 0);
     } else {
         *refused += 1;
-        warn!(ctx, "listener on port {} refused by the socket map: error {}", key.port, ret);
+        events::listener(EventKind::ListenerRefused, key, ret.unsigned_abs());
     }
 }

@@ -1,62 +1,116 @@
-//! The event channel: what the programs wrote with aya-log, as records.
+//! The event channel: what the programs wrote into it, as values.
+//!
+//! Invariant: an event has the time at which it happened, by the wall clock as it is when the event is read: a clock
+//! that was set in between moves old events with it, so that times can be compared with those of other logs.
 
 use std::{
-    net::SocketAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context as _;
-use aya::Ebpf;
-use aya_log::EbpfLogger;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use anyhow::{Context as _, anyhow};
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, RingBuf},
+};
+use bridge_common::{
+    event::{self as abi, EventKind, LEVEL_DEBUG},
+    names,
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    time::{ClockId, clock_gettime},
+};
 
-/// Collects formatted records.
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<Event>>>);
+use super::{instance::Instance, sys};
+use crate::model::event_level::EventLevel;
 
-/// One event.
-#[derive(Clone, Debug)]
+/// One event. It prints as what happened, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// How important it is.
-    pub level: log::Level,
-    /// What happened, in one line.
-    pub message: String,
-    /// When it was read. The programs write no time.
-    pub read: SystemTime,
+    /// When it happened.
+    pub time: SystemTime,
+    /// What happened.
+    pub kind: EventKind,
+    /// The client; `None` for a listener.
+    pub source: Option<SocketAddr>,
+    /// The gateway; of a listener, where it listens.
+    pub destination: SocketAddr,
+    /// The attachment's id; of a listener, 0, which no attachment has.
+    pub attachment: u32,
+    /// [`abi::Event::detail`].
+    detail: u64,
 }
 
-impl log::Log for Sink {
-    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
-        true
+impl Event {
+    /// `now`: the wall clock, and the clock of events, at the same moment.
+    fn new(event: &abi::Event, now: (SystemTime, Duration)) -> Option<Self> {
+        let kind = EventKind::from_number(event.kind)?;
+        let age = now.1.saturating_sub(Duration::from_nanos(event.boot_ns));
+        let connection = &event.connection;
+        let source = SocketAddr::new(IpAddr::from(connection.source), connection.source_port);
+        Some(Self {
+            time: now.0.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
+            kind,
+            source: (event.attachment != 0).then_some(source),
+            destination: SocketAddr::new(IpAddr::from(connection.gateway), connection.port),
+            attachment: event.attachment,
+            detail: event.detail,
+        })
     }
 
-    fn log(&self, record: &log::Record<'_>) {
-        let read = SystemTime::now();
-        let event = Event { level: record.level(), message: record.args().to_string(), read };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    /// The lowest level at which it is there.
+    pub const fn level(&self) -> EventLevel {
+        match self.kind.level() {
+            LEVEL_DEBUG => EventLevel::Debug,
+            _ => EventLevel::Warn,
+        }
     }
+}
 
-    fn flush(&self) {}
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, destination, detail, .. } = self;
+        let (name, why) = match kind {
+            EventKind::Steered => ("steered", ""),
+            EventKind::Denied => ("denied", ": source not in the allow-list"),
+            EventKind::NoListener => ("no-listener", ": nothing listens on the target"),
+            EventKind::AssignFailed => ("assign-failed", ": the kernel refused the listener"),
+            EventKind::Tracked => return write!(f, "tracked listener on {destination}"),
+            EventKind::MptcpListener => return write!(f, "mptcp-listener on {destination}"),
+            EventKind::ListenerRefused => {
+                return write!(f, "listener on {destination} refused by the socket map: error {detail}");
+            }
+        };
+        write!(f, "{name} ")?;
+        if let Some(source) = self.source {
+            write!(f, "{source} -> ")?;
+        }
+        write!(f, "{destination}{why}")?;
+        match detail {
+            0 => Ok(()),
+            more => write!(f, " ({more} more not shown)"),
+        }
+    }
 }
 
 /// A reader of one instance's event channel. Each event is read once, by whichever reader comes first.
-pub struct Events {
-    logger: EbpfLogger<Sink>,
-    sink: Sink,
-}
+pub struct Events(RingBuf<MapData>);
 
 impl Events {
-    /// The channel of a pinned instance, found through its steering program.
+    /// The channel of a pinned instance.
     ///
     /// # Errors
-    /// When the program or its ring buffer is gone, or CAP_SYS_ADMIN is missing (opening an object by id needs it).
-    pub fn of_program(program_id: u32) -> anyhow::Result<Self> {
-        let sink = Sink::default();
-        let logger = EbpfLogger::init_from_id_with_logger(program_id, sink.clone())
-            .context("failed to open the event channel: root, or CAP_SYS_ADMIN, is needed")?;
-        Ok(Self { logger, sink })
+    /// When it cannot be opened.
+    pub fn of(instance: &Instance) -> anyhow::Result<Self> {
+        let pin = instance.path().join(names::EVENTS);
+        let open = || Self::new(Map::from_map_data(MapData::from_pin(&pin)?)?);
+        open().with_context(|| {
+            format!("failed to open the event channel {}: root, or CAP_BPF, is needed", pin.display())
+        })
     }
 
     /// The channel of an object this process loaded.
@@ -64,16 +118,26 @@ impl Events {
     /// # Errors
     /// When the object has no event channel.
     pub fn of_object(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let sink = Sink::default();
-        let logger =
-            EbpfLogger::init_with_logger(ebpf, sink.clone()).context("failed to open the event channel")?;
-        Ok(Self { logger, sink })
+        let map = ebpf.take_map(names::EVENTS).context("map EVENTS is missing from the eBPF object")?;
+        Self::new(map)
+    }
+
+    fn new(map: Map) -> anyhow::Result<Self> {
+        Ok(Self(map.try_into().context("map EVENTS is not a ring buffer")?))
     }
 
     /// Takes the events that are there.
-    pub fn drain(&mut self) -> Vec<Event> {
-        self.logger.flush();
-        std::mem::take(&mut *self.sink.0.lock().unwrap_or_else(PoisonError::into_inner))
+    ///
+    /// # Errors
+    /// When the clock cannot be read, or the channel has something else than events.
+    pub fn drain(&mut self) -> anyhow::Result<Vec<Event>> {
+        let now = (SystemTime::now(), Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?));
+        let mut events = Vec::new();
+        while let Some(record) = self.0.next() {
+            let event = sys::value_of(&record).and_then(|event| Event::new(&event, now));
+            events.push(event.ok_or_else(|| anyhow!("failed to read an event: it is of another version"))?);
+        }
+        Ok(events)
     }
 
     /// Blocks until there are events, at most for `limit`; says whether there are.
@@ -82,43 +146,64 @@ impl Events {
     /// When poll(2) fails.
     pub fn wait(&self, limit: Duration) -> anyhow::Result<bool> {
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.logger.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, limit) {
             Ok(ready) => Ok(ready > 0),
-            Err(nix::errno::Errno::EINTR) => Ok(false),
+            Err(Errno::EINTR) => Ok(false),
             Err(error) => Err(error).context("failed to wait for events"),
         }
     }
 }
 
-impl Event {
-    /// The client's address and port in the message, as written by the steering program.
-    pub fn source(&self) -> Option<SocketAddr> {
-        let (before, _) = self.message.split_once(" -> ")?;
-        before.split_whitespace().next_back()?.parse().ok()
-    }
-
-    /// The gateway address and port in the message, as written by the steering program.
-    pub fn destination(&self) -> Option<SocketAddr> {
-        let (_, after) = self.message.split_once("-> ")?;
-        after.split_whitespace().next()?.trim_end_matches(':').parse().ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bridge_common::maps::ConnectionKey;
+
     use super::*;
 
+    fn event(kind: EventKind, source: &str, gateway: &str, detail: u64) -> Event {
+        let (source, gateway): (SocketAddr, SocketAddr) = (source.parse().unwrap(), gateway.parse().unwrap());
+        let connection = ConnectionKey {
+            source: source.ip().into(),
+            gateway: gateway.ip().into(),
+            source_port: source.port(),
+            port: gateway.port(),
+        };
+        let attachment = u32::from(source.port() != 0);
+        let event =
+            abi::Event { boot_ns: 7_000_000_000, detail, connection, attachment, kind: kind as u32, pad: 0 };
+        Event::new(&event, (SystemTime::UNIX_EPOCH + Duration::from_secs(100), Duration::from_secs(10)))
+            .unwrap()
+    }
+
     #[test]
-    fn addresses_are_read_from_every_form() {
-        let read = SystemTime::UNIX_EPOCH;
-        let event = |message: &str| Event { level: log::Level::Warn, message: message.to_owned(), read };
-        let v4 = event("denied 172.17.0.3:40112 -> 172.17.0.1:6379: source not in the allow-list");
-        assert_eq!(v4.destination(), "172.17.0.1:6379".parse().ok());
-        assert_eq!(v4.source(), "172.17.0.3:40112".parse().ok());
-        let v6 = event("steered [fd00::2]:40112 -> [fd00::1]:6379");
-        assert_eq!(v6.destination(), "[fd00::1]:6379".parse().ok());
-        assert_eq!(v6.source(), "[fd00::2]:40112".parse().ok());
-        assert_eq!(event("tracked listener on port 6379").destination(), None);
+    fn each_says_what_happened() {
+        let said = |kind, source, gateway, detail| event(kind, source, gateway, detail).to_string();
+        assert_eq!(
+            said(EventKind::Denied, "172.17.0.3:40112", "172.17.0.1:6379", 0),
+            "denied 172.17.0.3:40112 -> 172.17.0.1:6379: source not in the allow-list"
+        );
+        assert_eq!(
+            said(EventKind::NoListener, "[fd00::2]:40112", "[fd00::1]:6379", 3),
+            "no-listener [fd00::2]:40112 -> [fd00::1]:6379: nothing listens on the target (3 more not shown)"
+        );
+        assert_eq!(
+            said(EventKind::Tracked, "[::]:0", "127.0.0.1:6379", 0),
+            "tracked listener on 127.0.0.1:6379"
+        );
+    }
+
+    #[test]
+    fn the_time_is_that_of_what_happened() {
+        let denied = event(EventKind::Denied, "172.17.0.3:40112", "172.17.0.1:6379", 0);
+        assert_eq!(denied.time, SystemTime::UNIX_EPOCH + Duration::from_secs(97));
+        assert_eq!(denied.level(), EventLevel::Warn);
+    }
+
+    #[test]
+    fn what_no_version_wrote_is_no_event() {
+        assert_eq!(sys::value_of::<abi::Event>(&[0; 63]), None);
+        let unknown: abi::Event = sys::value_of(&[0; 64]).unwrap();
+        assert_eq!(Event::new(&unknown, (SystemTime::UNIX_EPOCH, Duration::ZERO)), None);
     }
 }

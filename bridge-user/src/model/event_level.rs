@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bridge_common::event;
 use serde::{Deserialize, Serialize};
 
 /// The most detailed event written to the event channel.
@@ -13,12 +14,12 @@ pub enum EventLevel {
     /// Denied connections and missing listeners, rate-limited.
     #[default]
     Warn,
-    /// Every accepted connection and tracked listener, too.
+    /// Every steered connection and tracked listener, too.
     Debug,
 }
 
 impl EventLevel {
-    /// aya-log's numeric level.
+    /// Its number.
     pub const fn as_u8(self) -> u8 {
         *self.as_static()
     }
@@ -26,9 +27,9 @@ impl EventLevel {
     /// The level itself, as a constant of the programs.
     pub const fn as_static(self) -> &'static u8 {
         match self {
-            Self::Off => &0,
-            Self::Warn => &2,
-            Self::Debug => &4,
+            Self::Off => &event::LEVEL_OFF,
+            Self::Warn => &event::LEVEL_WARN,
+            Self::Debug => &event::LEVEL_DEBUG,
         }
     }
 
@@ -36,7 +37,7 @@ impl EventLevel {
     pub const fn from_u16(level: u16) -> Self {
         match level {
             0 => Self::Off,
-            1..=3 => Self::Warn,
+            1 => Self::Warn,
             _ => Self::Debug,
         }
     }

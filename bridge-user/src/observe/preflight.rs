@@ -77,14 +77,6 @@ pub fn may_probe() -> anyhow::Result<()> {
     require(&PROBE)
 }
 
-/// Requires what reading the event channel needs.
-///
-/// # Errors
-/// Names each missing capability.
-pub fn may_read_events() -> anyhow::Result<()> {
-    require(&[(Capability::CAP_SYS_ADMIN, "to open the event channel by its program's id")])
-}
-
 /// Requires that pins can be made that stay and show everything that steers.
 ///
 /// # Errors

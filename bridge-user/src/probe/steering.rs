@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use bridge_common::event::EventKind;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
@@ -296,9 +297,10 @@ fn refused_sources(probe: &mut Probe<'_>) -> anyhow::Result<()> {
 }
 
 fn denied_event(channel: &mut Events) -> anyhow::Result<()> {
-    let events = channel.drain();
+    let events = channel.drain()?;
     ensure!(
-        events.iter().any(|event| event.message.starts_with("denied 198.18.0.2:")),
+        events.iter().any(|event| event.kind == EventKind::Denied
+            && event.source.is_some_and(|source| source.ip() == CONTAINER)),
         "no event told of the denied connection; {} others did arrive",
         events.len()
     );

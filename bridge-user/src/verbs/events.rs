@@ -17,8 +17,7 @@ use crate::{
         events::{Event, Events},
         instance::owned::owned,
     },
-    model::{attachment::Attachment, escape::push_line},
-    observe::preflight,
+    model::{attachment::Attachment, escape::push_line, event_level::EventLevel},
     plan,
     scope::Scope,
 };
@@ -45,7 +44,6 @@ pub struct Args {
 /// # Errors
 /// When nothing is attached there, or the channel cannot be read.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
-    preflight::may_read_events()?;
     let Some(container) = args.container.as_deref() else { return print_events(args, scope, out) };
     for instance in owned(scope)? {
         let is_its = |state: &Attachment| state.container.as_deref() == Some(container);
@@ -64,14 +62,12 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
 fn print_events(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
     let Some(instance) = Instance::open(scope)? else { return Err(nothing_attached(scope)?) };
     let mut channel = EventChannel::new(instance)?;
-    let mut earlier = true;
     loop {
-        let batch = channel.events.drain();
-        let printed = print(&channel.instance, &batch, earlier, args.output.output, out)?;
+        let batch = channel.events.drain()?;
+        let printed = print(&channel.instance, &batch, args.output.output, out)?;
         if printed == Printed::ReaderGone || !args.follow {
             return Ok(());
         }
-        earlier = false;
         if !channel.events.wait(STILL_THERE)? {
             // After the last detach another attach may have come: then the channel is another one.
             match Instance::open(scope)? {
@@ -104,7 +100,7 @@ fn nothing_attached(scope: &Scope) -> anyhow::Result<anyhow::Error> {
 /// An instance and its event channel.
 struct EventChannel {
     instance: Instance,
-    /// Id of the program the channel was found by.
+    /// Id of the program that steers, which another instance does not have.
     program: u32,
     events: Events,
 }
@@ -112,7 +108,7 @@ struct EventChannel {
 impl EventChannel {
     fn new(instance: Instance) -> anyhow::Result<Self> {
         let program = instance.steer_program_id()?;
-        let events = Events::of_program(program)?;
+        let events = Events::of(&instance)?;
         Ok(Self { instance, program, events })
     }
 }
@@ -120,59 +116,43 @@ impl EventChannel {
 /// One event, as it is printed.
 #[derive(Serialize)]
 struct Line<'a> {
-    /// When it was read, which while following is when it happened; RFC 3339, UTC.
+    /// When it happened; RFC 3339, UTC.
     time: String,
-    /// It was there before anybody read, and happened at that time or earlier.
-    earlier: bool,
-    level: String,
-    /// The attachment's name, when known.
+    level: EventLevel,
+    /// The attachment's name, unless it is detached.
     attachment: Option<&'a str>,
-    message: &'a str,
+    message: String,
     /// The client.
     source: Option<SocketAddr>,
     /// The gateway.
-    destination: Option<SocketAddr>,
+    destination: SocketAddr,
 }
 
 impl Line<'_> {
     fn to_text(&self) -> String {
         let Self { time, message, .. } = self;
-        let level = self.level.to_ascii_uppercase();
+        let level = self.level.to_string().to_ascii_uppercase();
         let name = self.attachment.map_or_else(String::new, |name| format!(" [{name}]"));
-        let earlier = if self.earlier { " (or earlier)" } else { "" };
         let mut line = String::new();
-        push_line(&mut line, &format!("{time} {level} {message}{name}{earlier}"));
+        push_line(&mut line, &format!("{time} {level} {message}{name}"));
         line
     }
 }
 
-/// `earlier`: they were there before anybody read.
-fn print(
-    instance: &Instance,
-    batch: &[Event],
-    earlier: bool,
-    format: Format,
-    out: &Out,
-) -> anyhow::Result<Printed> {
+fn print(instance: &Instance, batch: &[Event], format: Format, out: &Out) -> anyhow::Result<Printed> {
     if batch.is_empty() {
         return Ok(Printed::All);
     }
-    let mut names: HashMap<SocketAddr, String> = HashMap::new();
-    for (_, state) in instance.state.list()? {
-        for &gateway in &state.gateways {
-            names.insert(SocketAddr::new(gateway, state.port.get()), state.name());
-        }
-    }
+    let names: HashMap<u32, String> =
+        instance.state.list()?.into_iter().map(|(id, attachment)| (id, attachment.name())).collect();
     for event in batch {
-        let destination = event.destination();
         let line = Line {
-            time: humantime::format_rfc3339_millis(event.read).to_string(),
-            earlier,
-            level: event.level.as_str().to_ascii_lowercase(),
-            attachment: destination.and_then(|to| names.get(&to)).map(String::as_str),
-            message: &event.message,
-            source: event.source(),
-            destination,
+            time: humantime::format_rfc3339_millis(event.time).to_string(),
+            level: event.level(),
+            attachment: names.get(&event.attachment).map(String::as_str),
+            message: event.to_string(),
+            source: event.source,
+            destination: event.destination,
         };
         if out.print_as(format, &line, Line::to_text)? == Printed::ReaderGone {
             return Ok(Printed::ReaderGone);

@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -112,42 +112,31 @@ fn ipv6_is_named() -> Result<()> {
     Ok(())
 }
 
-/// `2026-01-02T03:04:05.678Z`.
-fn is_time(text: &str) -> bool {
-    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
-    text.chars().map(shape).collect::<String>() == "0000-00-00T00:00:00.000Z"
+/// The wall clock, as `events` writes it.
+fn wall_clock() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// Nobody knows when those happened that were there before anybody read; they say so.
+/// Events are read later than they happen, and say when they did.
 fn times() -> Result<()> {
     let rig = Rig::new()?;
     rig.attach("7001")?;
     let attempt = || rig.expect(NAME, Moved::no_listener(1), || refused(&rig.net.a1, at(GATEWAY_A, 7001)));
-    let expect = |line: &str, earlier: bool| -> Result<()> {
-        let event: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
-        ensure!(event["time"].as_str().is_some_and(is_time), "the time is {}", event["time"]);
-        ensure!(
-            event["earlier"] == earlier && event["level"] == "warn" && event["attachment"] == NAME,
-            "it is {event}"
-        );
-        ensure!(event["destination"] == gateway(), "it is {event}");
-        let from = event["source"].as_str().unwrap_or_default();
-        ensure!(from.starts_with(&format!("{A1}:")), "it is {event}");
-        let message = format!("no-listener {from} -> {}:", gateway());
-        ensure!(event["message"].as_str().is_some_and(|text| text.starts_with(&message)), "it is {event}");
-        Ok(())
-    };
+    let before = wall_clock();
     attempt()?;
+    let after = wall_clock();
+    let later = Instant::now() + Duration::from_millis(1100);
+    until("some time has passed", patience(10), || Ok((Instant::now() > later).then_some(())))?;
     let gathered = rig.cli().ok(&["events", "--output", "json"])?;
     ensure!(gathered.lines().count() == 1, "gathered are {gathered}");
-    expect(gathered.trim_end(), true)?;
+    expect_json(gathered.trim_end(), (&before, &after))?;
     // A processor writes one line per second.
     let (process, lines) = follow_as(&rig, "json")?;
     let line = until("an event comes", patience(10), || {
         attempt()?;
         Ok(lines.try_iter().next())
     })?;
-    expect(&line, false)?;
+    expect_json(&line, (&after, &wall_clock()))?;
     drop(process);
     let text = until("an event is there", patience(10), || {
         attempt()?;
@@ -156,9 +145,23 @@ fn times() -> Result<()> {
     })?;
     let (time, rest) = text.split_once(' ').context("no time")?;
     ensure!(
-        is_time(time) && rest.starts_with("WARN no-listener ") && rest.contains(&format!("[{NAME}]")),
+        *time > *after && rest.starts_with("WARN no-listener ") && rest.contains(&format!("[{NAME}]")),
         "{text}"
     );
+    Ok(())
+}
+
+/// One that happened in this span of time, whose texts have an order.
+fn expect_json(line: &str, (first, last): (&str, &str)) -> Result<()> {
+    let event: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+    let time = event["time"].as_str().unwrap_or_default();
+    ensure!((first..=last).contains(&time), "the time is {time}, not in {first} to {last}");
+    ensure!(event["level"] == "warn" && event["attachment"] == NAME, "it is {event}");
+    ensure!(event["destination"] == gateway(), "it is {event}");
+    let from = event["source"].as_str().unwrap_or_default();
+    ensure!(from.starts_with(&format!("{A1}:")), "it is {event}");
+    let message = format!("no-listener {from} -> {}:", gateway());
+    ensure!(event["message"].as_str().is_some_and(|text| text.starts_with(&message)), "it is {event}");
     Ok(())
 }
 

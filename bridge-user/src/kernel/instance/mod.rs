@@ -85,7 +85,7 @@ impl Instance {
         identity::is_attached(&self.dir.path())
     }
 
-    /// Id of the program that steers, which the event channel is found by.
+    /// Id of the program that steers.
     ///
     /// # Errors
     /// When the pinned link cannot be read.

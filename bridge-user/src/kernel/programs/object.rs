@@ -54,7 +54,7 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_INGRESS_IFINDEX, flag(features.ingress_ifindex), true)
         .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
         .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
-        .override_global(aya_log::LEVEL, level.as_static(), true)
+        .override_global(names::EVENT_LEVEL, level.as_static(), true)
         .map_max_entries(names::PENDING_LRU, lru_entries(MAX_PENDING_LRU, cpus))
         .map_max_entries(names::TICKETS, lru_entries(MAX_TICKETS, cpus))
         // Nobody writes it where the kernel tells a socket's namespace itself.
