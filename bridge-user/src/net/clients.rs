@@ -1,7 +1,7 @@
 //! The connections of one network namespace, asked for one by one by sock_diag(7).
 //!
-//! Invariant: the netlink socket is opened in the namespace once, so that a process that gave up its rights meanwhile
-//! can still ask. It keeps the namespace, not what runs in it.
+//! Invariant: the netlink sockets are opened in the namespace once, so that a process that gave up its rights meanwhile
+//! can still ask. They keep the namespace, not what runs in it.
 
 use std::{
     io,
@@ -14,19 +14,34 @@ use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN,
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
 };
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::{
+    Socket,
+    protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG},
+};
 
 use super::{
     namespace::Namespace,
-    netlink::{ask, open},
+    netlink::{ask, ask_for_all, open, u32_at},
 };
 
 /// `INET_DIAG_NOCOOKIE`: whichever socket it is.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
+/// `struct ifinfomsg`: its length, and where the interface's index is in it.
+const IFINFOMSG_LEN: usize = 16;
+const INDEX_AT: usize = 4;
+/// How many interfaces of a namespace are tried. Whoever made more of them there could keep those busy that ask.
+const MAX_INTERFACES: usize = 64;
+
 /// The sockets of a namespace.
 #[derive(Debug)]
-pub struct Clients(Mutex<Socket>);
+pub struct Clients(Mutex<Questions>);
+
+#[derive(Debug)]
+struct Questions {
+    sockets: Socket,
+    interfaces: Socket,
+}
 
 impl Clients {
     /// Those of a namespace.
@@ -34,7 +49,8 @@ impl Clients {
     /// # Errors
     /// When the namespace cannot be entered.
     pub fn of(namespace: &Namespace) -> io::Result<Self> {
-        Ok(Self(Mutex::new(open(namespace, NETLINK_SOCK_DIAG)?)))
+        let (sockets, interfaces) = (open(namespace, NETLINK_SOCK_DIAG)?, open(namespace, NETLINK_ROUTE)?);
+        Ok(Self(Mutex::new(Questions { sockets, interfaces })))
     }
 
     /// Whether one of them is connected from `from` to `to`.
@@ -43,6 +59,23 @@ impl Clients {
     /// When the kernel cannot be asked.
     pub fn have(&self, from: SocketAddr, to: SocketAddr) -> io::Result<bool> {
         let (from, to) = (canonical(from), canonical(to));
+        let questions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if questions.have(from, to, 0)? {
+            return Ok(true);
+        }
+        // The kernel finds a socket that is bound to an interface (SO_BINDTODEVICE) by that one only.
+        for interface in questions.interfaces()? {
+            if questions.have(from, to, interface)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Questions {
+    /// Whether a socket is connected so that is bound to no interface, or to this one.
+    fn have(&self, from: SocketAddr, to: SocketAddr, interface: u32) -> io::Result<bool> {
         let request = InetRequest {
             family: if from.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
@@ -53,18 +86,23 @@ impl Clients {
                 source_port: from.port(),
                 destination_address: to.ip(),
                 destination_port: to.port(),
-                interface_id: 0,
+                interface_id: interface,
                 cookie: ANY_COOKIE,
             },
         };
         let mut body = vec![0; request.buffer_len()];
         request.emit(&mut body);
-        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match ask(&socket, SOCK_DIAG_BY_FAMILY, &body) {
+        match ask(&self.sockets, SOCK_DIAG_BY_FAMILY, &body) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             // Without a connection the kernel goes on to listeners.
             answers => Ok(answers?.iter().any(|payload| is_connected(payload))),
         }
+    }
+
+    /// The namespace's interfaces, by index.
+    fn interfaces(&self) -> io::Result<Vec<u32>> {
+        let all = ask_for_all(&self.interfaces, libc::RTM_GETLINK, &[0; IFINFOMSG_LEN])?;
+        Ok(all.iter().filter_map(|link| u32_at(link, INDEX_AT)).take(MAX_INTERFACES).collect())
     }
 }
 
@@ -80,7 +118,18 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
+    use nix::sys::socket::sockopt::BindToDevice;
+    use rustix::net::{AddressFamily, SocketType, connect, socket};
+
     use super::*;
+
+    fn connect_on_loopback(to: SocketAddr) -> TcpStream {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket(family, SocketType::STREAM, None).unwrap();
+        nix::sys::socket::setsockopt(&socket, BindToDevice, &"lo".into()).unwrap();
+        connect(&socket, &to).unwrap();
+        socket.into()
+    }
 
     #[test]
     fn a_connection_is_there_and_another_one_or_a_listener_is_not() {
@@ -91,6 +140,8 @@ mod tests {
             let stream = TcpStream::connect(to).unwrap();
             let from = stream.local_addr().unwrap();
             assert!(clients.have(from, to).unwrap(), "{from} to {to}");
+            let bound = connect_on_loopback(to);
+            assert!(clients.have(bound.local_addr().unwrap(), to).unwrap(), "to {to}, bound to lo");
             let other = SocketAddr::new(from.ip(), 1);
             assert!(!clients.have(other, to).unwrap(), "{other} to {to}");
             assert!(!clients.have(to, other).unwrap(), "{to} listens, and is not connected to {other}");

@@ -43,15 +43,7 @@ pub(crate) fn dump(
     kind: u16,
     body: &[u8],
 ) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open(namespace, protocol)?;
-    let mut answer = exchange(&socket, kind, NLM_F_DUMP, body)?;
-    for _ in 1..MAX_DUMPS {
-        if !answer.interrupted {
-            break;
-        }
-        answer = exchange(&socket, kind, NLM_F_DUMP, body)?;
-    }
-    Ok(answer.payloads)
+    ask_for_all(&open(namespace, protocol)?, kind, body)
 }
 
 /// Changes something; `NLM_F_ACK` makes the kernel say that it is done.
@@ -102,6 +94,21 @@ struct Reply {
 /// As [`get`].
 pub(super) fn ask(socket: &Socket, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     Ok(exchange(socket, kind, 0, body)?.payloads)
+}
+
+/// Asks for a whole table, with a socket that was opened before.
+///
+/// # Errors
+/// As [`dump`].
+pub(super) fn ask_for_all(socket: &Socket, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let mut answer = exchange(socket, kind, NLM_F_DUMP, body)?;
+    for _ in 1..MAX_DUMPS {
+        if !answer.interrupted {
+            break;
+        }
+        answer = exchange(socket, kind, NLM_F_DUMP, body)?;
+    }
+    Ok(answer.payloads)
 }
 
 /// A socket that speaks with the kernel only.

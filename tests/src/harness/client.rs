@@ -9,7 +9,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
+use nix::sys::socket::sockopt::BindToDevice;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
 
 use super::netns::Netns;
 use super::service::{Service, TRAILER};
@@ -38,6 +39,16 @@ pub(crate) fn dial_from(source: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream>
         .with_context(|| format!("failed to bind to {source}"))?;
     socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to))
         .with_context(|| format!("failed to connect to {to} from {source}"))?;
+    Ok(with_deadlines(socket.into())?)
+}
+
+/// [`dial`] with a socket that is bound to an interface, as some clients' are.
+pub(crate) fn dial_on(interface: &str, to: SocketAddrV4) -> Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, BindToDevice, &interface.into())
+        .with_context(|| format!("failed to bind to {interface}"))?;
+    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to))
+        .with_context(|| format!("failed to connect to {to} on {interface}"))?;
     Ok(with_deadlines(socket.into())?)
 }
 

@@ -2,14 +2,14 @@
 //!
 //! Invariant: the two containers are on one bridge, and whoever is refused has reached the gateway before.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bridge_common::{maps::ConnectionKey, names::TICKETS};
 
 use super::Test;
 use crate::harness::cli::Cli;
-use crate::harness::client::{answers, ended_by_service, hold, refused, round};
+use crate::harness::client::{answers, dial_on, ended_by_service, exchange, hold, refused, round};
 use crate::harness::fake_docker::FakeDocker;
 use crate::harness::foreground::Foreground;
 use crate::harness::netns::Netns;
@@ -208,17 +208,28 @@ fn relayed() -> Result<()> {
     let options = ["--network", "app", "--allow", "web", "--datapath", "splice"];
     let cli = stage.cli();
     let _relay = Foreground::start(&cli, &[&["7001"][..], &options].concat())?;
-    let moved = |accepted, denied, from: &Netns| -> Result<()> {
+    let moved_by = |accepted, denied, attempt: &mut dyn FnMut() -> Result<()>| -> Result<()> {
         let before = cli.attachment(NAME)?.counters;
-        let is_served = from.run(|| round(gateway())).is_ok();
+        let is_served = attempt().is_ok();
         let after = cli.attachment(NAME)?.counters;
         let found = (after.accepted - before.accepted, after.denied - before.denied);
         ensure!(is_served == (accepted == 1), "the connection was served: {is_served}");
         ensure!(found == (accepted, denied), "{found:?} were accepted and denied");
         Ok(())
     };
+    let moved = |accepted, denied, from: &Netns| {
+        moved_by(accepted, denied, &mut || from.run(|| round(gateway())).map(drop))
+    };
     moved(1, 0, &net.a1)?;
     moved(0, 1, &net.a2)?;
+    for (accepted, denied, from) in [(1, 0, &net.a1), (0, 1, &net.a2)] {
+        let on_interface = || {
+            let mut stream = dial_on("eth0", SocketAddrV4::new(GATEWAY_A, 7001))?;
+            exchange(&mut stream, b"from a socket that is bound to an interface")
+        };
+        moved_by(accepted, denied, &mut || from.run(on_interface))
+            .context("by a socket that is bound to an interface")?;
+    }
     net.a1.ip("addr del 172.30.1.11/24 dev eth0\n")?;
     net.a2.ip("addr add 172.30.1.11/24 dev eth0\nroute replace 172.30.1.1/32 dev eth0 src 172.30.1.11\n")?;
     net.host.ip("neigh flush dev br-a\n")?;
