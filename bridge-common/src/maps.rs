@@ -351,6 +351,34 @@ counters! {
     }
 }
 
+/// How far a connection came, as [`Stats`] counts it; what is decided of it is an [`Outcome`](crate::steer::Outcome).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its SYN came in at the bridge.
+    Arrived,
+    /// The kernel answers it.
+    Answered,
+    /// It is established.
+    Accepted,
+    /// Its SYN came for another address of this host, and it goes no further.
+    WrongGateway,
+}
+
+impl Stats {
+    /// Counts a connection that came to this stage now.
+    #[inline(always)]
+    pub const fn reach(&mut self, stage: Stage, now_ns: u64) {
+        let (count, latest_ns) = match stage {
+            Stage::Arrived => (&mut self.arrived, &mut self.arrived_ns),
+            Stage::Answered => (&mut self.answered, &mut self.answered_ns),
+            Stage::Accepted => (&mut self.accepted, &mut self.accepted_ns),
+            Stage::WrongGateway => (&mut self.wrong_gateway, &mut self.wrong_gateway_ns),
+        };
+        *count += 1;
+        *latest_ns = now_ns;
+    }
+}
+
 counters! {
     /// Listener-tracking counters, per CPU.
     #[repr(C)]
@@ -434,6 +462,12 @@ impl ConnectionKey {
             at += 1;
         }
         differs | (self.source_port ^ other.source_port) as u32 | (self.port ^ other.port) as u32 == 0
+    }
+
+    /// The same connection, as the other end sees it.
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { source: self.gateway, gateway: self.source, source_port: self.port, port: self.source_port }
     }
 
     /// All of it in 64 bits, never 0; the upper half is spread evenly.
@@ -541,6 +575,19 @@ mod tests {
             ConnectionKey { port: 9, ..one },
         ];
         assert!(others.iter().all(|other| !one.is(other)));
+    }
+
+    #[test]
+    fn each_stage_has_its_counter_and_its_time() {
+        let mut stats = Stats::default();
+        for (stage, now_ns) in
+            [Stage::Arrived, Stage::Answered, Stage::Accepted, Stage::WrongGateway].into_iter().zip(5..)
+        {
+            stats.reach(stage, now_ns);
+        }
+        let counts = Stats { arrived: 1, answered: 1, accepted: 1, wrong_gateway: 1, ..Stats::default() };
+        let expected = Stats { arrived_ns: 5, answered_ns: 6, accepted_ns: 7, wrong_gateway_ns: 8, ..counts };
+        assert_eq!(stats, expected);
     }
 
     #[test]

@@ -4,11 +4,16 @@
 //! unconditionally and chosen between afterwards (`Ip::from_context`): behind a branch, the compiler merges the loads
 //! of the two arms into one with a variable offset.
 
+use core::ptr::addr_of;
+
 use aya_ebpf::{
     EbpfContext,
+    bindings::bpf_sock_ops,
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockOpsContext,
 };
+
+use bridge_common::{Ip, maps::ConnectionKey};
 
 use crate::{maps, switches};
 
@@ -36,6 +41,30 @@ pub(crate) fn netns_cookie(ctx: &SockOpsContext) -> u64 {
     } else {
         // SAFETY: the value is a plain integer.
         unsafe { maps::SOCKET_NETNS.get(&socket_cookie(ctx)) }.copied().unwrap_or(0)
+    }
+}
+
+/// `AF_INET` and `AF_INET6`.
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
+
+/// The connection of the context's request or socket, as this end sees it: the gateway is its own address. `family` is
+/// that of the addresses, which the context's own need not be.
+#[inline(always)]
+pub(crate) fn connection(ops: *const bpf_sock_ops, family: u32) -> ConnectionKey {
+    // SAFETY: the kernel passes a valid context; the verifier checks each access.
+    unsafe {
+        let (remote4, remote6) =
+            (addr_of!((*ops).remote_ip4).read_volatile(), words(addr_of!((*ops).remote_ip6)));
+        let (local4, local6) =
+            (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
+        ConnectionKey {
+            source: Ip::from_context(family, remote4, remote6),
+            gateway: Ip::from_context(family, local4, local6),
+            // 32 bits in network byte order, unlike the local port.
+            source_port: u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16,
+            port: addr_of!((*ops).local_port).read_volatile() as u16,
+        }
     }
 }
 

@@ -14,23 +14,16 @@
 //! assignment of the packet before. (A packet that another tc program assigned to a socket does not pass one. It is
 //! mistaken for the assigned one only if it has the same addresses and ports, and is the next on this CPU.)
 
-use core::ptr::addr_of;
-
-use aya_ebpf::{bindings::bpf_sock_ops, programs::SockOpsContext};
-use bridge_common::{
-    Ip,
-    maps::{ASSIGNED_SLOTS, Assignment, ConnectionKey, Handoff, IDENTITY_LOOPBACK, Steered, TargetKey},
+use aya_ebpf::programs::SockOpsContext;
+use bridge_common::maps::{
+    ASSIGNED_SLOTS, Assignment, ConnectionKey, Handoff, IDENTITY_LOOPBACK, Steered, TargetKey,
 };
 
 use crate::{
-    context::{in_attached_netns, words},
+    context::{self, AF_INET, AF_INET6, in_attached_netns},
     lookup::{AttachmentFields, Packet},
     maps, switches, syn_cookies,
 };
-
-/// `AF_INET` and `AF_INET6`.
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
 
 /// This CPU's hand-off. `None` does not happen.
 #[inline(always)]
@@ -123,7 +116,9 @@ fn slot_of(fold: u64) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn take(ctx: &SockOpsContext) -> Option<Steered> {
     let assigned = &mut this_cpu()?.assigned;
-    if assigned.connection.port == 0 || !assigned.connection.is(&connection_key(ctx.ops, assigned)) {
+    // If the listener is an IPv6 one, the context's family is IPv6 for IPv4 SYNs too, although the addresses are IPv4.
+    let family = if assigned.connection.source.is_v4() { AF_INET } else { AF_INET6 };
+    if assigned.connection.port == 0 || !assigned.connection.is(&context::connection(ctx.ops, family)) {
         return None;
     }
     // Another namespace may have a connection with the same addresses. Below Linux 5.15 it may take the assignment of a
@@ -140,25 +135,4 @@ pub(crate) fn take(ctx: &SockOpsContext) -> Option<Steered> {
         taken.steered.target = Steered::NO_TARGET;
     }
     Some(taken.steered)
-}
-
-/// The connection of the context's request or socket. If the listener is an IPv6 one, the context's family is IPv6 for
-/// IPv4 SYNs too, although the addresses are IPv4. So the family of the assigned packet decides.
-#[inline(always)]
-fn connection_key(ops: *const bpf_sock_ops, assigned: &Assignment) -> ConnectionKey {
-    let family = if assigned.connection.source.is_v4() { AF_INET } else { AF_INET6 };
-    // SAFETY: the kernel passes a valid context; the verifier checks each access.
-    unsafe {
-        let (remote4, remote6) =
-            (addr_of!((*ops).remote_ip4).read_volatile(), words(addr_of!((*ops).remote_ip6)));
-        let (local4, local6) =
-            (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
-        ConnectionKey {
-            source: Ip::from_context(family, remote4, remote6),
-            gateway: Ip::from_context(family, local4, local6),
-            // 32 bits in network byte order, unlike the local port.
-            source_port: u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16,
-            port: addr_of!((*ops).local_port).read_volatile() as u16,
-        }
-    }
 }

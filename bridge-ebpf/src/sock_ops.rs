@@ -11,6 +11,7 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
+use bridge_common::maps::Stage;
 
 use crate::{handoff, identity, pending, stages, tickets, track};
 
@@ -35,7 +36,7 @@ pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn request_made(ctx: &SockOpsContext) {
     let Some(steered) = handoff::take(ctx) else { return };
-    stages::answered(&steered);
+    stages::reached(steered.attachment, Stage::Answered);
     pending::put(ctx, steered);
 }
 
@@ -46,6 +47,6 @@ fn established(ctx: &SockOpsContext) {
     // The kernel makes a socket without a request of an ACK with a SYN cookie, and of a SYN with Fast Open.
     let Some(steered) = pending::take(ctx).or_else(|| handoff::take(ctx)) else { return };
     if identity::establish(ctx, &steered) {
-        stages::accepted(&steered);
+        stages::reached(steered.attachment, Stage::Accepted);
     }
 }

@@ -3,7 +3,7 @@
 //! waiting.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use bridge_common::maps::{Stats, Steered};
+use bridge_common::maps::{Stage, Stats};
 
 use crate::maps;
 
@@ -14,39 +14,11 @@ pub(crate) fn of(attachment: u32) -> Option<&'static mut Stats> {
     maps::STATS.get_ptr_mut(&attachment).map(|stats| unsafe { &mut *stats })
 }
 
-/// A SYN came in at the bridge.
+/// A connection of the attachment came to this stage.
 #[inline(always)]
-pub(crate) fn arrived(attachment: u32) {
+pub(crate) fn reached(attachment: u32, stage: Stage) {
     if let Some(stats) = of(attachment) {
-        stats.arrived += 1;
-        stats.arrived_ns = now();
-    }
-}
-
-/// The kernel answers the SYN.
-#[inline(always)]
-pub(crate) fn answered(steered: &Steered) {
-    if let Some(stats) = of(steered.attachment) {
-        stats.answered += 1;
-        stats.answered_ns = now();
-    }
-}
-
-/// The connection is established.
-#[inline(always)]
-pub(crate) fn accepted(steered: &Steered) {
-    if let Some(stats) = of(steered.attachment) {
-        stats.accepted += 1;
-        stats.accepted_ns = now();
-    }
-}
-
-/// A SYN came for another address of this host.
-#[inline(always)]
-pub(crate) fn wrong_gateway(attachment: u32) {
-    if let Some(stats) = of(attachment) {
-        stats.wrong_gateway += 1;
-        stats.wrong_gateway_ns = now();
+        stats.reach(stage, now());
     }
 }
 

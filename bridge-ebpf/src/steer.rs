@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{LEFT_KNOWN, LEFT_UNPREPARED, LISTENER_SLOTS, ListenerKey, RuleKey, Stats, TargetKey},
+    maps::{LEFT_KNOWN, LEFT_UNPREPARED, LISTENER_SLOTS, ListenerKey, RuleKey, Stage, Stats, TargetKey},
     steer::{self, Outcome, SourceClass},
 };
 
@@ -92,7 +92,7 @@ fn other_address(rule: &RuleKey, packet: &Packet) -> Option<Outcome> {
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule.of_others()) }?;
     if packet.source != packet.gateway && !packet.gateway.is_loopback() {
-        stages::wrong_gateway(id);
+        stages::reached(id, Stage::WrongGateway);
     }
     None
 }

@@ -25,7 +25,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, TargetKey},
+    maps::{LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, Stage, TargetKey},
     steer::{Outcome, SourceClass},
 };
 
@@ -93,7 +93,7 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     // SAFETY: the value is a plain integer.
     let id = *unsafe { maps::RULES.get(&rule) }?;
     if segment.is_syn() {
-        stages::arrived(id);
+        stages::reached(id, Stage::Arrived);
     }
     let attachment = lookup::attachment(id)?;
     if !lookup::may_have_mptcp_listener(&attachment)

@@ -1,5 +1,5 @@
-//! Load-time switches, set by userspace from what the kernel can do, and from what is asked for. They live in read-only data, so the verifier
-//! sees constants and never looks at the branch an older kernel would reject.
+//! Load-time switches, set by userspace from what the kernel can do, and from what is asked for. They live in read-only
+//! data, so the verifier sees constants and never looks at the branch an older kernel would reject.
 
 use aya_ebpf::Global;
 use bridge_common::event::LEVEL_WARN;

@@ -18,13 +18,10 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::{SockAddrContext, SockOpsContext},
 };
-use bridge_common::{
-    Ip,
-    maps::{ConnectionKey, NamedKey},
-};
+use bridge_common::maps::{ConnectionKey, NamedKey};
 
 use crate::{
-    context::{self, socket_cookie, words},
+    context::{self, socket_cookie},
     maps,
 };
 
@@ -45,7 +42,7 @@ pub(crate) fn connect(ctx: &SockOpsContext) {
         let flags = addr_of!((*ctx.ops).bpf_sock_ops_cb_flags).read_volatile();
         bpf_sock_ops_cb_flags_set(ctx.ops, (flags | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     }
-    let _ = maps::TICKETS.insert(&key(&ends(ctx.ops)), &netns, 0);
+    let _ = maps::TICKETS.insert(&own(ctx.ops), &netns, 0);
 }
 
 /// A socket changes its state.
@@ -54,15 +51,14 @@ pub(crate) fn change_state(ctx: &SockOpsContext) {
     // SAFETY: the kernel passes a valid context; the second argument is the new state.
     let state = unsafe { addr_of!((*ctx.ops).__bindgen_anon_1.args[1]).read_volatile() };
     if state == BPF_TCP_CLOSE {
-        end(&key(&ends(ctx.ops)));
+        end(&own(ctx.ops));
     }
 }
 
 /// The service's side of a connection is established.
 #[inline(always)]
 pub(crate) fn establish(ctx: &SockOpsContext) {
-    let ends = ends(ctx.ops);
-    end(&key(&Ends { local: ends.remote, remote: ends.local }));
+    end(&accepted(ctx.ops));
 }
 
 /// Ends the ticket of a connection, if there is one.
@@ -84,50 +80,18 @@ pub(crate) fn admits(allow_set: u32, connection: &ConnectionKey) -> bool {
     unsafe { maps::NAMED.get(&NamedKey { netns, set: allow_set, pad: 0 }) }.is_some()
 }
 
-/// One end of a connection; the port in host byte order.
-struct End {
-    addr: Ip,
-    port: u16,
-}
-
-struct Ends {
-    local: End,
-    remote: End,
-}
-
-/// The connection that begins at the local end.
+/// The connection of the context's socket, which has connected: its own end is the source. An IPv6 socket has IPv4
+/// addresses in their mapped form.
 #[inline(always)]
-fn key(ends: &Ends) -> ConnectionKey {
-    ConnectionKey {
-        source: ends.local.addr,
-        gateway: ends.remote.addr,
-        source_port: ends.local.port,
-        port: ends.remote.port,
-    }
+fn own(ops: *const bpf_sock_ops) -> ConnectionKey {
+    accepted(ops).reversed()
 }
 
-/// Both ends of the context's socket. An IPv6 socket has IPv4 addresses in their mapped form.
+/// The connection of the context's socket, which was accepted.
 #[inline(always)]
-fn ends(ops: *const bpf_sock_ops) -> Ends {
+fn accepted(ops: *const bpf_sock_ops) -> ConnectionKey {
     // SAFETY: the kernel passes a valid context; the verifier checks each access.
-    unsafe {
-        let family = addr_of!((*ops).family).read_volatile();
-        let (remote4, remote6) =
-            (addr_of!((*ops).remote_ip4).read_volatile(), words(addr_of!((*ops).remote_ip6)));
-        let (local4, local6) =
-            (addr_of!((*ops).local_ip4).read_volatile(), words(addr_of!((*ops).local_ip6)));
-        Ends {
-            local: End {
-                addr: Ip::from_context(family, local4, local6),
-                port: addr_of!((*ops).local_port).read_volatile() as u16,
-            },
-            remote: End {
-                addr: Ip::from_context(family, remote4, remote6),
-                // 32 bits in network byte order, unlike the local port.
-                port: u32::from_be(addr_of!((*ops).remote_port).read_volatile()) as u16,
-            },
-        }
-    }
+    context::connection(ops, unsafe { addr_of!((*ops).family).read_volatile() })
 }
 
 /// Entry point for connect(2) on IPv4 sockets, below Linux 5.15: `sock_ops` cannot tell a socket's namespace there.
