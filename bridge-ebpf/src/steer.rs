@@ -3,12 +3,12 @@
 //! One guard, one rule lookup, one allow-list lookup, then the first live listener. Never drops what no rule
 //! covers.
 
-use core::ptr::addr_of;
+use core::ptr::{addr_of, null_mut};
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_TCP_LISTEN, bpf_sk_lookup, bpf_sock,
+        BPF_SK_LOOKUP_F_REPLACE, BPF_TCP_LISTEN, bpf_sk_lookup, bpf_sock,
         sk_action::{SK_DROP, SK_PASS},
     },
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
@@ -144,7 +144,7 @@ fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey, stats: &mut S
             const { assert!([$($slot),*].len() == LISTENER_SLOTS as usize) };
             $(
                 key.slot = $slot;
-                if may_serve(&key) && assign(ctx, &key, stats) {
+                if assign(ctx, &key, stats) {
                     return true;
                 }
             )*
@@ -154,36 +154,33 @@ fn assign_first_live(ctx: &SkLookupContext, candidate: &TargetKey, stats: &mut S
     any_of!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
 }
 
-/// Whether the slot holds a live listener that serves any interface: one bound to an interface would take the SYN, but
-/// its connections match that interface only.
+/// Assigns the packet to what the slot holds, if that is a live listener that serves any interface: one bound to an
+/// interface would take the SYN, but its connections match that interface only.
 ///
-/// It looks the socket up on its own, and has no branch while it holds it. Below Linux 6.3 the verifier finds no state
-/// equal to one in which a reference is held (`refsafe`); if it keeps only such states, every slot multiplies the
-/// states it walks through. It keeps a state where control flow may meet, after two jumps and eight instructions since
-/// the last one.
-#[inline(always)]
-fn may_serve(key: &ListenerKey) -> bool {
-    let Some(sk) = listener(key) else { return false };
-    // SAFETY: `sk` is a referenced socket until it is released.
-    unsafe {
-        let state = addr_of!((*sk).state).read_volatile();
-        let device = addr_of!((*sk).bound_dev_if).read_volatile();
-        bpf_sk_release(sk.cast());
-        (state ^ BPF_TCP_LISTEN) | device == 0
-    }
-}
-
+/// The socket is looked up once, and assigned before it is looked at: there is no branch while it is held. Below Linux
+/// 6.3 the verifier finds no state equal to one in which a reference is held (`refsafe`); if it keeps only such states,
+/// every slot multiplies the states it walks through. It keeps a state where control flow may meet, after two jumps and
+/// eight instructions since the last one.
 #[inline(always)]
 fn assign(ctx: &SkLookupContext, key: &ListenerKey, stats: &mut Stats) -> bool {
     let Some(sk) = listener(key) else { return false };
     // SAFETY: `sk` is a referenced socket until it is released.
-    let refused = unsafe {
+    let (unfit, refused) = unsafe {
+        let state = addr_of!((*sk).state).read_volatile();
+        let device = addr_of!((*sk).bound_dev_if).read_volatile();
         let refused = bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) != 0;
         bpf_sk_release(sk.cast());
-        refused
+        ((state ^ BPF_TCP_LISTEN) | device, refused)
     };
-    stats.refusals += u64::from(refused);
-    !refused
+    if unfit == 0 {
+        stats.refusals += u64::from(refused);
+        return !refused;
+    }
+    if !refused {
+        // SAFETY: no socket takes the place of the one that was assigned here.
+        unsafe { bpf_sk_assign(ctx.as_ptr(), null_mut(), u64::from(BPF_SK_LOOKUP_F_REPLACE)) };
+    }
+    false
 }
 
 /// The socket in a slot, referenced.

@@ -194,22 +194,43 @@ fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
 
 /// Assigns the packet to the listener that the kernel finds for a packet from there to the target, if that is an MPTCP
 /// one that userspace made transparent. `None`: it is none of this program's; `steer` sees the packet.
-///
-/// The listener is looked up twice, first to see where it is bound, and then to be assigned: below Linux 6.3 the
-/// verifier finds no state equal to one in which a reference is held, so no map is looked into while one is.
 #[inline(always)]
 fn assign(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Option<Outcome> {
-    let bound = bound_at(find_socket(ctx, packet, attachment)?)?;
-    // SAFETY: the value is a plain integer, copied at once.
-    let newest = *unsafe { maps::MPTCP_TARGETS.get(&bound) }?;
-    if !lookup::is_prepared(&bound, newest) {
-        handoff::leave(packet, LEFT_UNPREPARED);
-        return None;
-    }
-    give(ctx, find_socket(ctx, packet, attachment)?)
+    let sk = find(ctx, packet, attachment.target, attachment.port)?;
+    let outcome = match fitness(sk) {
+        Fitness::Ready => give(ctx, sk),
+        Fitness::Unprepared => {
+            handoff::leave(packet, LEFT_UNPREPARED);
+            None
+        }
+        Fitness::Foreign => None,
+    };
+    release(sk);
+    outcome
 }
 
-/// Where a listener for any interface is bound; `None` for any other socket. Releases it.
+/// What a socket that was found is to this program.
+enum Fitness {
+    /// The newest MPTCP listener on its address, and transparent.
+    Ready,
+    /// That listener, not transparent.
+    Unprepared,
+    /// Any other socket.
+    Foreign,
+}
+
+#[inline(always)]
+fn fitness(sk: *mut bpf_sock) -> Fitness {
+    let Some(bound) = bound_at(sk) else { return Fitness::Foreign };
+    // SAFETY: the value is a plain integer, copied at once.
+    match unsafe { maps::MPTCP_TARGETS.get(&bound) }.copied() {
+        None => Fitness::Foreign,
+        Some(newest) if lookup::is_prepared(&bound, newest) => Fitness::Ready,
+        Some(_) => Fitness::Unprepared,
+    }
+}
+
+/// Where a listener for any interface is bound; `None` for any other socket.
 #[inline(always)]
 fn bound_at(sk: *mut bpf_sock) -> Option<TargetKey> {
     // SAFETY: `sk` is referenced until it is released.
@@ -223,29 +244,21 @@ fn bound_at(sk: *mut bpf_sock) -> Option<TargetKey> {
             addr_of!((*sk).src_port).read_volatile() as u16,
         )
     };
-    release(sk);
     let is_listener = (state ^ BPF_TCP_LISTEN) | device == 0;
     is_listener.then(|| TargetKey::new(Ip::from_context(family, v4, v6), port))
 }
 
-/// Assigns the packet to a listener if it is an MPTCP one: beside it a plain one may share its port. Releases it.
+/// Assigns the packet to a listener if it is an MPTCP one: beside it a plain one may share its port.
 #[inline(always)]
 fn give(ctx: &TcContext, sk: *mut bpf_sock) -> Option<Outcome> {
-    let mut outcome = None;
     // SAFETY: `sk` is referenced until it is released.
-    if !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null() {
-        // SAFETY: as above.
-        let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) } != 0;
-        outcome = Some(if refused { Outcome::AssignFailed } else { Outcome::Steered });
+    unsafe {
+        if bpf_skc_to_mptcp_sock(sk.cast()).is_null() {
+            return None;
+        }
+        let refused = bpf_sk_assign(ctx.as_ptr(), sk.cast(), 0) != 0;
+        Some(if refused { Outcome::AssignFailed } else { Outcome::Steered })
     }
-    release(sk);
-    outcome
-}
-
-/// The socket that a packet from there to the target would reach. It is referenced.
-#[inline(always)]
-fn find_socket(ctx: &TcContext, packet: &Packet, attachment: &AttachmentFields) -> Option<*mut bpf_sock> {
-    find(ctx, packet, attachment.target, attachment.port)
 }
 
 /// The socket of this network namespace that a packet from there to `to` would reach. It is referenced.
