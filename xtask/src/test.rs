@@ -142,6 +142,7 @@ fn prepare(ws: &Workspace, filter: Option<&str>) -> Result<Guests> {
         let fetched = scope.spawn(|| {
             setup::programs(ws, &[Need::HostSuite, Need::Vm], Detail::OnlyWork)?;
             setup::go(ws, Detail::OnlyWork)?;
+            setup::engines(ws, Detail::OnlyWork)?;
             vm::fetch(ws)
         });
         let built = build::suite(ws, Profile::Release);
@@ -192,12 +193,14 @@ fn host(ws: &Workspace, part: &'static str, group: &str, filter: Option<&str>) -
 fn prepare_host(ws: &Workspace) -> Result<Command> {
     setup::programs(ws, &[Need::Build, Need::HostSuite], Detail::OnlyWork)?;
     setup::go(ws, Detail::OnlyWork)?;
+    setup::engines(ws, Detail::OnlyWork)?;
     build::suite(ws, Profile::Release)?;
     let mut envs = vec![
         ("BRIDGE_USER", OsString::from(ws.program(Profile::Release, "bridge-user"))),
         (OBJECT_VARIABLE, OsString::from(ws.ebpf_object())),
         (GO_SERVER_VARIABLE, OsString::from(setup::go_server(ws))),
     ];
+    envs.extend(setup::engine_variables(ws).map(|(name, root)| (name, root.into())));
     if let Some(postgres) = setup::postgres() {
         envs.push(("BRIDGE_POSTGRES", postgres.into()));
     }

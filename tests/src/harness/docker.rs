@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::cli::Cli;
 use super::netns::{Netns, pin_directories};
 use super::proc::{Guarded, Output, pipe_through, run_in};
+use super::release::Release;
 use super::rig::remove_pinned;
 use super::transcript::note;
 use super::wait::{patience, until};
@@ -34,6 +35,7 @@ pub(crate) const PAGE: &str = "served by httpd\n";
 pub(crate) struct Engine {
     pub(crate) host: Netns,
     server: Guarded,
+    release: Release,
     options: &'static [&'static str],
     directory: TempDir,
     pins_before: BTreeSet<PathBuf>,
@@ -47,11 +49,16 @@ impl Engine {
 
     /// The same, with more options for dockerd.
     pub(crate) fn start_with(options: &'static [&'static str]) -> Result<Self> {
+        Self::start_release(Release::Installed, options)
+    }
+
+    /// The same, of this release.
+    pub(crate) fn start_release(release: Release, options: &'static [&'static str]) -> Result<Self> {
         let host = Netns::new()?;
         let directory = tempfile::Builder::new().prefix("bridge-tests-docker-").tempdir()?;
         let pins_before = pin_directories()?;
-        let server = start_server(&host, directory.path(), options)?;
-        let mut engine = Self { host, server, options, directory, pins_before };
+        let server = start_server(&host, directory.path(), release, options)?;
+        let mut engine = Self { host, server, release, options, directory, pins_before };
         engine.wait_ready()?;
         engine.make_image()?;
         Ok(engine)
@@ -64,7 +71,7 @@ impl Engine {
 
     /// Starts the engine again.
     pub(crate) fn start_server_again(&mut self) -> Result<()> {
-        self.server = start_server(&self.host, self.directory.path(), self.options)?;
+        self.server = start_server(&self.host, self.directory.path(), self.release, self.options)?;
         self.wait_ready()
     }
 
@@ -102,6 +109,13 @@ impl Engine {
     /// Notes the engine's log beside a failure.
     pub(crate) fn noted<T>(&self, outcome: Result<T>) -> Result<T> {
         outcome.inspect_err(|_| note(format!("--- dockerd log ---\n{}", self.log())))
+    }
+
+    /// The first number of the engine's version.
+    pub(crate) fn version(&self) -> Result<u32> {
+        let text = self.docker(&["version", "--format", "{{.Server.Version}}"])?;
+        let first = text.split('.').next().and_then(|number| number.parse().ok());
+        first.with_context(|| format!("odd version {text}"))
     }
 
     /// The engine's address, as `DOCKER_HOST` has it.
@@ -143,6 +157,20 @@ impl Engine {
         let head = ["run", "--detach", "--name", name];
         self.docker(&[&head, options, &[IMAGE], command].concat())?;
         Ok(())
+    }
+
+    /// The ids of all containers.
+    pub(crate) fn containers(&self) -> Result<Vec<String>> {
+        Ok(self.docker(&["ps", "--all", "--quiet"])?.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Removes containers.
+    pub(crate) fn remove(&self, containers: &[String]) -> Result<()> {
+        let names = containers.iter().map(String::as_str);
+        match containers {
+            [] => Ok(()),
+            _ => self.docker(&["rm", "--force"].into_iter().chain(names).collect::<Vec<_>>()).map(drop),
+        }
     }
 
     /// Fails if anything was pinned since the engine was started, for whatever namespace, and still is.
@@ -241,11 +269,7 @@ impl Engine {
 
     fn tear_down(&mut self) -> Result<()> {
         if self.server.ended()?.is_none() {
-            let containers = self.docker(&["ps", "--all", "--quiet"])?;
-            let ids: Vec<&str> = containers.split_whitespace().collect();
-            if !ids.is_empty() {
-                self.docker(&[&["rm", "--force"], ids.as_slice()].concat())?;
-            }
+            self.remove(&self.containers()?)?;
             self.server.stop(Signal::SIGTERM)?;
         }
         unmount_below(self.directory.path())
@@ -264,10 +288,10 @@ impl Drop for Engine {
     }
 }
 
-fn start_server(host: &Netns, directory: &Path, options: &[&str]) -> Result<Guarded> {
+fn start_server(host: &Netns, directory: &Path, release: Release, options: &[&str]) -> Result<Guarded> {
     let path = |name: &str| directory.join(name);
     let log = std::fs::File::options().create(true).append(true).open(path("log"))?;
-    let mut command = Command::new("dockerd");
+    let mut command = release.dockerd()?;
     command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
     command.arg("--pidfile").arg(path("pid")).arg("--host").arg(endpoint(directory));
     command.args(options).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

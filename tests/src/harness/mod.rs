@@ -36,6 +36,7 @@ pub(crate) mod raw;
 pub(crate) mod recorder;
 pub(crate) mod redis;
 pub(crate) mod relay;
+pub(crate) mod release;
 pub(crate) mod rig;
 pub(crate) mod service;
 pub(crate) mod stepper;

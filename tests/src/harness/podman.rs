@@ -15,6 +15,7 @@ use super::cli::Cli;
 use super::docker::{busybox, pack, unmount_below};
 use super::netns::Netns;
 use super::proc::{Guarded, run_in};
+use super::release::Release;
 use super::rig::remove_pins;
 use super::transcript::note;
 use super::wait::{patience, until};
@@ -25,22 +26,24 @@ const IMAGE: &str = "bridge-test";
 pub(crate) struct Podman {
     pub(crate) host: Netns,
     service: Guarded,
+    release: Release,
     directory: TempDir,
 }
 
 impl Podman {
     /// Starts the service and makes the image.
-    pub(crate) fn start() -> Result<Self> {
+    pub(crate) fn start(release: Release) -> Result<Self> {
         let host = Netns::new()?;
         let directory = tempfile::Builder::new().prefix("bridge-tests-podman-").tempdir()?;
         configure(directory.path())?;
         let log = std::fs::File::create(directory.path().join("log"))?;
-        let mut command = podman(directory.path());
+        let mut command = release.podman()?;
+        configured(&mut command, directory.path());
         command.args(["system", "service", "--time", "0", &endpoint(directory.path())]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let service =
             Guarded::new(host.spawn(&mut command).context("failed to start podman: is it installed?")?);
-        let mut podman = Self { host, service, directory };
+        let mut podman = Self { host, service, release, directory };
         let socket = podman.directory.path().join("podman.sock");
         until("podman listens", patience(30), || {
             if let Some(status) = podman.service.ended()? {
@@ -68,7 +71,9 @@ impl Podman {
 
     /// Runs `podman`; returns trimmed stdout.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
-        let output = run_in(&self.host, podman(self.directory.path()).args(arguments))?;
+        let mut command = self.release.podman_beside(self.service.pid());
+        configured(&mut command, self.directory.path());
+        let output = run_in(&self.host, command.args(arguments))?;
         note(format!("$ podman {} -> {:?} {}", arguments.join(" "), output.code, output.stderr.trim()));
         output.success().with_context(|| format!("podman {}", arguments.join(" ")))?;
         Ok(output.stdout.trim().to_owned())
@@ -111,15 +116,14 @@ fn configure(directory: &Path) -> Result<()> {
     Ok(std::fs::write(directory.join("containers.conf"), text)?)
 }
 
-fn podman(directory: &Path) -> Command {
-    let mut command = Command::new("podman");
+/// The options that every command has.
+fn configured(command: &mut Command, directory: &Path) {
     for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "libpod")] {
         command.arg(option).arg(directory.join(name));
     }
     command.arg("--network-config-dir").arg(directory.join("networks"));
     command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
     command.env("CONTAINERS_CONF", directory.join("containers.conf")).env("TMPDIR", directory.join("tmp"));
-    command
 }
 
 fn endpoint(directory: &Path) -> String {

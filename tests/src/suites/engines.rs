@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Test;
+use super::newer::OnEngine;
 use crate::harness::api_server::{ApiServer, say};
 use crate::harness::cli::{Cli, Finding, expect_refusal, note_run};
 use crate::harness::client::refused;
@@ -20,16 +21,25 @@ use crate::harness::rig::{Moved, expect_moved};
 use crate::harness::topology::at;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::on_host("docker::networks::globs_and_all_stand_for_those_there_are", globs_and_all),
+    Test::on_host("docker::networks::globs_and_all_stand_for_those_there_are", || on_engine(globs_and_all)),
     Test::on_host("docker::networks::without_a_gateway_are_left_as_their_owner_wants", without_gateway),
-    Test::on_host("docker::networks::of_a_swarm_admit_containers_by_name", swarm),
+    Test::on_host("docker::networks::of_a_swarm_admit_containers_by_name", || on_engine(swarm)),
     Test::on_host("engine::in_another_namespace_is_refused", another_namespace),
     Test::on_host("engine::rootless_and_desktop_are_told_by_their_setting", rootless),
     Test::on_host("engine::on_another_machine_is_refused", another_machine),
 ];
 
+/// What is tried with a newer release too, on one engine.
+pub(super) const ESSENTIAL: &[OnEngine] = &[("globs", globs_and_all), ("swarm", swarm)];
+
 /// A network whose bridge gets no address of the host.
 const CLOSED: [&str; 4] = ["--opt", "com.docker.network.bridge.inhibit_ipv4=true", "closed", "--internal"];
+
+fn on_engine(body: fn(&Engine) -> Result<()>) -> Result<()> {
+    let engine = Engine::start()?;
+    let outcome = body(&engine);
+    engine.noted(outcome)
+}
 
 fn served(engine: &Engine, network: &str, container: &str) -> Result<()> {
     let gateway = at(engine.gateway(network)?, 6379);
@@ -48,8 +58,7 @@ fn names(engine: &Engine) -> Result<Vec<String>> {
     Ok(engine.cli().status()?.into_iter().map(|attachment| attachment.name).collect())
 }
 
-fn globs_and_all() -> Result<()> {
-    let engine = Engine::start()?;
+fn globs_and_all(engine: &Engine) -> Result<()> {
     let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     for network in ["web-1", "web-2", "appnet"] {
@@ -60,15 +69,15 @@ fn globs_and_all() -> Result<()> {
     cli.refused(&nothing, 1, &["db-*", "appnet, bridge, web-1, web-2"])?;
     engine.host.nothing_pinned().context("after a refusal")?;
     cli.ok(&["attach", "redis", "--network", "web-*", "--network", "web-1"])?;
-    ensure!(names(&engine)? == ["web-1-redis-6379", "web-2-redis-6379"], "{:?}", names(&engine)?);
+    ensure!(names(engine)? == ["web-1-redis-6379", "web-2-redis-6379"], "{:?}", names(engine)?);
     for network in ["web-1", "web-2"] {
-        served(&engine, network, &format!("in-{network}"))?;
+        served(engine, network, &format!("in-{network}"))?;
     }
     refused(&engine.netns("in-appnet")?, at(engine.gateway("appnet")?, 6379))?;
     engine.docker(&[&["network", "create"], CLOSED.as_slice()].concat())?;
     let report = cli.json(&["attach", "redis", "--network", "all"])?;
-    ensure!(names(&engine)?.len() == 4, "{:?}", names(&engine)?);
-    served(&engine, "appnet", "in-appnet")?;
+    ensure!(names(engine)?.len() == 4, "{:?}", names(engine)?);
+    served(engine, "appnet", "in-appnet")?;
     let findings = Finding::list(&report)?;
     let left_out = findings.iter().find(|finding| finding.code == "network-left-out");
     let cause = &left_out.with_context(|| format!("no word of the closed network: {report}"))?.cause;
@@ -78,8 +87,8 @@ fn globs_and_all() -> Result<()> {
     let refusal = "failed to attach to network closed";
     ensure!(output.code == Some(1) && output.stderr.contains(refusal), "it says {}", output.stderr);
     ensure!(!output.stdout.contains("network closed"), "it is told of twice: {}", output.stdout);
-    ensure!(names(&engine)?.len() == 4, "{:?}", names(&engine)?);
-    served(&engine, "appnet", "in-appnet")
+    ensure!(names(engine)?.len() == 4, "{:?}", names(engine)?);
+    served(engine, "appnet", "in-appnet")
 }
 
 fn without_gateway() -> Result<()> {
@@ -92,8 +101,7 @@ fn without_gateway() -> Result<()> {
 }
 
 /// Containers on an overlay network reach their host over a bridge that they are not listed on.
-fn swarm() -> Result<()> {
-    let engine = Engine::start()?;
+fn swarm(engine: &Engine) -> Result<()> {
     let _redis = Redis::open(&engine.host)?;
     let cli = engine.cli();
     cli.refused(
@@ -111,7 +119,7 @@ fn swarm() -> Result<()> {
         engine.container(container, &["--network", "over"])?;
     }
     cli.ok(&["attach", "redis", "--network", "docker_gwbridge", "--allow", "s1"])?;
-    served(&engine, "docker_gwbridge", "s1")?;
+    served(engine, "docker_gwbridge", "s1")?;
     let gateway = at(engine.gateway("docker_gwbridge")?, 6379);
     let name = "docker_gwbridge-redis-6379";
     expect_moved(&cli, name, Moved::denied(1), || refused(&engine.netns("s2")?, gateway))?;

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Result, ensure};
 
 use super::Test;
+use super::newer::OnEngine;
 use super::refusals::{lone_host, refuse};
 use crate::harness::client::{answers, connect, refused};
 use crate::harness::docker::Engine;
@@ -34,17 +35,23 @@ const NAME: &str = "appnet-redis-6379";
 /// What published compose files write.
 const EXTRA_HOST: [&str; 2] = ["--add-host", "host.docker.internal:host-gateway"];
 
-/// An engine with `app` and `other` on network `appnet`, which both have the name, and `c1` on the default network.
+/// What is tried with a newer release too, on one engine.
+pub(super) const ESSENTIAL: &[OnEngine] =
+    &[("host-gateway", by_name), ("host-gateway and an allow-list", allow_list)];
+
 fn on_engine(body: fn(&Engine) -> Result<()>) -> Result<()> {
     let engine = Engine::start()?;
-    let on_appnet = [&["--network", "appnet"], EXTRA_HOST.as_slice()].concat();
-    let outcome = engine
-        .docker(&["network", "create", "appnet"])
-        .and_then(|_| engine.container("app", &on_appnet))
-        .and_then(|()| engine.container("other", &on_appnet))
-        .and_then(|()| engine.container("c1", &EXTRA_HOST))
-        .and_then(|()| body(&engine));
+    let outcome = prepare(&engine).and_then(|()| body(&engine));
     engine.noted(outcome)
+}
+
+/// Makes `app` and `other` on network `appnet`, which both have the name, and `c1` on the default network.
+pub(super) fn prepare(engine: &Engine) -> Result<()> {
+    let on_appnet = [&["--network", "appnet"], EXTRA_HOST.as_slice()].concat();
+    engine.docker(&["network", "create", "appnet"])?;
+    engine.container("app", &on_appnet)?;
+    engine.container("other", &on_appnet)?;
+    engine.container("c1", &EXTRA_HOST)
 }
 
 fn at_docker0(engine: &Engine) -> Result<SocketAddr> {

@@ -54,6 +54,7 @@ mod mptcp_time_wait;
 mod named;
 mod namespaces;
 mod nat;
+mod newer;
 mod odd_text;
 mod only_relayed;
 mod partial;
@@ -208,6 +209,7 @@ pub(crate) fn all() -> Vec<Test> {
         host_gateway::TESTS,
         engines::TESTS,
         podman::TESTS,
+        newer::TESTS,
         transcripts::TESTS,
         container_kernels::TESTS,
         container_refusals::TESTS,

@@ -14,6 +14,7 @@ use crate::harness::go_server::Http;
 use crate::harness::impostor::Impostor;
 use crate::harness::netns::Netns;
 use crate::harness::relay::{Datapath, NAME, counters, gateway};
+use crate::harness::release::Release;
 use crate::harness::rig::Rig;
 use crate::harness::service::{Port, Service, listener};
 use crate::harness::topology::{A1, at, local};
@@ -22,7 +23,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("placeholder::conmons_listener_is_refused_and_relayed_by_its_rule", conmon),
     Test::new("placeholder::conmons_listener_without_a_rule_is_refused", conmon_without_a_rule),
     Test::new("placeholder::status_finds_a_listener_that_became_one", became_one),
-    Test::on_host("placeholder::dockerds_listener_is_refused_and_relayed_by_its_rule", dockerd),
+    Test::on_host("placeholder::dockerds_listener_is_refused_and_relayed_by_its_rule", || {
+        dockerd(Release::Installed)
+    }),
 ];
 
 /// Holds 127.0.0.1:7001 for container `web`, as Podman's conmon does. It stops itself, so that nothing can be accepted.
@@ -76,8 +79,8 @@ fn became_one() -> Result<()> {
 }
 
 /// A published port of one container, for a container on another network. docker-proxy, the default, is a real relay.
-fn dockerd() -> Result<()> {
-    let engine = Engine::start_with(&["--userland-proxy=false"])?;
+pub(super) fn dockerd(release: Release) -> Result<()> {
+    let engine = Engine::start_release(release, &["--userland-proxy=false"])?;
     engine.docker(&["network", "create", "appnet"])?;
     engine.run("web", &["--publish", "127.0.0.1:8080:80"], &["/bin/httpd", "-f", "-p", "80", "-h", "/"])?;
     engine.container("client", &["--network", "appnet"])?;

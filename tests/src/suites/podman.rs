@@ -10,23 +10,47 @@ use super::Test;
 use crate::harness::client::refused;
 use crate::harness::podman::Podman;
 use crate::harness::redis::{Redis, Session};
+use crate::harness::release::Release;
 use crate::harness::rig::{Moved, expect_moved};
 
 pub(super) const TESTS: &[Test] = &[
     Test::on_host("podman::default_network_is_podmans", || on_podman(default_network)),
     Test::on_host("podman::network_by_name_and_container_by_name", || on_podman(by_name)),
     Test::on_host("podman::bridge_that_is_made_again_is_attached_again", || on_podman(made_again)),
+    Test::on_host("podman::newer::serves_as_the_installed_one", newer),
 ];
+
+/// What holds on a service with network `appnet`, and what that is called.
+type OnPodman = (&'static str, fn(&Podman) -> Result<()>);
+
+/// What is tried with a newer release too, on one service.
+const ESSENTIAL: [OnPodman; 3] =
+    [("default network", default_network), ("by name", by_name), ("made again", made_again)];
 
 const DEFAULT: &str = "podman-redis-6379";
 const APPNET: &str = "appnet-redis-6379";
 
 /// A service with network `appnet`, and Redis on the host.
 fn on_podman(body: fn(&Podman) -> Result<()>) -> Result<()> {
-    let podman = Podman::start()?;
+    let podman = Podman::start(Release::Installed)?;
     let _redis = Redis::open(&podman.host)?;
     podman.run(&["network", "create", "--disable-dns", "appnet"])?;
     body(&podman)
+}
+
+/// With the engine's own name server on the network's gateway, as a network has it by default.
+fn newer() -> Result<()> {
+    let podman = Podman::start(Release::Newer)?;
+    let _redis = Redis::open(&podman.host)?;
+    let version = podman.run(&["version", "--format", "{{.Server.Version}}"])?;
+    ensure!(!version.starts_with("4."), "the newer release is {version}");
+    podman.run(&["network", "create", "appnet"])?;
+    for (what, body) in ESSENTIAL {
+        body(&podman).with_context(|| what)?;
+        podman.cli().ok(&["detach", "--all"])?;
+        podman.run(&["rm", "--force", "--time", "0", "--all"])?;
+    }
+    Ok(())
 }
 
 /// Redis at the gateway that status shows for an attachment.

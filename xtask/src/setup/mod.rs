@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: finds what is there, installs only what is missing.
 
 mod busybox;
+mod engines;
 mod go;
 mod linker;
 mod packages;
@@ -11,6 +12,7 @@ use std::{fmt, path::PathBuf};
 use anyhow::Result;
 
 pub(crate) use busybox::busybox;
+pub(crate) use engines::variables as engine_variables;
 pub(crate) use go::server as go_server;
 pub(crate) use packages::{Need, postgres};
 pub(crate) use toolchain::Toolchain;
@@ -39,7 +41,13 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     ui::heading("setup");
     programs(ws, &[Need::Build, Need::HostSuite, Need::Vm], Detail::Every)?;
     ebpf(ws, Detail::Every)?;
-    go(ws, Detail::Every)
+    go(ws, Detail::Every)?;
+    engines(ws, Detail::Every)
+}
+
+/// Makes sure that the engines are there that the suite is run with besides the installed ones.
+pub(crate) fn engines(ws: &Workspace, detail: Detail) -> Result<()> {
+    engines::ensure(ws, detail)
 }
 
 /// Makes sure that the tests' Go HTTP server is built.
