@@ -1,8 +1,8 @@
 //! What is typed, what it means, and how it is named: pure data and decisions.
 //!
 //! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `features`, `listener`,
-//! `bridge`, `backoff`, `escape`, `nearest`, `pattern` and `finding` know nothing of the others, `codes` only
-//! `finding`, `instance` only the level, `programs` only the features, `naming`, `notes` and then `presets` only
+//! `bridge`, `backoff`, `escape`, `nearest`, `pattern`, `protocol` and `finding` know nothing of the others, `codes`
+//! only `finding`, `instance` only the level, `programs` only the features, `naming`, `notes` and then `presets` only
 //! the first two and `nearest`, then come `spec` and `datapath`, and `attachment` is made of all of them.
 
 pub mod attachment;
@@ -23,6 +23,7 @@ pub mod notes;
 pub mod pattern;
 pub mod presets;
 pub mod programs;
+pub mod protocol;
 pub mod source;
 pub mod spec;
 pub mod target;

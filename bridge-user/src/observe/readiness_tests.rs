@@ -204,9 +204,11 @@ fn json_has_the_contracts_shape() {
     .unwrap();
     let expected = concat!(
         r#"{"version":1,"attachments":[{"name":"bridge-redis-6379","service":"redis","port":6379,"#,
-        r#""target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","gateways":["172.17.0.1"],"#,
+        r#""protocol":"tcp","target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","#,
+        r#""gateways":["172.17.0.1"],"#,
         r#""connect":["redis://172.17.0.1:6379"],"#,
-        r#""datapath":"steer","reason":"probe passed","identity":"container","state":"ready","#,
+        r#""datapath":"steer","reason":"probe passed","identity":"container","localhost":false,"#,
+        r#""state":"ready","#,
         r#""allow":["172.17.0.0/16"],"findings":[],"#,
         r#""counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null,"#,
         r#""stages":{"arrived":null,"steered":13,"answered":12,"wrong_gateway":0}}}],"findings":[]}"#
@@ -241,7 +243,10 @@ fn a_relays_entry_survives_its_way_through_json() {
         AttachmentReport::of_relay(&state, stats, judge_relay(&state, Some(&bridge()), &Snapshot::default()));
     let json = serde_json::to_string(&entry).unwrap();
     assert!(json.contains(r#""datapath":"splice""#) && json.contains(r#""bytes":12"#), "{json}");
-    assert!(json.contains(r#""identity":"loopback","state":"waiting-for-listener""#), "{json}");
+    assert!(
+        json.contains(r#""identity":"loopback","localhost":false,"state":"waiting-for-listener""#),
+        "{json}"
+    );
     let codes: Vec<_> = entry.findings.iter().map(|finding| finding.code.as_ref()).collect();
     assert_eq!(codes, ["relayed", "no-listener"]);
     let back: AttachmentReport = serde_json::from_str(&json).unwrap();

@@ -20,6 +20,7 @@ use crate::{
         finding::Finding,
         identity::Identity,
         naming, presets,
+        protocol::Protocol,
         source::{NamedContainer, Source},
         target::Port,
     },
@@ -74,6 +75,9 @@ pub struct AttachmentReport {
     pub service: String,
     /// Port on the gateway.
     pub port: u16,
+    /// What containers speak to it.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// Where the service listens.
     pub target: String,
     /// The container it is inside of, if it is.
@@ -97,6 +101,9 @@ pub struct AttachmentReport {
     /// Who keeps it: whoever typed it, or the daemon's configuration.
     #[serde(default)]
     pub keeper: Keeper,
+    /// Whether containers reach it at their own `localhost` too.
+    #[serde(default)]
+    pub localhost: bool,
     /// Whether connections can be served now.
     pub state: Readiness,
     /// Why not, where not ready: those of the findings that say it, as people read them.
@@ -233,6 +240,7 @@ impl AttachmentReport {
             name: state.name(),
             service: state.service.clone(),
             port: state.port.get(),
+            protocol: Protocol::Tcp,
             target: state.target.to_string(),
             container: state.container.clone(),
             network: state.network.clone(),
@@ -243,6 +251,7 @@ impl AttachmentReport {
             reason: state.reason.to_string(),
             identity: state.identity,
             keeper: state.keeper,
+            localhost: false,
             state: judgement.state,
             detail: if reasons.is_empty() { None } else { Some(reasons.join("; ")) },
             allow: state.allow.iter().map(Source::as_typed).collect(),

@@ -50,6 +50,7 @@ fn what_containers_are_given() -> Result<()> {
             "JSON has {} instead of {url}",
             entry["connect"]
         );
+        ensure!(entry["protocol"] == "tcp" && entry["localhost"] == false, "JSON has {entry}");
     }
     Ok(())
 }
