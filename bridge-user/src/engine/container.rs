@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use bollard::models::{ContainerInspectResponse, EndpointSettings, PortMap};
 
 use super::docker::{Docker, DockerError, display_name, meant, pick_container, short};
+use crate::model::pattern;
 
 /// A running container with a network namespace of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,21 @@ impl Docker {
 }
 
 impl ContainerInfo {
+    /// Its endpoints on what `wanted` stands for: one network, or those of its own that match a pattern now.
+    ///
+    /// # Errors
+    /// As [`Self::endpoint_on`], also where none matches; [`DockerError::NoPattern`] for a pattern that is none.
+    pub fn endpoints_on(&self, wanted: &str) -> Result<Vec<&Endpoint>, DockerError> {
+        if !pattern::is_pattern(wanted) {
+            return Ok(vec![self.endpoint_on(wanted)?]);
+        }
+        let glob = pattern::pattern(wanted)
+            .map_err(|cause| DockerError::NoPattern { pattern: wanted.to_owned(), cause })?;
+        let found: Vec<_> =
+            self.endpoints.iter().filter(|endpoint| glob.matches(&endpoint.network)).collect();
+        if found.is_empty() { Err(self.not_on(wanted)) } else { Ok(found) }
+    }
+
     /// Its endpoint on the network `wanted`, a name or a prefix of the id.
     ///
     /// # Errors
@@ -63,16 +79,20 @@ impl ContainerInfo {
         let has_name = |endpoint: &Endpoint| endpoint.network == wanted;
         match meant(&self.endpoints, wanted, |endpoint| Some(&endpoint.network_id), has_name).as_slice() {
             [endpoint] => Ok(endpoint),
-            [] => Err(DockerError::NotOnNetwork {
-                container: self.name.clone(),
-                network: wanted.to_owned(),
-                networks: self.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect(),
-                mode: None,
-            }),
+            [] => Err(self.not_on(wanted)),
             several => Err(DockerError::AmbiguousNetwork {
                 name: wanted.to_owned(),
                 matches: several.iter().map(|endpoint| short(&endpoint.network_id)).collect(),
             }),
+        }
+    }
+
+    fn not_on(&self, network: &str) -> DockerError {
+        DockerError::NotOnNetwork {
+            container: self.name.clone(),
+            network: network.to_owned(),
+            networks: self.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect(),
+            mode: None,
         }
     }
 }
@@ -177,6 +197,17 @@ mod tests {
         let refusal = |name: &str| web.endpoint_on(name).unwrap_err().to_string();
         assert!(refusal("11").contains("fits 2 networks: name one by id (11bb, 11cc)"));
         assert!(refusal("").contains("it is on a, b"));
+        let names = |pattern: &str| -> Vec<String> {
+            web.endpoints_on(pattern).unwrap().iter().map(|endpoint| endpoint.network.clone()).collect()
+        };
+        assert_eq!(
+            [names("all"), names("*"), names("[ac]")].map(|names| names.join(" ")),
+            ["a b", "a b", "a"]
+        );
+        assert_eq!(names("11c"), ["b"]);
+        let refusal = |name: &str| web.endpoints_on(name).unwrap_err().to_string();
+        assert!(refusal("db-*").contains("network db-*") && refusal("db-*").contains("it is on a, b"));
+        assert!(refusal("[a").contains("[a"));
         assert_eq!(web.endpoint_on("11c").unwrap().network, "b");
     }
 

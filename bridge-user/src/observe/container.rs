@@ -50,17 +50,13 @@ impl ContainerRun {
             .with_context(|| format!("failed to attach inside container {container}"))?;
         let mut gathered = Gathered::default();
         let mut networks = Vec::new();
-        let mut add = |name: &str, endpoint: Result<&Endpoint, DockerError>| {
+        for (name, endpoint) in places(&running, &request.networks) {
             let place = endpoint.map_err(anyhow::Error::from).and_then(|endpoint| {
                 let network = (endpoint.network_id.as_str(), endpoint.network.as_str());
                 Ok((endpoint.clone(), docker.sources(request, network, &mut gathered)?))
             });
-            networks.push((name.to_owned(), place.map_err(|error| format!("{error:#}"))));
-        };
-        if request.networks.is_empty() {
-            running.endpoints.iter().for_each(|endpoint| add(&endpoint.network, Ok(endpoint)));
+            networks.push((name, place.map_err(|error| format!("{error:#}"))));
         }
-        request.networks.iter().for_each(|name| add(name, running.endpoint_on(name)));
         ensure!(
             namespace != owner.namespace,
             "failed to attach inside container {}: its network namespace is this one: leave --container out",
@@ -142,6 +138,32 @@ impl ContainerRun {
     pub(crate) fn owner_scope(&self) -> &Scope {
         &self.owner
     }
+}
+
+/// The container's places on what was asked for, each once, by the name it was asked for by or that it matched with:
+/// all of them, where nothing was.
+fn places<'a>(
+    running: &'a ContainerInfo,
+    names: &[String],
+) -> Vec<(String, Result<&'a Endpoint, DockerError>)> {
+    if names.is_empty() {
+        return running.endpoints.iter().map(|endpoint| (endpoint.network.clone(), Ok(endpoint))).collect();
+    }
+    let mut found: Vec<(String, Result<&Endpoint, DockerError>)> = Vec::new();
+    for name in names {
+        match running.endpoints_on(name) {
+            Ok(endpoints) => {
+                for endpoint in endpoints {
+                    let is_same = |other: &&Endpoint| other.network_id == endpoint.network_id;
+                    if !found.iter().any(|(_, other)| other.as_ref().is_ok_and(is_same)) {
+                        found.push((endpoint.network.clone(), Ok(endpoint)));
+                    }
+                }
+            }
+            Err(error) => found.push((name.clone(), Err(error))),
+        }
+    }
+    found
 }
 
 impl fmt::Display for ContainerRun {

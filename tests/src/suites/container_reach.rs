@@ -139,9 +139,17 @@ fn networks(stage: &mut Stage) -> Result<()> {
     engine.docker(&["network", "connect", "six", "web"])?;
     engine.container("six-peer", &["--network", "six"])?;
     let cli = engine.cli();
-    cli.ok(&ATTACH)?;
-    let names: Vec<_> = cli.status()?.into_iter().map(|attachment| attachment.name).collect();
-    ensure!(names == [NAME, "web.six-tcp-7001"], "attached are {names:?}");
+    let none = [&ATTACH[..], &["--network", "db-*"]].concat();
+    cli.refused(&none, 1, &["web", "db-*", "it is on app, six"])?;
+    for (networks, expected) in [
+        (&["--network", "s*", "--network", "six"][..], &["web.six-tcp-7001"][..]),
+        (&["--network", "all"], &[NAME, "web.six-tcp-7001"]),
+        (&[], &[NAME, "web.six-tcp-7001"]),
+    ] {
+        cli.ok(&[&ATTACH[..], networks].concat())?;
+        let names: Vec<_> = cli.status()?.into_iter().map(|attachment| attachment.name).collect();
+        ensure!(names == expected, "{networks:?} attached {names:?}");
+    }
     stage.served()?;
     let to = at(engine.address("web", "six")?, 7001);
     expect_moved(&cli, "web.six-tcp-7001", Moved::accepted(1), || {
