@@ -2,8 +2,8 @@
 //! kernel's eBPF state match.
 //!
 //! Dependency rules: `engine` and `relay` never import aya and `kernel` never imports bollard; `model` and `plan` do no
-//! I/O; only `cli` and `verbs` print. From the bottom up: `model`, `net`, `netfilter`, `scope`, `kernel`, `engine`,
-//! `relay`, `probe`, `plan`, `config`, `observe`, `runner`, `apply`, `daemon`, `verbs`, `cli`.
+//! I/O; only `cli` and `verbs` print. From the bottom up: `model`, `systemd`, `net`, `netfilter`, `scope`, `kernel`,
+//! `engine`, `relay`, `probe`, `plan`, `config`, `observe`, `runner`, `apply`, `daemon`, `verbs`, `cli`.
 //!
 //! Other crates see [`cli::run`], where its output goes, the [`Scope`] it works in, and what a detach would do
 //! ([`planned_detach`]).
@@ -25,6 +25,7 @@ mod probe;
 mod relay;
 mod runner;
 mod scope;
+mod systemd;
 mod verbs;
 
 pub use apply::planned_detach;

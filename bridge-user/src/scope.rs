@@ -139,8 +139,8 @@ impl Roots {
         let at = self.bpffs.display();
         bail!(
             "failed to change what is pinned: bpffs is mounted read-only at {at}, as systemd does it for a unit with \
-             ProtectKernelTunables= or ReadOnlyPaths=: set ReadWritePaths={at} in the unit, or run it outside of the \
-             unit, or `mount -o remount,rw {at}`"
+             ProtectKernelTunables= or ReadOnlyPaths=: set ProtectKernelTunables=no in the unit (ReadWritePaths= does \
+             not undo that), or run it outside of the unit, or `mount -o remount,rw {at}`"
         )
     }
 

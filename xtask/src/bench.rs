@@ -38,6 +38,8 @@ enum What {
     Attach,
     /// Relayed connections, while another source has a thousand stalled ones in the same process
     Fair,
+    /// How soon the daemon follows an engine and bridges, and what it costs with 1,000 attachments
+    Reconcile,
 }
 
 impl What {
@@ -47,6 +49,7 @@ impl What {
             Self::Relay => "relay",
             Self::Attach => "attach",
             Self::Fair => "fair",
+            Self::Reconcile => "reconcile",
         }
     }
 
@@ -55,6 +58,7 @@ impl What {
         match self {
             Self::Steer | Self::Attach | Self::Fair => &[],
             Self::Relay => &[Need::Peers],
+            Self::Reconcile => &[Need::HostSuite],
         }
     }
 }

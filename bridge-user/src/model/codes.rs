@@ -105,7 +105,7 @@ codes! {
         see: "`ss -ltnp` names its owner",
         cure: "stop the other listener, or attach at another port, `NAME=PORT:TARGET_PORT`",
     }
-    ALLOW_WAITS: "allow-waits", Warning, "status", "0.1.0" {
+    ALLOW_WAITS: "allow-waits", Info, "status", "0.1.0" {
         symptom: "a container that may connect is not let in yet",
         cause: "the configuration allows it by its name, and it does not run, or is not on that network",
         see: "`docker ps`; `docker network inspect NETWORK`",
@@ -361,7 +361,8 @@ codes! {
         cause: "nothing can be pinned, so nothing can be attached or detached: systemd's ProtectKernelTunables= and \
                 ReadOnlyPaths= do that to a unit, and many container runtimes to a container",
         see: "`findmnt /sys/fs/bpf`",
-        cure: "set ReadWritePaths=/sys/fs/bpf in the unit, or `mount -o remount,rw /sys/fs/bpf`",
+        cure: "set ProtectKernelTunables=no in the unit (ReadWritePaths= does not undo that), or `mount -o remount,rw \
+               /sys/fs/bpf`",
     }
     MISSING_CGROUP2: "missing-cgroup2", Error, "check", "0.1.0" {
         symptom: "`cgroup2`: not mounted",

@@ -207,8 +207,8 @@ fn json_has_the_contracts_shape() {
         r#""protocol":"tcp","target":"127.0.0.1:6379","network":"bridge","bridge":"docker0","#,
         r#""gateways":["172.17.0.1"],"#,
         r#""connect":["redis://172.17.0.1:6379"],"#,
-        r#""datapath":"steer","reason":"probe passed","identity":"container","localhost":false,"#,
-        r#""state":"ready","#,
+        r#""datapath":"steer","reason":"probe passed","identity":"container","#,
+        r#""keeper":"command","localhost":false,"state":"ready","#,
         r#""allow":["172.17.0.0/16"],"findings":[],"#,
         r#""counters":{"accepted":12,"denied":0,"no_listener":0,"bytes":null,"#,
         r#""stages":{"arrived":null,"steered":13,"answered":12,"wrong_gateway":0}}}],"findings":[]}"#
@@ -244,7 +244,7 @@ fn a_relays_entry_survives_its_way_through_json() {
     let json = serde_json::to_string(&entry).unwrap();
     assert!(json.contains(r#""datapath":"splice""#) && json.contains(r#""bytes":12"#), "{json}");
     assert!(
-        json.contains(r#""identity":"loopback","localhost":false,"state":"waiting-for-listener""#),
+        json.contains(r#""keeper":"command","localhost":false,"state":"waiting-for-listener""#),
         "{json}"
     );
     let codes: Vec<_> = entry.findings.iter().map(|finding| finding.code.as_ref()).collect();

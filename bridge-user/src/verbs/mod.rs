@@ -12,3 +12,4 @@ pub mod events;
 pub mod follow;
 pub mod run;
 pub mod status;
+pub mod systemd;

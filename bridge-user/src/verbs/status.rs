@@ -8,7 +8,7 @@ use super::candidates;
 use crate::{
     cli::output::{FormatArgs, Out},
     model::{
-        JSON_VERSION, codes,
+        JSON_VERSION,
         escape::push_line,
         finding::{Finding, Severity, exit_code},
     },
@@ -43,8 +43,8 @@ pub struct Args {
 /// # Errors
 /// As [`find`]; when a relay process does not answer, after the others were printed.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
-    let (report, silent) = find(scope, &args.names)?;
-    let problems = problems(&report);
+    let Found { report, told, steers_unseen, silent } = find(scope, &args.names)?;
+    let problems = problems(&report, &told);
     let lines = |_: &Report| {
         let mut lines = String::new();
         problems.iter().for_each(|problem| push_line(&mut lines, problem));
@@ -54,16 +54,13 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         true => out.print_as(args.output.output, &report, lines)?,
         false => out.print_as(args.output.output, &report, |report| report.to_text(out.width()))?,
     };
-    let silent_ones = [codes::RELAY_SILENT.name, codes::RELAY_DIRECTORY.name];
-    // Those are this verb's errors, and a check has said the rest.
-    let is_new = |finding: &&Finding| !args.check && !silent_ones.contains(&&*finding.code);
-    for finding in report.findings.iter().filter(is_new) {
+    // A check has said it.
+    for finding in told.iter().filter(|_| !args.check) {
         out.say(&format!("{}: {}: {finding}", finding.severity, finding.subject));
     }
     let mut silent = silent.into_iter();
     let Some(first) = silent.next() else {
-        let steering = report.findings.iter().filter(|finding| finding.code != codes::CONFIG_REFUSED.name);
-        let failed = exit_code(steering) != 0 || (args.check && !problems.is_empty());
+        let failed = steers_unseen || (args.check && !problems.is_empty());
         return Ok(ExitCode::from(u8::from(failed)));
     };
     for other in silent {
@@ -73,7 +70,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
 }
 
 /// What is wrong with attachments, one line each: those that are not ready, and other errors.
-fn problems(report: &Report) -> Vec<String> {
+fn problems(report: &Report, told: &[Finding]) -> Vec<String> {
     let of_one = |entry: &AttachmentReport| -> Vec<String> {
         if entry.state != Readiness::Ready {
             let detail = entry.detail.as_deref().unwrap_or("no cause is known");
@@ -82,19 +79,27 @@ fn problems(report: &Report) -> Vec<String> {
         let errors = entry.findings.iter().filter(|finding| finding.severity == Severity::Error);
         errors.map(|finding| format!("{}: {finding}", entry.name)).collect()
     };
-    let is_problem = |finding: &&Finding| {
-        finding.severity == Severity::Error || finding.code == codes::NOT_AS_CONFIGURED.name
-    };
-    let others = report.findings.iter().filter(is_problem);
+    let others = told.iter().filter(|finding| finding.severity != Severity::Info);
     let others = others.map(|finding| format!("{}: {finding}", finding.subject));
     report.attachments.iter().flat_map(of_one).chain(others).collect()
+}
+
+/// What there is.
+struct Found {
+    report: Report,
+    /// What of the report's findings is about no attachment, and is told beside.
+    told: Vec<Finding>,
+    /// Something steers that cannot be shown.
+    steers_unseen: bool,
+    /// The relay processes that did not answer.
+    silent: Vec<anyhow::Error>,
 }
 
 /// Reports the attachments that `names` mean, or all, and which relay processes did not answer.
 ///
 /// # Errors
 /// When a name means nothing, or the state cannot be read (root is needed where bpffs is closed to others).
-fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::Error>)> {
+fn find(scope: &Scope, names: &[String]) -> anyhow::Result<Found> {
     let Report { attachments: mut all, mut findings, listener_tracking, .. } = snapshot::steered(scope)?;
     let Answers { relays, silent, findings: of_daemon } = control::ask_all(&scope.namespace);
     all.extend(relays.into_iter().flat_map(|(_, entries)| entries));
@@ -107,8 +112,11 @@ fn find(scope: &Scope, names: &[String]) -> anyhow::Result<(Report, Vec<anyhow::
         }
     }
     all.retain(|entry| names.is_empty() || names.iter().any(|name| entry.is_meant_by(name)));
-    findings.extend(silent.iter().filter_map(SilentRelay::finding));
+    let steers_unseen = exit_code(&findings) != 0;
     // Somebody who asks for names asks for nothing else.
     findings.extend(of_daemon.into_iter().filter(|_| names.is_empty()));
-    Ok((Report { version: JSON_VERSION, attachments: all, findings, listener_tracking }, silent))
+    let told = findings.clone();
+    findings.extend(silent.iter().filter_map(SilentRelay::finding));
+    let report = Report { version: JSON_VERSION, attachments: all, findings, listener_tracking };
+    Ok(Found { report, told, steers_unseen, silent })
 }

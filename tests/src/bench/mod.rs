@@ -1,7 +1,7 @@
-//! `suite bench steer|relay|attach|fair [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to
+//! `suite bench steer|relay|attach|fair|reconcile [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are, next to
 //! what else there is, alternating in one run; and how long attaches of many services take.
 //!
-//! [`attach`] times attaches of many services · [`steer`], [`relay`] and [`fair`] say which targets there are ·
+//! [`attach`] times attaches of many services · [`reconcile`] how soon the daemon follows, and what it costs · [`steer`], [`relay`] and [`fair`] say which targets there are ·
 //! [`rounds`] loads them in turns · [`load`] and [`service`] are the two ends of a connection · [`target`] proves the
 //! path · [`cpu`] what it cost · [`stats`] and [`report`] what came of it.
 //! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run.
@@ -11,6 +11,7 @@ mod cpu;
 mod fair;
 pub(crate) mod interrupt;
 pub(crate) mod load;
+mod reconcile;
 mod relay;
 mod report;
 mod rounds;
@@ -43,6 +44,7 @@ enum What {
     Relay,
     Attach,
     Fair,
+    Reconcile,
 }
 
 /// What was asked for.
@@ -60,7 +62,7 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
         Ok(options) => options,
         Err(error) => {
             eprintln!(
-                "suite bench: {error:#}: use bench steer|relay|attach|fair [--rounds N] [--seconds S] [--json FILE]"
+                "suite bench: {error:#}: use bench steer|relay|attach|fair|reconcile [--rounds N] [--seconds S] [--json FILE]"
             );
             return 2;
         }
@@ -86,6 +88,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         Some("relay") => What::Relay,
         Some("attach") => What::Attach,
         Some("fair") => What::Fair,
+        Some("reconcile") => What::Reconcile,
         Some(other) => bail!("unknown bench {other}"),
         None => bail!("no bench named"),
     };
@@ -113,6 +116,7 @@ fn run(options: &Options) -> Result<bool> {
         What::Relay => relay::run(options)?,
         What::Attach => return attach::run(options.json.as_deref()),
         What::Fair => fair::run(options)?,
+        What::Reconcile => return reconcile::run(options.json.as_deref()),
     };
     print!("{}", report.text()?);
     if let Some(file) = &options.json {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -23,7 +24,8 @@ use super::wait::{patience, until};
 /// A running daemon and its file.
 pub(crate) struct Daemon {
     process: Guarded,
-    said: Arc<Mutex<String>>,
+    /// Each line it logged, and when that arrived.
+    said: Arc<Mutex<Vec<(SystemTime, String)>>>,
     told: Receiver<String>,
     directory: TempDir,
 }
@@ -36,7 +38,8 @@ impl Daemon {
         Self::start_in(cli, directory)
     }
 
-    fn start_in(cli: &Cli<'_>, directory: TempDir) -> Result<Self> {
+    /// Starts it with the file in a directory of its own.
+    pub(crate) fn start_in(cli: &Cli<'_>, directory: TempDir) -> Result<Self> {
         let socket = directory.path().join("notify");
         let _ = std::fs::remove_file(&socket);
         let manager = UnixDatagram::bind(&socket).context("failed to make the manager's socket")?;
@@ -51,14 +54,12 @@ impl Daemon {
             .env("NOTIFY_SOCKET", &socket);
         unblock_signals_in(&mut command);
         let mut child = cli.start(&mut command)?;
-        let said = Arc::new(Mutex::new(String::new()));
+        let said = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&said);
         let pipe = child.stderr.take().context("the daemon has no stderr pipe")?;
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                log.push_str(&line);
-                log.push('\n');
+                log.lock().unwrap_or_else(PoisonError::into_inner).push((SystemTime::now(), line));
             }
         });
         let mut daemon = Self { process: Guarded::new(child), said, told: listen(manager), directory };
@@ -113,6 +114,11 @@ impl Daemon {
 
     /// Everything it logged so far.
     pub(crate) fn said(&self) -> String {
+        self.lines().iter().map(|(_, line)| format!("{line}\n")).collect()
+    }
+
+    /// The lines that it logged so far, and when they arrived.
+    pub(crate) fn lines(&self) -> Vec<(SystemTime, String)> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -147,6 +147,17 @@ impl Engine {
         Ok(output)
     }
 
+    /// Starts the `docker` client with its output kept, for runs that go on.
+    pub(crate) fn docker_spawn(&self, arguments: &[&str]) -> Result<Guarded> {
+        let mut command = Command::new("docker");
+        command
+            .args(arguments)
+            .env("DOCKER_HOST", self.endpoint())
+            .env("DOCKER_CONFIG", self.directory.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Ok(Guarded::new(self.host.spawn(&mut command).context("failed to start docker")?))
+    }
+
     /// Starts a container that does nothing.
     pub(crate) fn container(&self, name: &str, options: &[&str]) -> Result<()> {
         self.run(name, options, &["/bin/sleep", "1000000"])

@@ -84,6 +84,7 @@ mod scope;
 mod services;
 mod shells;
 mod stages;
+mod systemd;
 mod told;
 mod traffic;
 mod transcripts;
@@ -205,6 +206,7 @@ pub(crate) fn all() -> Vec<Test> {
         told::TESTS,
         shells::TESTS,
         upgrade::TESTS,
+        systemd::TESTS,
         docker::TESTS,
         host_gateway::TESTS,
         engines::TESTS,

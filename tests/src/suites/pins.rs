@@ -123,7 +123,7 @@ fn read_only() -> Result<()> {
         Ok(mount(None::<&str>, BPFFS, None::<&str>, flags, None::<&str>)?)
     };
     let closed = |arguments: &[&str]| with_mounts(&rig.net.host, close, arguments);
-    let needles = ["read-only", "ReadWritePaths=/sys/fs/bpf", "remount,rw"];
+    let needles = ["read-only", "set ProtectKernelTunables=no in the unit", "remount,rw"];
     expect_refusal(&closed(&["attach", "7001", "--bridge", "br-a"])?, 1, &needles)?;
     rig.net.host.nothing_pinned()?;
     rig.attach("7001")?;

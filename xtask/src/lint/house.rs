@@ -14,8 +14,9 @@ const LIBRARY: &str = "bridge-user/src/";
 const ROOT: [&str; 1] = ["UsageError"];
 
 /// The modules, from the bottom up, with those they may use.
-const MODULES: [(&str, &[&str]); 16] = [
+const MODULES: [(&str, &[&str]); 17] = [
     ("model", &[]),
+    ("systemd", &[]),
     ("net", &["model"]),
     ("scope", &["net"]),
     ("netfilter", &["model", "net"]),
@@ -39,7 +40,7 @@ const MODULES: [(&str, &[&str]); 16] = [
         "verbs",
         &[
             "apply", "cli", "config", "daemon", "engine", "kernel", "model", "net", "observe", "plan",
-            "probe", "relay", "runner", "scope",
+            "probe", "relay", "runner", "scope", "systemd",
         ],
     ),
     ("cli", &["model", "observe", "plan", "scope", "verbs"]),

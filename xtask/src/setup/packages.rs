@@ -70,6 +70,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "zsh", package: "zsh", needs: &[Need::HostSuite] },
     Program { name: "fish", package: "fish", needs: &[Need::HostSuite] },
     Program { name: "curl", package: "curl", needs: &[Need::HostSuite] },
+    Program { name: "systemd-analyze", package: "systemd", needs: &[Need::HostSuite] },
     Program { name: "bpftool", package: "bpftool", needs: &[Need::HostSuite] },
 ];
 
