@@ -140,9 +140,27 @@ pub fn end_hidden(scope: &Scope) -> anyhow::Result<Vec<String>> {
             plan::list(programs)
         )),
         Hidden::Found(all) => {
-            hidden::end(&scope.namespace, &all)?;
+            hidden::end(Some(&scope.namespace), &all)?;
             Ok(all.into_iter().flat_map(|generation| generation.attachments).collect())
         }
+    }
+}
+
+/// The same for what the namespace attached inside containers.
+///
+/// # Errors
+/// As [`end_hidden`].
+pub fn end_hidden_inside(scope: &Scope) -> anyhow::Result<Vec<String>> {
+    let (mut ended, mut failures) = (Vec::new(), Vec::new());
+    for (namespace, generation) in hidden::find_owned(scope)? {
+        match hidden::end(namespace.as_ref(), std::slice::from_ref(&generation)) {
+            Ok(()) => ended.extend(generation.attachments),
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    match failures.is_empty() {
+        true => Ok(ended),
+        false => Err(anyhow!(failures.join("; "))),
     }
 }
 

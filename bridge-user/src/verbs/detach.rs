@@ -110,6 +110,7 @@ fn all(scope: &Scope) -> anyhow::Result<Vec<String>> {
     for container in outcome.keep(owned(scope)) {
         outcome.detached(apply::detach_all_owned(&container));
     }
+    outcome.detached(apply::end_hidden_inside(scope));
     let relays = outcome.find_relays(scope);
     outcome.stop_relays(scope, &relays, |_| true);
     outcome.hold_off(&relays, Peer::hold_all);

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Test;
+use super::pins::hide;
+use super::privileges::with_mounts;
 use crate::harness::client::{answers, dial, refused};
 use crate::harness::containers::{ATTACH, NAME, Stage};
 use crate::harness::netns::Netns;
@@ -23,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("docker::container::neighbour_with_the_same_loopback_port_gets_nothing", || {
         Stage::run(neighbour)
     }),
+    Test::on_host("docker::container::detach_all_ends_what_is_hidden", || Stage::run(hidden)),
     Test::on_host("docker::container::hostile_one_keeps_no_other_from_being_detached", || {
         Stage::run(hostile)
     }),
@@ -59,6 +62,24 @@ fn other_network(stage: &mut Stage) -> Result<()> {
     })?;
     stage.served()?;
     cli.ok(&["detach", "web"]).map(drop)
+}
+
+/// What steers inside a container ends also where another bpffs hides its pins.
+fn hidden(stage: &mut Stage) -> Result<()> {
+    let cli = stage.engine.cli();
+    cli.ok(&ATTACH)?;
+    stage.served()?;
+    let detach = || with_mounts(&stage.engine.host, hide, &["detach", "--all"]);
+    let ended = detach()?;
+    ended.success()?;
+    ensure!(ended.stdout.contains(&format!("detached {NAME}")), "it says {}", ended.stdout);
+    stage.refuses("peer")?;
+    let again = detach()?;
+    again.success()?;
+    ensure!(again.stdout.is_empty(), "it says {}", again.stdout);
+    cli.ok(&ATTACH)?;
+    stage.served()?;
+    cli.ok(&["detach", "--all"]).map(drop)
 }
 
 /// A container with CAP_NET_ADMIN may do what it likes to its own network: what is attached there ends nevertheless,

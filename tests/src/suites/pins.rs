@@ -29,7 +29,7 @@ const NAME: &str = "br-a-tcp-7001";
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Mounts an empty bpffs on top.
-fn hide() -> Result<()> {
+pub(super) fn hide() -> Result<()> {
     Ok(mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))?)
 }
 

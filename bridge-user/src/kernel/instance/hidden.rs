@@ -21,7 +21,12 @@ use bridge_common::{maps as abi, names};
 
 use super::pins::{Lock, PinDir};
 use crate::{
-    kernel::{programs::tc, state::name_of, sys::objects},
+    kernel::{
+        programs::tc,
+        state::{maps::origin, name_of},
+        sys::objects,
+    },
+    model::instance::NamespaceId,
     net::namespace::Namespace,
     scope::Scope,
 };
@@ -101,16 +106,52 @@ pub fn find_now(scope: &Scope) -> anyhow::Result<Hidden> {
     Ok(if ours.is_empty() { Hidden::Nothing } else { Hidden::Found(ours) })
 }
 
-/// Ends what was found, in this order: what steers, what is on interfaces, and what tracks listeners.
+/// What the namespace attached inside containers and is not among the pins, each with the container's namespace while a
+/// process is in that; nothing for who may not see it. As for [`find`], the lock must not be held.
+///
+/// # Errors
+/// When the kernel cannot be asked, or the pins not be read.
+pub fn find_owned(scope: &Scope) -> anyhow::Result<Vec<(Option<Namespace>, Generation)>> {
+    if find_owned_now(scope)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    Lock::wait(scope);
+    let found = find_owned_now(scope)?;
+    found.into_iter().map(|(inode, generation)| Ok((Namespace::find(inode)?, generation))).collect()
+}
+
+/// The same at this moment, with the inodes of the namespaces.
+fn find_owned_now(scope: &Scope) -> anyhow::Result<Vec<(u64, Generation)>> {
+    let Some(programs) = programs()? else { return Ok(Vec::new()) };
+    let is_owned = |generation: &Generation| {
+        generation.owner(&programs).is_some_and(|owner| owner.is(scope.namespace.id()))
+    };
+    let owned: Vec<_> = programs.iter().filter_map(Generation::of).filter(is_owned).collect();
+    if owned.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pinned: BTreeSet<u32> =
+        PinDir::all(&scope.roots.pins())?.iter().filter_map(PinDir::steering_program).collect();
+    let links = links()?;
+    let namespace_of = |generation: &Generation| {
+        let link = links.iter().find(|link| link.program == generation.program && link.netns != 0)?;
+        Some(u64::from(link.netns))
+    };
+    let hidden = owned.into_iter().filter(|generation| !pinned.contains(&generation.program));
+    Ok(hidden.filter_map(|generation| Some((namespace_of(&generation)?, generation))).collect())
+}
+
+/// Ends what was found, in this order: what steers, what is on interfaces, and what tracks listeners. `namespace`:
+/// theirs, if it can be entered.
 ///
 /// # Errors
 /// With everything that could not be ended; the rest is.
-pub fn end(namespace: &Namespace, all: &[Generation]) -> anyhow::Result<()> {
+pub fn end(namespace: Option<&Namespace>, all: &[Generation]) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     for generation in all {
         failures.extend(generation.end().with_context(|| format!("failed to end {generation}")).err());
     }
-    failures.extend(tc::remove_everywhere(namespace).err());
+    failures.extend(namespace.and_then(|namespace| tc::remove_everywhere(namespace).err()));
     match failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
         none if none.is_empty() => Ok(()),
         all => Err(anyhow!(all.join("; "))),
@@ -143,6 +184,15 @@ impl Generation {
             maps.extend(ids);
         }
         its
+    }
+
+    /// The namespace that attached it from outside, if one did. The program that steers has no use of `META`.
+    fn owner(&self, all: &[ProgramInfo]) -> Option<NamespaceId> {
+        let its = self.family(all);
+        all.iter().filter(|program| its.contains(&program.id())).find_map(|program| {
+            let meta = MapData::from_id(*maps_of(program).get(names::META)?).ok()?;
+            origin(&meta)?.owner
+        })
     }
 
     fn end(&self) -> anyhow::Result<()> {

@@ -165,16 +165,16 @@ pub struct Origin {
 /// The origin of the instance pinned in `dir`, whatever later version wrote it; cookie 0 and no owner if it cannot be
 /// told.
 pub fn read_origin(dir: &Path) -> Origin {
-    try_read_origin(dir).unwrap_or_default()
+    MapData::from_pin(dir.join(names::META)).ok().and_then(|meta| origin(&meta)).unwrap_or_default()
 }
 
-fn try_read_origin(dir: &Path) -> Option<Origin> {
+/// What a map `META` says of the origin of its instance, whatever later version wrote it.
+pub fn origin(meta: &MapData) -> Option<Origin> {
     const WORD: usize = size_of::<u64>();
     /// More than any version's `META` is expected to have.
     const WORDS: usize = 64;
     /// Layouts before 8 were smaller.
     const FIRST_WITH_OWNER: usize = 56;
-    let meta = MapData::from_pin(dir.join(names::META)).ok()?;
     let size = meta.info().ok()?.value_size() as usize;
     let words: [u64; WORDS] = (FIRST_WITH_OWNER..=WORDS * WORD)
         .contains(&size)

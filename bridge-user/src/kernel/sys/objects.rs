@@ -12,6 +12,8 @@ use super::{BPF_SK_LOOKUP, bpf, owned_fd, zeroed};
 /// `BPF_LINK_TYPE_TCX`: a tc program on an interface (Linux 6.6).
 const TCX: u32 = bpf_link_type::BPF_LINK_TYPE_TCX as u32;
 
+const NETNS: u32 = bpf_link_type::BPF_LINK_TYPE_NETNS as u32;
+
 /// A link, whatever it attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkFound {
@@ -21,6 +23,8 @@ pub(crate) struct LinkFound {
     pub(crate) program: u32,
     /// It attaches the program to an interface.
     pub(crate) on_interface: bool,
+    /// The inode of the network namespace that it attaches the program to; 0 for any other link, and once that is gone.
+    pub(crate) netns: u32,
 }
 
 /// Ids of the programs that a network namespace runs for sk_lookup, in the order they run. Needs CAP_NET_ADMIN.
@@ -67,7 +71,12 @@ pub(crate) fn link_found(link: BorrowedFd<'_>) -> io::Result<LinkFound> {
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(LinkFound { id: info.id, program: info.prog_id, on_interface: info.type_ == TCX })
+    let netns = match info.type_ {
+        // SAFETY: this variant is the one of the type, and made of integers.
+        NETNS => unsafe { info.__bindgen_anon_1.netns.netns_ino },
+        _ => 0,
+    };
+    Ok(LinkFound { id: info.id, program: info.prog_id, on_interface: info.type_ == TCX, netns })
 }
 
 /// Detaches the program of a link at once (Linux 5.9), whoever holds or pinned it.
