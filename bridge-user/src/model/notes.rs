@@ -17,6 +17,8 @@ pub struct Note {
     pub cause: &'static str,
     /// What to do about it.
     cure: Cure,
+    /// Whether looking local helps too, and costs nothing that another note warns of.
+    or_local: bool,
 }
 
 /// Whom a service sees.
@@ -44,9 +46,10 @@ impl Note {
         let cure = self.cure(sources);
         match (self.clients, identity) {
             (Clients::All, _) | (Clients::Local, Identity::Loopback) => Some((self.cause, cure)),
-            (Clients::Remote, Identity::Container) => {
+            (Clients::Remote, Identity::Container) if self.or_local => {
                 Some((self.cause, format!("{cure}, or attach with --identity loopback")))
             }
+            (Clients::Remote, Identity::Container) => Some((self.cause, cure)),
             (Clients::Remote, Identity::Loopback) | (Clients::Local, Identity::Container) => None,
         }
     }
@@ -64,15 +67,20 @@ impl Note {
 }
 
 const fn all(cause: &'static str, cure: &'static str) -> Note {
-    Note { clients: Clients::All, cause, cure: Cure::Text(cure) }
+    Note { clients: Clients::All, cause, cure: Cure::Text(cure), or_local: false }
 }
 
 const fn remote(cause: &'static str, cure: Cure) -> Note {
-    Note { clients: Clients::Remote, cause, cure }
+    Note { clients: Clients::Remote, cause, cure, or_local: true }
+}
+
+/// Of a service that trusts local clients with more than it should trust containers with.
+const fn remote_alone(cause: &'static str, cure: Cure) -> Note {
+    Note { or_local: false, ..remote(cause, cure) }
 }
 
 const fn local(cause: &'static str, cure: &'static str) -> Note {
-    Note { clients: Clients::Local, cause, cure: Cure::Text(cure) }
+    Note { clients: Clients::Local, cause, cure: Cure::Text(cure), or_local: false }
 }
 
 pub(super) const POSTGRES: &[Note] = &[remote(
@@ -80,7 +88,8 @@ pub(super) const POSTGRES: &[Note] = &[remote(
     Cure::Sources("add ", pg_hba, " to it and reload"),
 )];
 pub(super) const MYSQL: &[Note] = &[remote(
-    "answers `Host … is not allowed to connect` where accounts are for 'USER'@'localhost' alone",
+    "answers `Host … is not allowed to connect` or `Access denied for user` where accounts are for 'USER'@'localhost' \
+     alone",
     Cure::Sources("create the account as ", mysql_account, ""),
 )];
 pub(super) const REDIS: &[Note] = &[remote(
@@ -100,12 +109,16 @@ pub(super) const OLLAMA: &[Note] = &[all(
     "use the address, or such a name",
 )];
 pub(super) const MCP: &[Note] = &[all(
-    "MCP servers often answer 403 or 421 to a Host header other than localhost:PORT",
-    "add the host that containers use to its allowed hosts (Playwright MCP: --allowed-hosts), or let clients send \
-     `Host: localhost:PORT`",
+    "MCP servers often answer `421 Invalid Host header`, or 403, to a Host header other than localhost:PORT",
+    "add the HOST:PORT that containers use to its allowed hosts (Python SDK: allowed_hosts of \
+     TransportSecuritySettings), or let clients send `Host: localhost:PORT`",
+)];
+pub(super) const PLAYWRIGHT: &[Note] = &[all(
+    "answers `403 Access is only allowed at localhost:PORT` to another Host header",
+    "start it with --allowed-hosts and the HOST:PORT that containers use, or let clients send `Host: localhost:PORT`",
 )];
 pub(super) const OPENCLAW: &[Note] = &[
-    remote(
+    remote_alone(
         "answers `pairing required` to a new device, and asks for the gateway's token",
         Cure::Text("approve the device on the host (openclaw devices)"),
     ),
@@ -115,7 +128,7 @@ pub(super) const OPENCLAW: &[Note] = &[
     ),
 ];
 pub(super) const MAIL: &[Note] = &[
-    remote(
+    remote_alone(
         "answers `Relay access denied` to networks it does not trust",
         Cure::Sources("add ", IpNet::to_string, " to mynetworks (Postfix) or relay_from_hosts (Exim)"),
     ),
@@ -173,6 +186,9 @@ mod tests {
         for notes in [OPENCLAW, MAIL] {
             let told = |identity| notes.iter().filter_map(|note| note.words(identity, &[])).count();
             assert_eq!((told(Identity::Loopback), told(Identity::Container)), (1, 1));
+            // What one note warns of is not what the other advises.
+            let advice = notes.iter().find_map(|note| note.words(Identity::Container, &[])).unwrap().1;
+            assert!(!advice.contains("--identity loopback"), "{advice}");
         }
         assert!(REDIS[0].words(Identity::Loopback, &[]).is_none());
     }

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use super::nearest;
 use super::notes::{
-    JVM, MAIL, MCP, MONGODB, MYSQL, NO_AUTH, Note, OLLAMA, OPENCLAW, POSTGRES, RABBITMQ, REDIS,
+    JVM, MAIL, MCP, MONGODB, MYSQL, NO_AUTH, Note, OLLAMA, OPENCLAW, PLAYWRIGHT, POSTGRES, RABBITMQ, REDIS,
 };
 
 /// One known service.
@@ -105,8 +105,8 @@ pub const PRESETS: &[Preset] = &[
 
 /// Services without a fixed port, as people name them: `mcp=8931`.
 pub const WITHOUT_PORT: &[(&str, Connect, &[Note])] = &[
-    ("mcp", Connect { variable: "", url: "http://{}" }, MCP),
-    ("playwright", Connect { variable: "", url: "http://{}" }, MCP),
+    ("mcp", Connect { variable: "", url: "http://{}/mcp" }, MCP),
+    ("playwright", Connect { variable: "", url: "http://{}/mcp" }, PLAYWRIGHT),
 ];
 
 /// What the clients of a service are given.
@@ -186,7 +186,7 @@ mod tests {
             ("postgres", "postgresql://USER@172.17.0.1:1/DB"),
             ("redis", "redis://172.17.0.1:1"),
             ("litellm", "http://172.17.0.1:1/v1"),
-            ("mcp", "http://172.17.0.1:1"),
+            ("mcp", "http://172.17.0.1:1/mcp"),
             ("tcp", "172.17.0.1:1"),
         ] {
             assert_eq!(connect(service).url("172.17.0.1:1"), expected);

@@ -22,6 +22,7 @@ pub(crate) mod kernel;
 pub(crate) mod kernel_ids;
 pub(crate) mod leftovers;
 pub(crate) mod machine;
+pub(crate) mod mariadb;
 pub(crate) mod memory;
 pub(crate) mod mounts;
 pub(crate) mod netns;

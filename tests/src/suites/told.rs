@@ -10,14 +10,16 @@ use super::refusals::lone_host;
 use crate::harness::cli::{Cli, Finding};
 use crate::harness::docker::Engine;
 use crate::harness::image;
+use crate::harness::mariadb::{self, Mariadb};
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::redis::Redis;
 use crate::harness::rig::{Moved, Rig, expect_moved, remove_pins};
-use crate::harness::topology::{GATEWAY_A, GATEWAY_B};
+use crate::harness::topology::{A1, GATEWAY_A, GATEWAY_B};
 
 pub(super) const TESTS: &[Test] = &[
     Test::on_host("told::what_containers_are_given", what_containers_are_given),
     Test::on_host("told::compose_snippet_reaches_the_service", compose),
+    Test::on_host("told::mysql_accounts_let_containers_in", mysql_accounts),
     Test::on_host("told::pg_hba_lines_let_all_attached_subnets_in", pg_hba),
     Test::on_host("told::services_that_trust_local_clients_are_warned_of", trusting_services),
     Test::on_host("told::tables_fit_eighty_columns", tables),
@@ -104,6 +106,43 @@ fn pg_hba() -> Result<()> {
         rig.expect(&name, Moved::accepted(1), query)?.success()?;
     }
     Ok(())
+}
+
+/// What the note says MariaDB answers is what it answers, and the account that it names is one.
+fn mysql_accounts() -> Result<()> {
+    let rig = Rig::new()?;
+    let mariadb = Mariadb::start(&rig.net.host, &[])?;
+    let sql = |statement: &str| mariadb.sql(&rig.net.host, statement);
+    sql("create user app@localhost identified by 'secret'")?;
+    let attach = ["attach", "mariadb", "--bridge", "br-a"];
+    let document = rig.cli().json(&attach)?;
+    let name = "br-a-mariadb-3306";
+    let found = Finding::list(named(&document, name)?)?;
+    let note = found.iter().find(|finding| finding.code == "service-note").context("no note")?;
+    let account =
+        || rig.expect(name, Moved::accepted(1), || mariadb::account(&rig.net.a1, &GATEWAY_A.to_string()));
+    let refused = |expected: &str, told: &str| -> Result<()> {
+        ensure!(note.cause.contains(told), "the note is {}", note.cause);
+        let output = account()?;
+        ensure!(output.code == Some(1) && output.stderr.contains(expected), "it says {}", output.stderr);
+        Ok(())
+    };
+    let allowed = |expected: &str| -> Result<()> {
+        let output = account()?;
+        output.success()?;
+        ensure!(output.stdout.trim() == expected, "the account is {}", output.stdout);
+        Ok(())
+    };
+    refused(&format!("Host '{A1}' is not allowed to connect"), "`Host … is not allowed to connect`")?;
+    sql("create user other@'%' identified by 'secret'")?;
+    refused(&format!("Access denied for user 'app'@'{A1}'"), "`Access denied for user`")?;
+    rig.cli().ok(&[&attach[..], &["--identity", "loopback"]].concat())?;
+    allowed("app@localhost")?;
+    rig.cli().ok(&attach)?;
+    let cure =
+        note.cure.split('`').find(|part| part.starts_with("'USER'@")).context("it names no account")?;
+    sql(&format!("create user {} identified by 'secret'", cure.replace("'USER'", "app")))?;
+    allowed(&format!("app@{}", cure.trim_start_matches("'USER'@").trim_matches('\'')))
 }
 
 fn trusting_services() -> Result<()> {

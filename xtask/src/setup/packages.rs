@@ -59,6 +59,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "redis-cli", package: "redis-tools", needs: &[Need::HostSuite, Need::Vm] },
     Program { name: POSTGRES, package: "postgresql", needs: &[Need::HostSuite] },
     Program { name: "psql", package: "postgresql-client", needs: &[Need::HostSuite] },
+    Program { name: "mariadbd", package: "mariadb-server-core", needs: &[Need::HostSuite] },
+    Program { name: "mariadb", package: "mariadb-client-core", needs: &[Need::HostSuite] },
     Program { name: "haproxy", package: "haproxy", needs: &[Need::Peers] },
     Program { name: NGINX_STREAM, package: "nginx libnginx-mod-stream", needs: &[Need::Peers] },
     Program { name: "docker-proxy", package: "docker.io", needs: &[Need::Peers] },
