@@ -5,23 +5,38 @@
 //! The file is read once, as a whole, and nothing else is asked: a file that is right here is right on every host.
 //!
 //! `section` reads one section · `entry`, `limits` which keys they have · `overlap` what two entries both want ·
-//! `error` what is said · `keys` what is documented.
+//! `error` what is said · `keys` what is documented ·
+//! `places` where an entry attaches · `save`, `forget`, `edit`, `written` changes of the text · `file` the file itself.
 
+mod edit;
+#[cfg(test)]
+mod edit_tests;
 mod entry;
 mod error;
+mod file;
+mod forget;
 #[cfg(test)]
 mod keys;
 mod limits;
 mod overlap;
+mod places;
+mod save;
 mod section;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::{fs, path::Path};
 
 use toml_edit::Document;
 
-pub use self::error::ConfigError;
+pub use self::{
+    edit::{Edit, EditError},
+    error::ConfigError,
+    file::{Held, text},
+    forget::{Forgotten, forget, forget_all},
+    save::save,
+};
 use self::{
     entry::Common,
     error::Problem,
@@ -96,12 +111,12 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         let line = lines.line(error.span().map_or(0, |span| span.start));
         ConfigError::wrong(path, vec![Problem { line, text: format!("no TOML: {}", error.message()) }])
     })?;
-    let (config, problems) = read(Section::of(&lines, "", document.as_table()));
+    let (config, problems) = config(Section::of(&lines, "", document.as_table()));
     if problems.is_empty() { Ok(config) } else { Err(ConfigError::wrong(path, problems)) }
 }
 
 /// What the file says, and what is wrong in it.
-fn read(mut root: Section<'_>) -> (Config, Vec<Problem>) {
+fn config(mut root: Section<'_>) -> (Config, Vec<Problem>) {
     let mut problems = Vec::new();
     let sections = root.sections("attach", "[[attach]]");
     let mut section = |key, title| root.section(key, title);

@@ -78,6 +78,11 @@ impl Outcome {
         self.made.extend(states);
     }
 
+    /// The names of what is attached of it.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.made.iter().map(Attachment::name)
+    }
+
     /// Whether it made the attachment with this name.
     pub(super) fn has_made(&self, name: &str) -> bool {
         self.made.iter().any(|state| state.name() == name)

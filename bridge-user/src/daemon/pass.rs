@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    Daemon, LOOK_AGAIN,
+    Daemon, LOOK_AGAIN, Typed,
     asked::{self, Outcome},
     held::Held,
 };
@@ -30,10 +30,15 @@ impl Daemon {
             true => Vec::new(),
             false => asked::together(self.by_file()),
         };
-        let by_file = by_file.iter().map(|request| (request, &self.held));
-        let typed = self.typed.iter().map(|typed| (&typed.request, &typed.held));
-        let outcomes: Vec<Outcome> =
-            by_file.chain(typed).map(|(request, held)| self.follow(request, held)).collect();
+        let mut outcomes: Vec<Outcome> =
+            by_file.iter().map(|request| self.follow(request, &self.held)).collect();
+        // What both ask for is the file's.
+        let made: Vec<String> = outcomes.iter().flat_map(Outcome::names).collect();
+        for Typed { request, held } in &self.typed {
+            let mut held = held.clone();
+            held.hold(&made);
+            outcomes.push(self.follow(request, &held));
+        }
         let removed = self.remove_unasked(&outcomes);
         let mut findings: Vec<Finding> = self.refused.iter().cloned().collect();
         for outcome in &outcomes {

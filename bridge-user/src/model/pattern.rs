@@ -20,13 +20,16 @@ pub fn pattern(name: &str) -> Result<Pattern, &'static str> {
     Pattern::new(if name == ALL { "*" } else { name }).map_err(|error| error.msg)
 }
 
-/// Whether both can mean the same network: they are the same, one stands for the other, or one for all.
+/// Whether `wide` stands for everything that `narrow` stands for, as far as names tell.
+pub fn covers(wide: &str, narrow: &str) -> bool {
+    let all_or_named =
+        |pattern: Pattern| pattern.as_str() == "*" || (!is_pattern(narrow) && pattern.matches(narrow));
+    wide == narrow || (is_pattern(wide) && pattern(wide).is_ok_and(all_or_named))
+}
+
+/// Whether both can mean the same network.
 pub fn meet(one: &str, other: &str) -> bool {
-    let covers = |wide: &str, narrow: &str| {
-        is_pattern(wide)
-            && pattern(wide).is_ok_and(|pattern| pattern.as_str() == "*" || pattern.matches(narrow))
-    };
-    one == other || covers(one, other) || covers(other, one)
+    covers(one, other) || covers(other, one)
 }
 
 #[cfg(test)]
@@ -53,5 +56,6 @@ mod tests {
         for (one, other) in [("web", "app"), ("web-*", "app"), ("web-*", "app-*"), ("all-x", "web")] {
             assert!(!meet(one, other) && !meet(other, one), "{one} {other}");
         }
+        assert!(covers("all", "a*") && covers("a*", "ab") && !covers("a*", "a?") && !covers("ab", "a*"));
     }
 }

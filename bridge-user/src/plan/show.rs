@@ -26,6 +26,8 @@ pub struct DryRun {
     pub steps: Vec<String>,
     /// The same changes as data.
     pub changes: Vec<Change>,
+    /// What would be written to the configuration after that, a sentence each.
+    pub configuration: Vec<String>,
     /// What would be in the way of it, or is worth telling.
     pub findings: Vec<Finding>,
     /// What would not be attached, and why.
@@ -69,6 +71,7 @@ impl DryRun {
             choices,
             steps,
             changes,
+            configuration: Vec::new(),
             findings: intent.left_out.iter().chain(&intent.findings).cloned().collect(),
             refused: intent.refused.clone(),
             warnings: intent.warnings.clone(),
@@ -94,14 +97,14 @@ impl DryRun {
         for finding in &self.findings {
             push_line(&mut text, &format!("{}: {}: {finding}", finding.severity, finding.subject));
         }
-        if self.steps.is_empty() {
+        if self.steps.is_empty() && self.configuration.is_empty() {
             let why = if self.refused.is_empty() { "everything" } else { "the rest" };
             push_line(&mut text, "");
             push_line(&mut text, &format!("nothing would change: {why} is attached as asked"));
             return text;
         }
         text.push_str("\nnothing was changed; attach would do this:\n");
-        for (at, step) in self.steps.iter().enumerate() {
+        for (at, step) in self.steps.iter().chain(&self.configuration).enumerate() {
             push_line(&mut text, &format!("{:3}. {step}", at + 1));
         }
         text

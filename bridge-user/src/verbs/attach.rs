@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::{attach_report::AttachReport, candidates, compose, follow};
+use super::{attach_report::AttachReport, candidates, compose, follow, saving::SaveArgs};
 use crate::{
     UsageError,
     apply::{self, Attached},
@@ -23,7 +23,7 @@ use crate::{
         report::AttachmentReport,
     },
     plan::{
-        self,
+        self, Refusal,
         request::{AllowedSource, Firewall, Request, one_value_each},
         show::DryRun,
     },
@@ -80,9 +80,8 @@ pub struct Args {
     /// Print what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Keep the attachment in the daemon's configuration (not in this version)
-    #[arg(long)]
-    save: bool,
+    #[command(flatten)]
+    saving: SaveArgs,
     /// Relay in the foreground until SIGINT or SIGTERM, then drain; with --container, follow its restarts until then
     #[arg(long)]
     foreground: bool,
@@ -180,7 +179,6 @@ fn spec_help() -> String {
 /// When something is wrong with the request as a whole, or the kernel refuses; nothing is attached then.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     let mut request = parse_request(args)?;
-    refuse_missing(args)?;
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
     let daemon = match args.foreground || args.container.is_some() {
         true => None,
@@ -190,21 +188,22 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
     request.foreground |= daemon.is_some();
     let mut prepared = prepare::prepare(&request, scope, places)?;
     let relays = !prepared.intent.relayed.is_empty();
-    let daemon = daemon.filter(|_| relays && !args.dry_run).map(|(daemon, _)| daemon);
-    let relayed = match &daemon {
-        Some(daemon) => by_daemon(daemon, &request, &mut prepared)?,
-        None => Vec::new(),
-    };
-    let refused = &prepared.intent.refused;
-    let code = ExitCode::from(u8::from(!refused.is_empty()));
-    let say_refused = || refused.iter().for_each(|refusal| out.say_error(&refusal.error));
     if args.dry_run {
-        say_refused();
-        out.print_as(args.output.output, &pinned::dry_run(&prepared)?, DryRun::to_text)?;
+        let mut dry_run = pinned::dry_run(&prepared)?;
+        dry_run.configuration = args.saving.steps(&request, &prepared.intent)?;
+        let code = say_refused(&prepared.intent.refused, out);
+        out.print_as(args.output.output, &dry_run, DryRun::to_text)?;
         return Ok(code);
     }
+    let mut saving = args.saving.open()?;
+    saving.as_mut().map_or(Ok(()), |saving| saving.write(&request, &prepared.intent))?;
+    let relayed = match daemon.filter(|_| relays) {
+        Some((daemon, _)) => by_daemon(&daemon, &request, &mut prepared)?,
+        None => Vec::new(),
+    };
     let Attached { runner, warnings: failed } = apply::attach(&prepared, request.relay)?;
-    say_refused();
+    let code = say_refused(&prepared.intent.refused, out);
+    saving.map_or(Ok(()), |saving| saving.finish(out)).context("attached, and not saved")?;
     let warnings: Vec<String> = prepared.intent.warnings.iter().cloned().chain(failed).collect();
     for warning in &warnings {
         out.say(&format!("warning: {warning}"));
@@ -225,6 +224,12 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))?;
     }
     Ok(code)
+}
+
+/// Says what is not attached, which is exit code 1.
+fn say_refused(refused: &[Refusal], out: &Out) -> ExitCode {
+    refused.iter().for_each(|refusal| out.say_error(&refusal.error));
+    ExitCode::from(u8::from(!refused.is_empty()))
 }
 
 /// Has the daemon do it, and leaves to this process what the daemon has done. Returns what it relays.
@@ -288,16 +293,6 @@ fn parse_request(args: &Args) -> anyhow::Result<Request> {
 
 fn allowed_source(text: &str) -> Result<AllowedSource, UsageError> {
     text.parse().map_err(|expected| UsageError(format!("invalid --allow `{text}`: expected {expected}")))
-}
-
-/// Options of the contract that this version does not have yet.
-fn refuse_missing(args: &Args) -> anyhow::Result<()> {
-    if args.save {
-        bail!(
-            "--save is not in this version, which has no daemon: run attach from a systemd unit after docker.service"
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use anyhow::{anyhow, bail};
 
-use super::candidates;
+use super::{candidates, saving::SaveArgs};
 use crate::{
     apply,
     cli::output::Out,
@@ -16,36 +16,48 @@ use crate::{
 
 /// What can be asked of `detach`.
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
 pub struct Args {
     /// Names of attachments, services or containers, or ports; a name that means nothing is an error, and the others
     /// are detached
-    #[arg(value_name = "NAME", add = candidates::attachments())]
+    #[arg(value_name = "NAME", required_unless_present = "all", add = candidates::attachments())]
     names: Vec<String>,
     /// Everything of this network namespace, and what it attached inside containers
-    #[arg(long)]
+    #[arg(long, conflicts_with = "names")]
     all: bool,
+    #[command(flatten)]
+    saving: SaveArgs,
 }
 
 /// Detaches what `args` name, and says what that was.
 ///
 /// # Errors
-/// As [`by_name`] and [`all`].
+/// When the configuration cannot be changed; nothing is detached then. And as [`by_name`] and [`all`].
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
-    let names = if args.all { all(scope)? } else { by_name(scope, &args.names)? };
+    preflight::may_detach()?;
+    let saved = save(args, out)?;
+    let names = if args.all { all(scope)? } else { by_name(scope, &args.names, &saved)? };
     let mut lines = String::new();
     names.iter().for_each(|name| push_line(&mut lines, &format!("detached {name}")));
     out.print(&lines).map(drop)
 }
 
-/// Detaches every attachment that one of `names` means. Returns their names.
+/// Takes out of the configuration what `args` name, if they ask for that. Returns the names that it had.
+fn save(args: &Args, out: &Out) -> anyhow::Result<Vec<String>> {
+    let Some(mut saving) = args.saving.open()? else { return Ok(Vec::new()) };
+    let known =
+        if args.all { saving.forget_all().map(|()| Vec::new())? } else { saving.forget(&args.names)? };
+    saving.finish(out)?;
+    Ok(known)
+}
+
+/// Detaches every attachment that one of `names` means; `saved`: the names that were in the configuration. Returns the
+/// names of the attachments.
 ///
 /// # Errors
 /// When a name means nothing, or several plain ports by the word that all of them have, a relay process does not
 /// answer, or the kernel refuses. What the other names mean is detached nevertheless: who wants several closed shall
 /// not find them open because one was closed before.
-fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
-    preflight::may_detach()?;
+fn by_name(scope: &Scope, names: &[String], saved: &[String]) -> anyhow::Result<Vec<String>> {
     let mut outcome = Outcome::default();
     // What a plain port is called says nothing of which one it is.
     let is_plain = |name: &&String| *name == UNNAMED_SERVICE;
@@ -59,7 +71,8 @@ fn by_name(scope: &Scope, names: &[String]) -> anyhow::Result<Vec<String>> {
             .chain(relayed().filter(|entry| entry.is_meant_by(name)).map(|entry| entry.name.clone()))
             .collect()
     };
-    let unknown: Vec<_> = names.iter().filter(|name| meant_by(name).is_empty()).collect();
+    let is_unknown = |name: &&String| meant_by(name).is_empty() && !saved.contains(name);
+    let unknown: Vec<_> = names.iter().filter(is_unknown).collect();
     let before: Vec<_> =
         steered.iter().map(Attachment::name).chain(relayed().map(|entry| entry.name.clone())).collect();
     let mut chosen: Vec<_> = named.iter().flat_map(|name| meant_by(name)).collect();
@@ -103,7 +116,6 @@ fn unknown_names(unknown: &[&String], before: &[String], detached: &[String]) ->
 /// # Errors
 /// When a pin cannot be removed, or a relay process does not answer; the rest is done nevertheless.
 fn all(scope: &Scope) -> anyhow::Result<Vec<String>> {
-    preflight::may_detach()?;
     let mut outcome = Outcome::default();
     outcome.detached(apply::detach_all(scope));
     outcome.detached(apply::end_hidden(scope));

@@ -11,5 +11,6 @@ pub mod detach;
 pub mod events;
 pub mod follow;
 pub mod run;
+mod saving;
 pub mod status;
 pub mod systemd;

@@ -47,7 +47,6 @@ pub(super) const TESTS: &[Test] = &[
         cannot(&["7001"], &["docker", "/nonexistent/docker.sock", "--bridge"])
     }),
     Test::on_host("host::not_yet_datapath_express", || not_yet(&["--datapath", "express"], "express")),
-    Test::on_host("host::not_yet_save", || not_yet(&["--save"], "--save")),
     Test::on_host("host::unix_target_without_a_process", || {
         cannot(&["7001:unix:/run/x.sock", "--bridge", "br-a"], &["UNIX", "splice", "--foreground"])
     }),
