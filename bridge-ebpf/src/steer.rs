@@ -50,10 +50,6 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     }
     let packet = read_packet(sk);
     let handoff = handoff::this_cpu()?;
-    // This is a lookup by `steer_tc`, not a packet that needs a listener.
-    if handoff.lookup.is(&packet.connection()) {
-        return None;
-    }
     let left = handoff::left(handoff, &packet);
     handoff::clear(handoff, &packet);
     let ifindex = match switches::HAVE_INGRESS_IFINDEX.load() {
@@ -64,6 +60,10 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     let rule = RuleKey { gateway: packet.gateway, ifindex, port: packet.port, pad: 0 };
     // SAFETY: the value is a plain integer.
     let Some(&id) = (unsafe { maps::RULES.get(&rule) }) else { return other_address(&rule, &packet) };
+    // This is a lookup by `steer_tc`, not a packet that needs a listener.
+    if handoff.lookup.is(&packet.connection()) {
+        return None;
+    }
     let attachment = lookup::attachment(id)?;
     let stats = stages::of(id)?;
     let outcome = match lookup::source_class(&attachment, &packet) {

@@ -25,7 +25,7 @@ use aya_ebpf::{
 };
 use bridge_common::{
     Ip,
-    maps::{ConnectionKey, LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, Stage, TargetKey},
+    maps::{LEFT_KNOWN, LEFT_UNPREPARED, RuleKey, Stage, TargetKey},
     steer::{Outcome, SourceClass},
 };
 
@@ -173,14 +173,23 @@ fn read_ipv6(ctx: &TcContext) -> Option<(Ip, Ip, usize)> {
 
 /// Whether the kernel has a connection with these addresses, in any state: then the packet belongs to it.
 ///
-/// A lookup that finds no connection goes on to listeners.
+/// A lookup that finds no connection goes on to listeners, and so through `steer`, which would try all its slots. The
+/// hand-off tells `steer` to leave this lookup alone.
 #[inline(always)]
 fn is_known(ctx: &TcContext, packet: &Packet) -> bool {
-    let Some(sk) = find(ctx, packet, packet.gateway, packet.port) else { return false };
-    // SAFETY: `sk` is referenced until it is released.
-    let listens = unsafe { addr_of!((*sk).state).read_volatile() } == BPF_TCP_LISTEN;
-    release(sk);
-    !listens
+    let Some(handoff) = handoff::this_cpu() else { return true };
+    handoff.lookup = packet.connection();
+    let found = find(ctx, packet, packet.gateway, packet.port);
+    handoff.lookup.port = 0;
+    match found {
+        None => false,
+        Some(sk) => {
+            // SAFETY: `sk` is referenced until it is released.
+            let listens = unsafe { addr_of!((*sk).state).read_volatile() } == BPF_TCP_LISTEN;
+            release(sk);
+            !listens
+        }
+    }
 }
 
 /// Assigns the packet to the listener that the kernel finds for a packet from there to the target, if that is an MPTCP
@@ -253,13 +262,9 @@ fn give(ctx: &TcContext, sk: *mut bpf_sock) -> Option<Outcome> {
 }
 
 /// The socket of this network namespace that a packet from there to `to` would reach. It is referenced.
-///
-/// A lookup of a listener goes through `steer`; the hand-off tells it to leave this one alone.
 #[inline(always)]
 fn find(ctx: &TcContext, packet: &Packet, to: Ip, port: u16) -> Option<*mut bpf_sock> {
     let (source, source_port) = (packet.source, packet.source_port);
-    let handoff = handoff::this_cpu()?;
-    handoff.lookup = ConnectionKey { source, gateway: to, source_port, port };
     // Not zeroed: that would be a function call, with which older verifiers walk through far more states.
     let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
     let parts = tuple.as_mut_ptr();
@@ -278,7 +283,6 @@ fn find(ctx: &TcContext, packet: &Packet, to: Ip, port: u16) -> Option<*mut bpf_
         };
         bpf_skc_lookup_tcp(ctx.as_ptr(), parts, size as u32, BPF_F_CURRENT_NETNS as u64, 0)
     };
-    handoff.lookup.port = 0;
     (!sk.is_null()).then_some(sk)
 }
 

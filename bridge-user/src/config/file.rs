@@ -1,8 +1,8 @@
 //! The file on the disk: read, and replaced as a whole.
 //!
-//! Invariants: who reads it sees the old text or the new one, whatever happens meanwhile; of several who change it, each
-//! starts from what the one before wrote. The new file has the mode and the owner of the old one. A symbolic link stays
-//! one, and what it leads to is changed.
+//! Invariants: who reads it sees the old text or the new one, whatever happens meanwhile; of several who change it,
+//! each starts from what the one before wrote. The new file has the mode and the owner of the old one. A symbolic link
+//! stays one, and what it leads to is changed.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},

@@ -85,7 +85,8 @@ fn refuse_several_plain(path: &Path, config: &Config, names: &[String]) -> Resul
         return Ok(());
     }
     Err(EditError::Refused(format!(
-        "failed to take {UNNAMED_SERVICE} out of {}: every plain port is called so, and lines {} have one: name the port",
+        "failed to take {UNNAMED_SERVICE} out of {}: every plain port is called so, and lines {} have one: name \
+         the port",
         path.display(),
         list(lines)
     )))

@@ -159,7 +159,8 @@ fn is_same_elsewhere(one: &Request, other: &Request) -> bool {
 fn of_another(path: &Path, entry: &Entry, wanted: &Request, other: &ServiceSpec) -> EditError {
     let place = shared(&entry.request, wanted).map(|place| format!(" of {place}")).unwrap_or_default();
     EditError::Refused(format!(
-        "line {} of {} has port {}{place} for {}: take that out first (bridge-user detach {} --save), or choose another \
+        "line {} of {} has port {}{place} for {}: take that out first (bridge-user detach {} --save), or choose \
+         another \
          port",
         entry.line,
         path.display(),

@@ -1,8 +1,8 @@
 //! The daemon: keeps what the configuration asks for true, whatever engines, bridges and services do meanwhile.
 //!
-//! Invariants: level-triggered: an event only wakes it, and each pass compares everything that is asked for with what is
-//! there. What fails is told, tried again, and keeps nothing else from being done. What is steered needs no daemon: it
-//! goes on when this process ends, however it ends. A file that is wrong changes nothing.
+//! Invariants: level-triggered: an event only wakes it, and each pass compares everything that is asked for with what
+//! is there. What fails is told, tried again, and keeps nothing else from being done. What is steered needs no daemon:
+//! it goes on when this process ends, however it ends. A file that is wrong changes nothing.
 
 mod asked;
 mod file;

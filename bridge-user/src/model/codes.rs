@@ -113,8 +113,8 @@ codes! {
     }
     NOT_AS_CONFIGURED: "not-as-configured", Warning, "status", "0.1.0" {
         symptom: "something is not attached, or not so, as the configuration asks",
-        cause: "what it needs is not there yet (engine, network, container), or something is in the way; what is attached \
-                already stays",
+        cause: "what it needs is not there yet (engine, network, container), or something is in the way; what is \
+                attached already stays",
         see: "`journalctl -u bridge-user`; `bridge-user run --check-config`",
         cure: "what the cause says; the daemon tries again whenever something changes, and every 30 seconds",
     }

@@ -80,24 +80,17 @@ fn bridges_are_found_with_their_addresses() {
 }
 
 #[test]
-fn lookups_take_milliseconds_among_hundreds_of_links() {
+fn a_bridge_is_found_among_hundreds_of_links() {
     in_new_netns(|| {
         for index in 0..100 {
             ip(&format!("link add v{index} type veth peer name w{index}"));
         }
         ip("link add br-t type bridge");
         ip("address add 10.9.0.1/24 dev br-t");
-        let mut times: Vec<Duration> = (0..9)
-            .map(|_| {
-                let start = Instant::now();
-                bridge_by_name(&here(), "br-t").expect("br-t");
-                links(&here()).expect("netlink");
-                start.elapsed()
-            })
-            .collect();
-        times.sort();
-        assert!(times[4] < Duration::from_millis(20), "median of {times:?}");
-        println!("200 links: bridge_by_name + links: {:?}", times[4]);
+        let bridge = bridge_by_name(&here(), "br-t").expect("br-t");
+        assert_eq!(bridge.name, "br-t");
+        // With the loopback interface.
+        assert_eq!(links(&here()).expect("netlink").len(), 202);
     });
 }
 

@@ -60,8 +60,8 @@ impl Prepared {
     }
 }
 
-/// Resolves and checks a request; changes nothing. `running`: where the process that is going to relay does so already: those
-/// listeners are in nobody's way.
+/// Resolves and checks a request; changes nothing. `running`: where the process that is going to relay does so already:
+/// those listeners are in nobody's way.
 ///
 /// # Errors
 /// When something is missing or in the way; each message names the value, the cause and the next step.

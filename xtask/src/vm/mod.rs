@@ -128,7 +128,8 @@ fn payload(ws: &Workspace, args: &Args) -> Result<Payload> {
     }
 }
 
-/// The default set beside the kernel that runs here, for `test`: what its guests need is read or built once, before the first of them starts.
+/// The default set beside the kernel that runs here, for `test`: what its guests need is read or built once, before the
+/// first of them starts.
 pub(crate) struct Guests {
     manifest: Manifest,
     release: String,
