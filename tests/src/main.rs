@@ -88,9 +88,9 @@ impl Group {
 
     fn has(self, scope: Scope) -> bool {
         match self {
-            Self::Host => true,
+            Self::Host => scope != Scope::Guests,
             Self::Namespaces => scope != Scope::Host,
-            Self::Kernels => scope == Scope::Kernels,
+            Self::Kernels => matches!(scope, Scope::Kernels | Scope::Guests),
         }
     }
 }

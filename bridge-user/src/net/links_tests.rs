@@ -2,7 +2,6 @@
 //! test's own thread, which needs root.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 

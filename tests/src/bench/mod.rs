@@ -1,9 +1,9 @@
-//! `suite bench steer|relay|attach|fair|reconcile [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths are,
-//! next to
-//! what else there is, alternating in one run; and how long attaches of many services take.
+//! `suite bench steer|relay|attach|fair|reconcile [--rounds N] [--seconds S] [--json FILE]`: how fast the datapaths
+//! are, next to what else there is, alternating in one run; how long attaches of many services take, and how soon the
+//! daemon follows.
 //!
-//! [`attach`] times attaches of many services · [`reconcile`] how soon the daemon follows, and what it costs ·
-//! [`steer`], [`relay`] and [`fair`] say which targets there are ·
+//! [`attach`] times attaches of many services · [`reconcile`] the daemon · [`steer`], [`relay`] and [`fair`] say which
+//! targets there are ·
 //! [`rounds`] loads them in turns · [`load`] and [`service`] are the two ends of a connection · [`target`] proves the
 //! path · [`cpu`] what it cost · [`stats`] and [`report`] what came of it.
 //! Invariants: nothing else of the suite runs meanwhile; a path that was not taken fails the run.
@@ -64,8 +64,8 @@ pub(crate) fn main(arguments: &[String]) -> i32 {
         Ok(options) => options,
         Err(error) => {
             eprintln!(
-                "suite bench: {error:#}: use bench steer|relay|attach|fair|reconcile [--rounds N] [--seconds S] [--json \
-                 FILE]"
+                "suite bench: {error:#}: use bench steer|relay|attach|fair|reconcile [--rounds N] [--seconds S] \
+                 [--json FILE]"
             );
             return 2;
         }

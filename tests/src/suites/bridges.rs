@@ -6,6 +6,7 @@
 use anyhow::{Result, ensure};
 
 use super::Test;
+use super::only_relayed::into_vrf;
 use crate::harness::client::{answers, refused};
 use crate::harness::relay::{NAME, gateway};
 use crate::harness::rig::{Moved, Rig};
@@ -21,6 +22,7 @@ pub(super) const TESTS: &[Test] = &[
     }),
     Test::on_host("bridge::an_uplink_that_comes_later_is_told_of", later_uplink),
     Test::new("bridge::that_is_down_is_not_ready", down),
+    Test::in_guests("bridge::that_gets_into_a_vrf_has_failed", vrf),
     Test::new("bridge::that_was_renamed_is_served", renamed),
     Test::new("bridge::addresses_that_come_and_go_are_told_of", addresses),
 ];
@@ -77,6 +79,23 @@ fn down() -> Result<()> {
     rig.expect_state(NAME, "ready")?;
     rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
     Ok(())
+}
+
+/// A rule for the VRF would let in its other interfaces, so there is none, and nobody is served.
+fn vrf() -> Result<()> {
+    let (rig, service) = served()?;
+    rig.attach("7001")?;
+    rig.net.host.ip(&into_vrf("br-a"))?;
+    let attachment = rig.expect_state(NAME, "failed")?;
+    attachment.expect_finding("bridge-in-vrf")?;
+    let cure = attachment.findings.iter().find(|finding| finding.code == "bridge-in-vrf");
+    ensure!(cure.is_some_and(|finding| finding.cure.contains("--foreground")), "it says {cure:?}");
+    refused(&rig.net.a1, gateway())?;
+    ensure!(service.peers().is_empty(), "the service saw {:?}", service.peers());
+    rig.net.host.ip("link del red\n")?;
+    // Until then the last connection is one that arrived and was not steered.
+    rig.expect(NAME, Moved::accepted(1), || answers(&rig.net.a1, gateway()))?;
+    rig.expect_state(NAME, "ready").map(drop)
 }
 
 fn renamed() -> Result<()> {

@@ -95,7 +95,7 @@ use anyhow::Result;
 
 use crate::harness::kernel::Need;
 
-/// Where a trial runs. On this machine all of them do.
+/// Where a trial runs. On this machine all of them do, but for those that need a module it may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// In each kernel of every run: what a kernel can change (the verifier, attaching, each datapath and identity, who
@@ -104,6 +104,8 @@ pub(crate) enum Scope {
     /// In kernels only with `cargo xtask vm --full`: needs namespaces, busybox, `ip`, `nft` and `redis-server`, and
     /// tries what a kernel is not expected to change.
     Namespaces,
+    /// In kernels only, in each of every run: needs a module that kernels for virtual machines come without.
+    Guests,
     /// Not in kernels: needs Docker, PostgreSQL or bpftool; or nothing that a kernel could do differently and emulation
     /// would make slow.
     Host,
@@ -138,6 +140,11 @@ impl Test {
     /// A trial that runs only on a full host.
     const fn on_host(name: &'static str, run: fn() -> Result<()>) -> Self {
         Self::new(name, run).on(Scope::Host)
+    }
+
+    /// A trial that runs only inside kernels.
+    const fn in_guests(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self::new(name, run).on(Scope::Guests)
     }
 
     /// The same trial, in every run inside kernels.

@@ -25,6 +25,12 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("relayed::a_listener_bound_to_an_interface", || {
         relayed("7001", "bound to an interface (SO_BINDTODEVICE)", |host| on_lo(host, local(7001)))
     }),
+    Test::in_guests("relayed::a_bridge_in_a_vrf", || {
+        relayed("7001", "bridge br-b is in VRF red", |host| {
+            host.ip(&into_vrf("br-b"))?;
+            Service::start(host, local(7001))
+        })
+    }),
     Test::new("relayed::the_hint_at_another_address_leads_there", hint),
 ];
 
@@ -33,6 +39,11 @@ fn on_lo(host: &Netns, address: SocketAddr) -> Result<Service> {
     let listener = listener(host, address, Port::Exclusive)?;
     host.run(|| setsockopt(&listener, sockopt::BindToDevice, &"lo".into()))?;
     Service::serve(listener)
+}
+
+/// The bridge gets into a VRF.
+pub(super) fn into_vrf(bridge: &str) -> String {
+    format!("link add red type vrf table 10\nlink set red up\nlink set {bridge} master red\n")
 }
 
 fn relayed(spec: &str, why: &str, start: impl Fn(&Netns) -> Result<Service>) -> Result<()> {

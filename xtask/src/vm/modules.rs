@@ -20,6 +20,7 @@ const WANTED: &[&str] = &[
     "veth",
     "dummy",
     "macvlan",
+    "vrf",
     "br_netfilter",
     "ipv6",
     "inet_diag",
