@@ -68,8 +68,9 @@ pub enum DockerError {
     },
     /// The network that a swarm's containers reach their host over is not there yet.
     #[error(
-        "failed to find Docker network docker_gwbridge: Docker makes it when this host joins a swarm: run docker swarm \
-         init or join, then attach again"
+        "failed to find Docker network docker_gwbridge: it does not exist yet, Docker makes it when this host joins a \
+         swarm: run docker swarm init or join, then attach again; or have it in the configuration of bridge-user run, \
+         which waits for it"
     )]
     NoSwarm,
     /// The engine's bridges are not on this host, or in a namespace that only it has.
