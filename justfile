@@ -36,6 +36,10 @@ ci:
 demo:
     cargo xtask demo
 
+# Make packages, tarball, bill of materials and checksums in target/dist
+dist:
+    cargo xtask dist
+
 # Measure a datapath next to a direct connection, for example `just bench steer`
 bench *ARGS:
     cargo xtask bench {{ARGS}}

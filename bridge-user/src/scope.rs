@@ -120,7 +120,7 @@ impl Roots {
 
     /// True when bpffs is mounted where it should be.
     pub(crate) fn bpffs_mounted(&self) -> bool {
-        nix::sys::statfs::statfs(&self.bpffs).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+        rustix::fs::statfs(&self.bpffs).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC)
     }
 
     /// True when bpffs is mounted, and nothing can be changed there.

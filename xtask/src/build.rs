@@ -59,7 +59,7 @@ pub(crate) fn ebpf(ws: &Workspace) -> Result<String> {
         .args(["build", "--package", "bridge-ebpf", "--release", "--target", "bpfel-unknown-none"])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(ws.target("bpf"))
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&tools.linker));
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(ws, &tools));
     let said = exec::run_teeing_errors(&mut cargo, "build the eBPF objects")?;
     record_toolchain(ws, &tools)?;
     for (object, before) in objects.iter().zip(before) {
@@ -82,16 +82,17 @@ fn record_toolchain(ws: &Workspace, tools: &setup::Ebpf) -> Result<()> {
     fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))
 }
 
-fn rustflags(linker: &Path) -> String {
+fn rustflags(ws: &Workspace, tools: &setup::Ebpf) -> String {
     let arch = std::env::consts::ARCH;
-    [
+    let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         format!("-Ctarget-cpu={BPF_CPU}"),
-        format!("-Clinker={}", linker.display()),
+        format!("-Clinker={}", tools.linker.display()),
         "-Clink-arg=--btf".to_owned(),
-    ]
-    .join("\x1f")
+    ];
+    flags.extend(ws.without_paths(&tools.toolchain.sysroot));
+    flags.join("\x1f")
 }
 
 /// A file's content and time of change.

@@ -7,6 +7,7 @@ mod build;
 mod counts;
 mod debian;
 mod demo;
+mod dist;
 mod exec;
 mod lint;
 mod setup;
@@ -47,6 +48,8 @@ enum Command {
     Demo,
     /// Measure datapaths next to a direct connection and to their peers
     Bench(bench::Args),
+    /// Make packages, tarball, bill of materials and checksums in target/dist
+    Dist,
 }
 
 fn main() -> ExitCode {
@@ -70,5 +73,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::KernelTable => vm::table::write(&ws),
         Command::Demo => demo::run(&ws),
         Command::Bench(args) => bench::run(&ws, &args),
+        Command::Dist => dist::run(&ws),
     }
 }

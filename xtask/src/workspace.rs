@@ -82,6 +82,19 @@ impl Workspace {
         self.target(profile.name()).join(name)
     }
 
+    /// Flags for a compiler in `sysroot` that keep this machine's paths out of what it makes, so that the same sources
+    /// give the same bytes everywhere.
+    pub(crate) fn without_paths(&self, sysroot: &Path) -> Vec<String> {
+        let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+        let named =
+            [(Some(self.root.clone()), "bridge-user"), (home, "cargo"), (Some(sysroot.to_owned()), "rust")];
+        let flag = |(path, name): (Option<PathBuf>, &str)| {
+            path.map(|path| format!("--remap-path-prefix={}={name}", path.display()))
+        };
+        named.into_iter().filter_map(flag).collect()
+    }
+
     /// Cargo for host code. The object's path is always passed in the same way, so that one command does not
     /// invalidate what another one built.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {

@@ -5,6 +5,7 @@ mod engines;
 mod go;
 mod linker;
 mod packages;
+mod static_target;
 mod toolchain;
 
 use std::{fmt, path::PathBuf};
@@ -15,6 +16,7 @@ pub(crate) use busybox::busybox;
 pub(crate) use engines::variables as engine_variables;
 pub(crate) use go::server as go_server;
 pub(crate) use packages::{Need, postgres};
+pub(crate) use static_target::ensure as static_target;
 pub(crate) use toolchain::Toolchain;
 
 use crate::{

@@ -35,6 +35,8 @@ pub(crate) enum Need {
     Vm,
     /// Packages that are unpacked and not installed.
     Unpack,
+    /// Packages for others.
+    Dist,
 }
 
 /// A program, the Debian package it comes in and what it is for.
@@ -52,7 +54,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "sysctl", package: "procps", needs: &[Need::HostSuite] },
     Program { name: "depmod", package: "kmod", needs: &[Need::HostSuite, Need::Vm] },
     Program { name: BUSYBOX, package: "busybox-static", needs: &[Need::HostSuite, Need::Vm] },
-    Program { name: "dpkg-deb", package: "dpkg", needs: &[Need::Vm, Need::Unpack] },
+    Program { name: "dpkg-deb", package: "dpkg", needs: &[Need::Vm, Need::Unpack, Need::Dist] },
     Program { name: "xz", package: "xz-utils", needs: &[Need::Vm] },
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needs: &[Need::Vm] },
     Program { name: "redis-server", package: "redis-server", needs: &[Need::HostSuite, Need::Vm] },

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nix::sys::statfs::fstatfs;
+use rustix::fs::fstatfs;
 
 use crate::scope::BPF_FS_MAGIC;
 
@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         }
         _ => error,
     })?;
-    if fstatfs(&dir)?.filesystem_type().0 == BPF_FS_MAGIC {
+    if fstatfs(&dir)?.f_type == BPF_FS_MAGIC {
         return Ok(dir);
     }
     Err(io::Error::other("it is not of a bpffs, as pins are: unmount or remove it, or mount bpffs there"))
