@@ -3,7 +3,7 @@
 //!
 //! Dependency rules: `engine` and `relay` never import aya and `kernel` never imports bollard; `model` and `plan` do no
 //! I/O; only `cli` and `verbs` print. From the bottom up: `model`, `systemd`, `net`, `netfilter`, `scope`, `kernel`,
-//! `engine`, `relay`, `probe`, `plan`, `config`, `observe`, `runner`, `apply`, `daemon`, `verbs`, `cli`.
+//! `engine`, `relay`, `probe`, `plan`, `config`, `import`, `observe`, `runner`, `apply`, `daemon`, `verbs`, `cli`.
 //!
 //! Other crates see [`cli::run`], where its output goes, the [`Scope`] it works in, and what a detach would do
 //! ([`planned_detach`]).
@@ -15,6 +15,7 @@ pub mod cli;
 mod config;
 mod daemon;
 mod engine;
+mod import;
 mod kernel;
 mod model;
 mod net;

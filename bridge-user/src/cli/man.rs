@@ -31,6 +31,7 @@ const OF_VERBS: &[(&str, &[&str])] = &[
     ("status", &["States", "Counters", "JSON", "Exit codes"]),
     ("check", &["Exit codes"]),
     ("events", &["Exit codes"]),
+    ("import", &["Exit codes"]),
     ("systemd", &["Exit codes", "Files and environment"]),
 ];
 /// Verbs whose page has the examples, too.

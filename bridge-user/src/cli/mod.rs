@@ -21,7 +21,7 @@ pub use self::{complete::complete, output::Out};
 use crate::{
     UsageError,
     scope::Scope,
-    verbs::{attach, check, detach, events, run, status, systemd},
+    verbs::{attach, check, detach, events, import, run, status, systemd},
 };
 
 /// Containers reach services that listen only on the host's 127.0.0.1, in the kernel.
@@ -49,6 +49,8 @@ pub(crate) enum Verb {
     Events(events::Args),
     /// Run the daemon: keep attached what the configuration asks for
     Run(run::Args),
+    /// Show forwards made by hand (socat, systemd-socket-proxyd, DNAT), and what replaces them
+    Import(import::Args),
     /// Install the daemon as a systemd unit, or remove it
     Systemd(systemd::Args),
     /// Print a shell completion script
@@ -125,6 +127,7 @@ fn run_verb(
         Verb::Check(args) => return check::run(args, &scope()?, out),
         Verb::Events(args) => events::run(args, &scope()?, out)?,
         Verb::Run(args) => return run::run(args, scope, out),
+        Verb::Import(args) => import::run(args, &scope()?, out)?,
         Verb::Systemd(args) => systemd::run(args, scope, out)?,
         Verb::Completions { shell } => drop(out.print_bytes(&complete::script(*shell)?)?),
         Verb::Man { dir } => print_manual(dir.as_deref(), out)?,

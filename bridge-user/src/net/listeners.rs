@@ -82,6 +82,25 @@ pub fn has_connection(
     Ok(false)
 }
 
+/// Every established connection of the namespace: its own end, and the other.
+///
+/// # Errors
+/// [`NetError::Netlink`] if the kernel cannot be asked.
+pub fn connections(namespace: &Namespace) -> Result<Vec<(SocketAddr, SocketAddr)>, NetError> {
+    let mut connections = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        for payload in dump_family(namespace, family, StateFlags::ESTABLISHED)? {
+            let Ok(response) = InetResponse::parse(payload.as_slice()) else { continue };
+            let id = &response.header.socket_id;
+            connections.push((
+                SocketAddr::new(id.source_address, id.source_port),
+                SocketAddr::new(id.destination_address, id.destination_port),
+            ));
+        }
+    }
+    Ok(connections)
+}
+
 fn dump_family(namespace: &Namespace, family: u8, states: StateFlags) -> Result<Vec<Vec<u8>>, NetError> {
     let request = InetRequest {
         family,

@@ -13,6 +13,7 @@ pub mod namespace;
 pub(crate) mod netlink;
 pub mod own;
 pub mod proc_fd;
+pub mod processes;
 pub mod reach;
 pub(crate) mod sys;
 

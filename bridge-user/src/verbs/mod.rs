@@ -10,6 +10,7 @@ pub(crate) mod compose;
 pub mod detach;
 pub mod events;
 pub mod follow;
+pub mod import;
 pub mod run;
 mod saving;
 pub mod status;

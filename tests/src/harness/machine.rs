@@ -177,8 +177,8 @@ fn cgroup_root() -> Option<PathBuf> {
 fn remove_tree(cgroup: &Path) -> bool {
     let Ok(entries) = fs::read_dir(cgroup) else { return true };
     let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    below.for_each(|entry| {
-        let _ = remove_tree(&entry.path());
-    });
+    for entry in below {
+        remove_tree(&entry.path());
+    }
     fs::remove_dir(cgroup).is_ok()
 }

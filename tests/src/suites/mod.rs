@@ -43,6 +43,7 @@ mod host_gateway;
 mod identity;
 mod identity_cache;
 mod identity_leaks;
+mod import;
 mod ipv6;
 mod kinds;
 mod leaks;
@@ -214,6 +215,7 @@ pub(crate) fn all() -> Vec<Test> {
         shells::TESTS,
         upgrade::TESTS,
         systemd::TESTS,
+        import::TESTS,
         docker::TESTS,
         host_gateway::TESTS,
         engines::TESTS,

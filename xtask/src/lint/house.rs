@@ -14,7 +14,7 @@ const LIBRARY: &str = "bridge-user/src/";
 const ROOT: [&str; 1] = ["UsageError"];
 
 /// The modules, from the bottom up, with those they may use.
-const MODULES: [(&str, &[&str]); 17] = [
+const MODULES: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("systemd", &[]),
     ("net", &["model"]),
@@ -26,6 +26,7 @@ const MODULES: [(&str, &[&str]); 17] = [
     ("probe", &["kernel", "model", "net", "netfilter", "relay", "scope"]),
     ("plan", &["model", "relay"]),
     ("config", &["model", "plan", "relay"]),
+    ("import", &["model", "net"]),
     ("observe", &["engine", "kernel", "model", "net", "netfilter", "plan", "probe", "relay", "scope"]),
     ("runner", &["kernel", "model", "net", "observe", "plan", "relay", "scope"]),
     ("apply", &["kernel", "model", "net", "observe", "plan", "relay", "runner", "scope"]),
@@ -39,8 +40,23 @@ const MODULES: [(&str, &[&str]); 17] = [
     (
         "verbs",
         &[
-            "apply", "cli", "config", "daemon", "engine", "kernel", "model", "net", "observe", "plan",
-            "probe", "relay", "runner", "scope", "systemd",
+            "apply",
+            "cli",
+            "config",
+            "daemon",
+            "engine",
+            "import",
+            "kernel",
+            "model",
+            "net",
+            "netfilter",
+            "observe",
+            "plan",
+            "probe",
+            "relay",
+            "runner",
+            "scope",
+            "systemd",
         ],
     ),
     ("cli", &["model", "observe", "plan", "scope", "verbs"]),

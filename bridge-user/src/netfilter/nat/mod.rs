@@ -61,6 +61,19 @@ impl NatRules {
         rules
     }
 
+    /// What `iptables-save` prints of the namespace's IPv4 NAT rules, of each kind that has some.
+    pub fn saved(namespace: &Namespace) -> Vec<String> {
+        let mut programs = Vec::new();
+        if has_nat_chain(namespace).unwrap_or(false) {
+            programs.push(["iptables-nft-save", "iptables-save"]);
+        }
+        if has_legacy_nat(namespace, "ip_tables_names").unwrap_or(false) {
+            programs.push(["iptables-legacy-save", "iptables-save"]);
+        }
+        let output = |programs: &[&str; 2]| program::output(namespace, programs, &["-t", "nat"]).ok();
+        programs.iter().filter_map(output).map(into_text).collect()
+    }
+
     /// Of a text as `iptables-save -t nat` prints it.
     #[cfg(test)]
     pub(crate) fn of_iptables(text: &str) -> Self {
