@@ -6,7 +6,8 @@
 //!
 //! `section` reads one section · `entry`, `limits` which keys they have · `overlap` what two entries both want ·
 //! `error` what is said · `keys` what is documented ·
-//! `places` where an entry attaches · `save`, `forget`, `edit`, `written` changes of the text · `file` the file itself.
+//! `places` where an entry attaches · `save`, `forget`, `edit`, `written` changes of the text · `file` the file
+//! itself.
 
 mod edit;
 #[cfg(test)]

@@ -160,8 +160,7 @@ fn of_another(path: &Path, entry: &Entry, wanted: &Request, other: &ServiceSpec)
     let place = shared(&entry.request, wanted).map(|place| format!(" of {place}")).unwrap_or_default();
     EditError::Refused(format!(
         "line {} of {} has port {}{place} for {}: take that out first (bridge-user detach {} --save), or choose \
-         another \
-         port",
+         another port",
         entry.line,
         path.display(),
         other.port,

@@ -91,7 +91,7 @@ fn require_found(wanted: &[String], found: &[Found]) -> anyhow::Result<()> {
 /// What decides what a forward becomes. Without an engine, bridges go by their own names.
 fn host(scope: &Scope) -> anyhow::Result<Host> {
     let namespace = &scope.namespace;
-    let engine = BlockingDocker::connect().ok();
+    let engine = BlockingDocker::connect(None).ok();
     let network =
         |bridge: &str| engine.as_ref()?.ask(engine.as_ref()?.docker.network_on_bridge(bridge)).ok()?;
     let mut interfaces = Vec::new();
