@@ -60,6 +60,18 @@ impl Ip {
             && (c == MAPPED && u32::from_be(d) >> 24 == 127 || c == 0 && d == Self::LOCALHOST_V6.words[3])
     }
 
+    /// The 16 bytes, in network order.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        let [a, b, c, d] = [
+            self.words[0].to_ne_bytes(),
+            self.words[1].to_ne_bytes(),
+            self.words[2].to_ne_bytes(),
+            self.words[3].to_ne_bytes(),
+        ];
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    }
+
     /// The offset of the first address bit in this form: 96 for IPv4, 0 for IPv6. A prefix length plus this is
     /// the prefix length in the 128-bit form.
     pub const fn prefix_base(&self) -> u32 {
@@ -80,11 +92,7 @@ impl From<IpAddr> for Ip {
 
 impl From<Ip> for IpAddr {
     fn from(ip: Ip) -> Self {
-        let mut octets = [0u8; 16];
-        for (chunk, word) in octets.chunks_exact_mut(4).zip(ip.words) {
-            chunk.copy_from_slice(&word.to_ne_bytes());
-        }
-        let v6 = Ipv6Addr::from(octets);
+        let v6 = Ipv6Addr::from(ip.octets());
         match v6.to_ipv4_mapped() {
             Some(v4) => Self::V4(v4),
             None => Self::V6(v6),

@@ -1,30 +1,32 @@
 //! What the programs write into the event channel, and when.
 //!
-//! Invariant: the words of an event are userspace's; here are its kind, its time and its numbers.
+//! Invariants: the words of an event are userspace's; here are its kind, its time and its numbers. The channel is
+//! aya-log's; each record has the one text that [`Event::parse`] reads.
+
+use core::net::{IpAddr, SocketAddrV6};
 
 use crate::{
+    Ip,
     maps::{ConnectionKey, Stats},
     steer::Outcome,
 };
 
-/// Bytes of the event channel: room for 1,820 events that nobody has read.
-pub const CHANNEL_BYTES: u32 = 128 * 1024;
-
-/// Level of the event channel: nothing.
+/// Level of the event channel, a number of aya-log's: nothing.
 pub const LEVEL_OFF: u8 = 0;
 /// Refusals and what is missing.
-pub const LEVEL_WARN: u8 = 1;
+pub const LEVEL_WARN: u8 = 2;
 /// Every steered connection and tracked listener, too.
-pub const LEVEL_DEBUG: u8 = 2;
+pub const LEVEL_DEBUG: u8 = 4;
 
 /// At most one event per attachment and CPU in this time, in nanoseconds, for repeatable events (denied, no
 /// listener). Steered connections are not limited.
 pub const INTERVAL_NS: u64 = 1_000_000_000;
 
 /// One event.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
     /// When it happened: `bpf_ktime_get_boot_ns` (`CLOCK_BOOTTIME`), which goes on while the machine sleeps.
     pub boot_ns: u64,
     /// Of a refused connection: how many events of the attachment the rate limit left out on the same CPU before this
@@ -34,13 +36,28 @@ pub struct Event {
     pub connection: ConnectionKey,
     /// The attachment's id; 0 for a listener.
     pub attachment: u32,
-    /// An [`EventKind`], as a number.
-    pub kind: u32,
-    /// Always zero.
-    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 64);
+impl Event {
+    /// Reads `KIND BOOT_NS [SOURCE]:PORT [GATEWAY]:PORT ATTACHMENT DETAIL`, numbers and IPv6 addresses (IPv4 ones are
+    /// mapped), as `bridge-ebpf/src/events.rs` logs it; `None` if it is anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let kind = EventKind::from_number(words.next()?.parse().ok()?)?;
+        let boot_ns = words.next()?.parse().ok()?;
+        let source: SocketAddrV6 = words.next()?.parse().ok()?;
+        let gateway: SocketAddrV6 = words.next()?.parse().ok()?;
+        let attachment = words.next()?.parse().ok()?;
+        let detail = words.next()?.parse().ok()?;
+        let connection = ConnectionKey {
+            source: Ip::from(IpAddr::V6(*source.ip())),
+            gateway: Ip::from(IpAddr::V6(*gateway.ip())),
+            source_port: source.port(),
+            port: gateway.port(),
+        };
+        words.next().is_none().then_some(Self { kind, boot_ns, detail, connection, attachment })
+    }
+}
 
 /// What happened.
 #[repr(u32)]
@@ -100,13 +117,10 @@ impl EventKind {
     }
 }
 
-/// Whether the event of an outcome is due now, at this level; keeps the per-CPU state in `stats`. Returns the number of
-/// events left out since the last one.
+/// Whether the event of an outcome is due now, at a level that has it; keeps the per-CPU state in `stats`. Returns the
+/// number of events left out since the last one.
 #[inline(always)]
-pub const fn due(stats: &mut Stats, outcome: Outcome, level: u8, now_ns: u64) -> Option<u64> {
-    if EventKind::of(outcome).level() > level {
-        return None;
-    }
+pub const fn due(stats: &mut Stats, outcome: Outcome, now_ns: u64) -> Option<u64> {
     if matches!(outcome, Outcome::Steered) {
         return Some(0);
     }
@@ -135,16 +149,50 @@ mod tests {
     #[test]
     fn refusals_are_limited_and_counted() {
         let mut stats = Stats::default();
-        let mut denied = |now_ns| due(&mut stats, Outcome::Denied, LEVEL_WARN, now_ns);
+        let mut denied = |now_ns| due(&mut stats, Outcome::Denied, now_ns);
         assert_eq!([5, 6, 7].map(&mut denied), [Some(0), None, None]);
         assert_eq!([5, 6].map(|after| denied(after + INTERVAL_NS)), [Some(2), None]);
     }
 
     #[test]
-    fn each_is_due_at_its_level_only() {
-        let levels = [LEVEL_OFF, LEVEL_WARN, LEVEL_DEBUG];
-        let at = |outcome| levels.map(|level| due(&mut Stats::default(), outcome, level, 5).is_some());
-        assert_eq!(at(Outcome::Steered), [false, false, true]);
-        assert_eq!(at(Outcome::NoListener), [false, true, true]);
+    fn steered_connections_are_not_limited() {
+        let mut stats = Stats::default();
+        assert_eq!([5, 6].map(|now_ns| due(&mut stats, Outcome::Steered, now_ns)), [Some(0), Some(0)]);
+        assert_eq!(stats, Stats::default());
+    }
+
+    #[test]
+    fn each_has_its_level() {
+        let level = |outcome| EventKind::of(outcome).level();
+        assert_eq!(level(Outcome::Steered), LEVEL_DEBUG);
+        let refusals = [Outcome::Denied, Outcome::NoListener, Outcome::AssignFailed];
+        assert_eq!(refusals.map(level), [LEVEL_WARN; 3]);
+    }
+
+    #[test]
+    fn a_record_is_read_whole_or_not_at_all() {
+        let ip = |text: &str| Ip::from(text.parse::<IpAddr>().unwrap());
+        let v4 = "2 7000000001 [::ffff:172.17.0.3]:40112 [::ffff:172.17.0.1]:6379 5 3";
+        let denied = Event {
+            kind: EventKind::Denied,
+            boot_ns: 7_000_000_001,
+            detail: 3,
+            connection: ConnectionKey {
+                source: ip("172.17.0.3"),
+                gateway: ip("172.17.0.1"),
+                source_port: 40112,
+                port: 6379,
+            },
+            attachment: 5,
+        };
+        assert_eq!(Event::parse(v4), Some(denied));
+        let v6 = Event::parse("5 1 [::]:0 [fd00::1]:6379 0 0").unwrap();
+        assert_eq!((v6.kind, v6.connection.gateway), (EventKind::Tracked, ip("fd00::1")));
+        for end in 0..v4.len() {
+            assert_eq!(Event::parse(&v4[..end]), None, "{}", &v4[..end]);
+        }
+        for other in [format!("{v4} 1"), v4.replacen('2', "8", 1), v4.replacen(' ', "  ", 1)] {
+            assert_eq!(Event::parse(&other), None, "{other}");
+        }
     }
 }

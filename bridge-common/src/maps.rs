@@ -403,7 +403,7 @@ counters! {
 pub struct Meta {
     /// [`ABI_VERSION`](crate::ABI_VERSION) of the writer.
     pub abi: u32,
-    /// Level of the loaded programs: [`EVENTS_OFF`](crate::event::LEVEL_OFF) and so on.
+    /// Level of the loaded programs: [`LEVEL_OFF`](crate::event::LEVEL_OFF) and so on.
     pub event_level: u16,
     /// 1 when a probe connection was really steered before anything was attached, otherwise 0.
     pub probed: u16,
@@ -689,7 +689,6 @@ mod pod {
         ConnectionKey,
         AllowKey,
         Attachment,
-        crate::event::Event,
         NamedKey,
         NamedContainer,
         PendingHandshake,

@@ -186,10 +186,10 @@ maps! {
         reader: "getpeername4 and 6, getsockname4 and 6",
         lifetime: "from the end of the handshake until the kernel frees the socket",
     }
-    /// The event channel: [`Event`](crate::event::Event)s.
-    EVENTS: "ring buffer", () => () {
+    /// The event channel, aya-log's ring buffer: [`Event`](crate::event::Event)s.
+    AYA_LOGS: "ring buffer", () => () {
         key: "",
-        value: "events: time, kind, connection, attachment id",
+        value: "records of aya-log: kind, time, connection, attachment id",
         writer: "steer, steer_tc, sock_ops",
         reader: "user",
         lifetime: "until it is read",
@@ -243,9 +243,6 @@ pub const HAVE_INGRESS_IFINDEX: &str = "HAVE_INGRESS_IFINDEX";
 pub const HAVE_NETNS_COOKIE: &str = "HAVE_NETNS_COOKIE";
 /// Load-time switch (`u8`): `sock_ops` has `bpf_skc_to_mptcp_sock` (Linux 5.19).
 pub const HAVE_MPTCP_HELPER: &str = "HAVE_MPTCP_HELPER";
-
-/// Load-time switch (`u8`): the most detailed event that is written, `event::LEVEL_OFF` and so on.
-pub const EVENT_LEVEL: &str = "EVENT_LEVEL";
 
 /// Names in the relay's own object, of which nothing is ever pinned.
 pub mod relay {

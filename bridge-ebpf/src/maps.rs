@@ -10,9 +10,8 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_SOCKHASH},
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
-use bridge_common::event::CHANNEL_BYTES;
 use bridge_common::maps::{
     ALLOW_ROOM, ASSIGNED_SLOTS, AllowKey, Attachment, ConnectionKey, Handoff, ListenerKey, MAX_ATTACHMENTS,
     MAX_IDENTITIES, MAX_LISTENERS, MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TARGETS, MAX_TICKETS, Meta,
@@ -108,10 +107,6 @@ pub(crate) static IDENTITIES: HashMap<u64, TargetKey> = HashMap::with_max_entrie
 /// costs ten times as much.
 #[btf_map]
 pub(crate) static SK_IDENTITY: SkStorage<TargetKey> = SkStorage::new();
-
-/// What became of connections, until somebody reads it.
-#[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(CHANNEL_BYTES, 0);
 
 /// The listening sockets. The value is 8 bytes wide, unlike `aya_ebpf::maps::SockHash`'s 4: only then may userspace
 /// look an entry up, and gets the socket cookie (`sock_map_lookup_sys`).

@@ -81,7 +81,7 @@ fn try_steer(ctx: &SkLookupContext) -> Option<Outcome> {
     if outcome == Outcome::NoListener && left == LEFT_KNOWN {
         return None;
     }
-    events::record(stats, id, outcome, &packet);
+    events::record(ctx, stats, id, outcome, &packet);
     Some(outcome)
 }
 

@@ -111,7 +111,7 @@ fn try_steer(ctx: &TcContext) -> Option<()> {
     }
     // The ACK that ends a handshake with a SYN cookie belongs to a connection that is counted already.
     if segment.is_syn() {
-        events::record(stages::of(id)?, id, outcome, packet);
+        events::record(ctx, stages::of(id)?, id, outcome, packet);
     }
     Some(())
 }

@@ -1,8 +1,7 @@
-//! Load-time switches, set by userspace from what the kernel can do, and from what is asked for. They live in read-only
-//! data, so the verifier sees constants and never looks at the branch an older kernel would reject.
+//! Load-time switches, set by userspace from what the kernel can do. They live in read-only data, so the verifier
+//! sees constants and never looks at the branch an older kernel would reject. (aya-log has one more: the level.)
 
 use aya_ebpf::Global;
-use bridge_common::event::LEVEL_WARN;
 
 /// `bpf_sk_lookup.ingress_ifindex` exists (Linux 5.17, f89315650ba3).
 #[unsafe(no_mangle)]
@@ -15,7 +14,3 @@ pub(crate) static HAVE_NETNS_COOKIE: Global<u8> = Global::new(1);
 /// `bpf_skc_to_mptcp_sock` exists (Linux 5.19, 3bc253c2e652).
 #[unsafe(no_mangle)]
 pub(crate) static HAVE_MPTCP_HELPER: Global<u8> = Global::new(1);
-
-/// The most detailed event that is written.
-#[unsafe(no_mangle)]
-pub(crate) static EVENT_LEVEL: Global<u8> = Global::new(LEVEL_WARN);

@@ -43,16 +43,17 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
         stats.foreign += 1;
         return;
     }
-    if is_mptcp(ctx.ops) {
+    let (kind, error) = if is_mptcp(ctx.ops) {
         stats.mptcp += 1;
         // It cannot be full: it is as large as TARGETS, and holds only keys of TARGETS.
         let _ = maps::MPTCP_TARGETS.insert(&key, &socket_cookie(ctx), 0);
-        events::listener(EventKind::MptcpListener, &key, 0);
-        return;
-    }
-    // There is no entry unless the service listened with MPTCP before.
-    let _ = maps::MPTCP_TARGETS.remove(&key);
-    insert(ctx, &key, slots, stats);
+        (EventKind::MptcpListener, 0)
+    } else {
+        // There is no entry unless the service listened with MPTCP before.
+        let _ = maps::MPTCP_TARGETS.remove(&key);
+        insert(ctx, &key, slots, stats)
+    };
+    events::listener(ctx, kind, &key, error);
 }
 
 #[inline(always)]
@@ -80,19 +81,19 @@ fn is_mptcp(ops: *mut bpf_sock_ops) -> bool {
 }
 
 /// Written so that what follows the slots is there once: with a way out to it from each slot, and as many more for the
-/// slots that an address does not have, the verifier did not come to an end on 6.1.
+/// slots that an address does not have, the verifier did not come to an end on 6.1. Returns the event.
 #[inline(always)]
-fn insert(ctx: &SockOpsContext, key: &TargetKey, slots: u32, stats: &mut TrackStats) {
+fn insert(ctx: &SockOpsContext, key: &TargetKey, slots: u32, stats: &mut TrackStats) -> (EventKind, u64) {
     let ret = match slots {
         ALL_SLOTS.. => take_first_free::<LISTENER_SLOTS>(ctx, key),
         _ => take_first_free::<FEW_SLOTS>(ctx, key),
     };
     if ret != EEXIST {
-        return record(key, ret, &mut stats.tracked, &mut stats.refused);
+        return record(ret, &mut stats.tracked, &mut stats.refused);
     }
     let slot = overflow_slot(socket_cookie(ctx), slots);
     let ret = update(ctx, key, slot, BPF_ANY);
-    record(key, ret, &mut stats.replaced, &mut stats.refused);
+    record(ret, &mut stats.replaced, &mut stats.refused)
 }
 
 /// `EEXIST` if other listeners hold all of the first `SLOTS` slots.
@@ -122,12 +123,12 @@ fn update(ctx: &SockOpsContext, key: &TargetKey, slot: u16, flags: u32) -> i64 {
 }
 
 #[inline(always)]
-fn record(key: &TargetKey, ret: i64, done: &mut u64, refused: &mut u64) {
+fn record(ret: i64, done: &mut u64, refused: &mut u64) -> (EventKind, u64) {
     if ret == 0 {
         *done += 1;
-        events::listener(EventKind::Tracked, key, 0);
+        (EventKind::Tracked, 0)
     } else {
         *refused += 1;
-        events::listener(EventKind::ListenerRefused, key, ret.unsigned_abs());
+        (EventKind::ListenerRefused, ret.unsigned_abs())
     }
 }

@@ -1,31 +1,29 @@
-//! The event channel: what the programs wrote into it, as values.
+//! The event channel, which is aya-log's: what the programs wrote into it, as values.
 //!
-//! Invariant: an event has the time at which it happened, by the wall clock as it is when the event is read: a clock
-//! that was set in between moves old events with it, so that times can be compared with those of other logs.
+//! Invariants: the channel is opened by its pin. aya-log would look for its name, which needs CAP_SYS_ADMIN, and is
+//! missing where aya does not understand the kernel's version (release candidates). An event has the time at which it
+//! happened, by the wall clock as it is when the event is read: a clock that was set in between moves old events with
+//! it, so that times can be compared with those of other logs.
 
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{
-    Ebpf,
-    maps::{Map, MapData, RingBuf},
-};
-use bridge_common::{
-    event::{self as abi, EventKind, LEVEL_DEBUG},
-    names,
-};
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+use bridge_common::event::{self as abi, EventKind, LEVEL_DEBUG};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     time::{ClockId, clock_gettime},
 };
 
-use super::{instance::Instance, sys};
+use super::{instance::Instance, programs::object};
 use crate::model::event_level::EventLevel;
 
 /// One event. It prints as what happened, in one line.
@@ -47,19 +45,18 @@ pub struct Event {
 
 impl Event {
     /// `now`: the wall clock, and the clock of events, at the same moment.
-    fn new(event: &abi::Event, now: (SystemTime, Duration)) -> Option<Self> {
-        let kind = EventKind::from_number(event.kind)?;
+    fn new(event: &abi::Event, now: (SystemTime, Duration)) -> Self {
         let age = now.1.saturating_sub(Duration::from_nanos(event.boot_ns));
         let connection = &event.connection;
         let source = SocketAddr::new(IpAddr::from(connection.source), connection.source_port);
-        Some(Self {
+        Self {
             time: now.0.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
-            kind,
+            kind: event.kind,
             source: (event.attachment != 0).then_some(source),
             destination: SocketAddr::new(IpAddr::from(connection.gateway), connection.port),
             attachment: event.attachment,
             detail: event.detail,
-        })
+        }
     }
 
     /// The lowest level at which it is there.
@@ -97,8 +94,33 @@ impl fmt::Display for Event {
     }
 }
 
+/// Where aya-log puts the text of each record.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<String>>>);
+
+impl Sink {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl log::Log for Sink {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
 /// A reader of one instance's event channel. Each event is read once, by whichever reader comes first.
-pub struct Events(RingBuf<MapData>);
+pub struct Events {
+    logger: EbpfLogger<Sink>,
+    sink: Sink,
+}
 
 impl Events {
     /// The channel of a pinned instance.
@@ -106,10 +128,9 @@ impl Events {
     /// # Errors
     /// When it cannot be opened.
     pub fn of(instance: &Instance) -> anyhow::Result<Self> {
-        let pin = instance.path().join(names::EVENTS);
-        let open = || Self::new(Map::from_map_data(MapData::from_pin(&pin)?)?);
-        open().with_context(|| {
-            format!("failed to open the event channel {}: root, or CAP_BPF, is needed", pin.display())
+        let dir = instance.path();
+        object::open_pinned(&dir).and_then(|mut ebpf| Self::of_object(&mut ebpf)).with_context(|| {
+            format!("failed to open the event channel in {}: root, or CAP_BPF, is needed", dir.display())
         })
     }
 
@@ -118,12 +139,10 @@ impl Events {
     /// # Errors
     /// When the object has no event channel.
     pub fn of_object(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let map = ebpf.take_map(names::EVENTS).context("map EVENTS is missing from the eBPF object")?;
-        Self::new(map)
-    }
-
-    fn new(map: Map) -> anyhow::Result<Self> {
-        Ok(Self(map.try_into().context("map EVENTS is not a ring buffer")?))
+        let sink = Sink::default();
+        let logger =
+            EbpfLogger::init_with_logger(ebpf, sink.clone()).context("failed to read the event channel")?;
+        Ok(Self { logger, sink })
     }
 
     /// Takes the events that are there.
@@ -132,12 +151,14 @@ impl Events {
     /// When the clock cannot be read, or the channel has something else than events.
     pub fn drain(&mut self) -> anyhow::Result<Vec<Event>> {
         let now = (SystemTime::now(), Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?));
-        let mut events = Vec::new();
-        while let Some(record) = self.0.next() {
-            let event = sys::value_of(&record).and_then(|event| Event::new(&event, now));
-            events.push(event.ok_or_else(|| anyhow!("failed to read an event: it is of another version"))?);
-        }
-        Ok(events)
+        self.logger.flush();
+        let event = |text: String| {
+            let event = abi::Event::parse(&text).ok_or_else(|| {
+                anyhow!("failed to read an event: it is of another version: \"{}\"", text.escape_debug())
+            })?;
+            Ok(Event::new(&event, now))
+        };
+        self.sink.take().into_iter().map(event).collect()
     }
 
     /// Blocks until there are events, at most for `limit`; says whether there are.
@@ -146,7 +167,7 @@ impl Events {
     /// When poll(2) fails.
     pub fn wait(&self, limit: Duration) -> anyhow::Result<bool> {
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.logger.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, limit) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::EINTR) => Ok(false),
@@ -170,10 +191,8 @@ mod tests {
             port: gateway.port(),
         };
         let attachment = u32::from(source.port() != 0);
-        let event =
-            abi::Event { boot_ns: 7_000_000_000, detail, connection, attachment, kind: kind as u32, pad: 0 };
+        let event = abi::Event { kind, boot_ns: 7_000_000_000, detail, connection, attachment };
         Event::new(&event, (SystemTime::UNIX_EPOCH + Duration::from_secs(100), Duration::from_secs(10)))
-            .unwrap()
     }
 
     #[test]
@@ -201,9 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_version_wrote_is_no_event() {
-        assert_eq!(sys::value_of::<abi::Event>(&[0; 63]), None);
-        let unknown: abi::Event = sys::value_of(&[0; 64]).unwrap();
-        assert_eq!(Event::new(&unknown, (SystemTime::UNIX_EPOCH, Duration::ZERO)), None);
+    fn levels_are_those_of_aya_log() {
+        assert_eq!(EventLevel::Warn.as_u8(), aya_log::Level::Warn as u8);
+        assert_eq!(EventLevel::Debug.as_u8(), aya_log::Level::Debug as u8);
     }
 }

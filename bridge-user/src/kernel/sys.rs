@@ -166,12 +166,6 @@ pub(crate) fn map_lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Re
     Ok(value)
 }
 
-/// What the kernel wrote as these bytes; `None` if they are too few.
-pub(crate) fn value_of<T: Pod>(bytes: &[u8]) -> Option<T> {
-    // SAFETY: `T` is plain old data, the bytes are as many as it needs, and they may be unaligned.
-    (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-}
-
 /// Removes the entry under `key`.
 pub(crate) fn map_delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     let mut attr = element(map);

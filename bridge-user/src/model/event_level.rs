@@ -19,7 +19,7 @@ pub enum EventLevel {
 }
 
 impl EventLevel {
-    /// Its number.
+    /// Its number, which is aya-log's.
     pub const fn as_u8(self) -> u8 {
         *self.as_static()
     }
@@ -37,7 +37,7 @@ impl EventLevel {
     pub const fn from_u16(level: u16) -> Self {
         match level {
             0 => Self::Off,
-            1 => Self::Warn,
+            1..=3 => Self::Warn,
             _ => Self::Debug,
         }
     }

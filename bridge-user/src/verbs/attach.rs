@@ -182,7 +182,7 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
     let daemon = match args.foreground || args.container.is_some() {
         true => None,
-        false => control::daemon(&scope.namespace)?,
+        false => control::daemon(&scope.namespace).or_else(unless_not_allowed)?,
     };
     let places = daemon.as_ref().map_or(&[][..], |(_, places)| places);
     request.foreground |= daemon.is_some();
@@ -224,6 +224,15 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
         foreground::run(&prepared.scope.namespace, runner, announce, move |cut| say_cut(&out, cut))?;
     }
     Ok(code)
+}
+
+/// Who may not look for a daemon is refused for a better reason.
+fn unless_not_allowed<T>(error: anyhow::Error) -> anyhow::Result<Option<T>> {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    match cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied) {
+        true => Ok(None),
+        false => Err(error),
+    }
 }
 
 /// Says what is not attached, which is exit code 1.

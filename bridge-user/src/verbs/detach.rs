@@ -16,13 +16,15 @@ use crate::{
 
 /// What can be asked of `detach`.
 #[derive(clap::Args)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("what").args(["names", "all"]).required(true)))]
 pub struct Args {
     /// Names of attachments, services or containers, or ports; a name that means nothing is an error, and the others
     /// are detached
-    #[arg(value_name = "NAME", required_unless_present = "all", add = candidates::attachments())]
+    #[arg(value_name = "NAME", add = candidates::attachments())]
     names: Vec<String>,
     /// Everything of this network namespace, and what it attached inside containers
-    #[arg(long, conflicts_with = "names")]
+    #[arg(long)]
     all: bool,
     #[command(flatten)]
     saving: SaveArgs,

@@ -64,7 +64,7 @@ const MODULES: [(&str, &[&str]); 18] = [
 
 /// What only these modules may name, and why.
 const OWNED: [(&[&str], &[&str], &str); 3] = [
-    (&["aya::", "use aya;", "aya_obj::"], &["kernel"], "eBPF is the affair of kernel/"),
+    (&["aya::", "use aya;", "aya_obj::", "aya_log::"], &["kernel"], "eBPF is the affair of kernel/"),
     (&["bollard::", "use bollard;"], &["engine"], "engines are the affair of engine/"),
     (
         &["println!", "eprintln!", "print!", "eprint!"],

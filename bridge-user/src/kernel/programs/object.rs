@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,6 +17,7 @@ use bridge_common::{
     maps::{MAX_PENDING_LRU, MAX_SOCKET_NETNS, MAX_TICKETS},
     names,
 };
+use rustix::fs::{Mode, OFlags, open};
 
 use crate::{
     kernel::{features::Features, sys},
@@ -54,7 +55,7 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
         .override_global(names::HAVE_INGRESS_IFINDEX, flag(features.ingress_ifindex), true)
         .override_global(names::HAVE_NETNS_COOKIE, flag(features.netns_cookie), true)
         .override_global(names::HAVE_MPTCP_HELPER, flag(features.mptcp_helper), true)
-        .override_global(names::EVENT_LEVEL, level.as_static(), true)
+        .override_global(aya_log::LEVEL, level.as_static(), true)
         .map_max_entries(names::PENDING_LRU, lru_entries(MAX_PENDING_LRU, cpus))
         .map_max_entries(names::TICKETS, lru_entries(MAX_TICKETS, cpus))
         // Nobody writes it where the kernel tells a socket's namespace itself.
@@ -70,6 +71,24 @@ pub fn load(features: Features, level: EventLevel, pins: Option<&Path>) -> anyho
     }
     load_programs(&mut ebpf, features)?;
     Ok(ebpf)
+}
+
+/// The object with the maps of a pinned instance. Nothing is made: a pin that is missing, or is removed meanwhile, is
+/// not made again, as aya would by its path.
+///
+/// # Errors
+/// When a pin is missing, or the caller may not open it.
+pub(crate) fn open_pinned(dir: &Path) -> anyhow::Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    let mut pins = Vec::new();
+    for name in names::ALL_MAPS {
+        let path = dir.join(name);
+        let pin = open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("failed to open {}", path.display()))?;
+        loader.map_pin_path(name, PathBuf::from(format!("/proc/self/fd/{}", pin.as_raw_fd())));
+        pins.push(pin);
+    }
+    loader.load(OBJECT).context("failed to open the pinned maps")
 }
 
 const fn flag(on: bool) -> &'static u8 {
