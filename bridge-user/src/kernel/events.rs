@@ -129,9 +129,9 @@ impl Events {
     /// When it cannot be opened.
     pub fn of(instance: &Instance) -> anyhow::Result<Self> {
         let dir = instance.path();
-        object::open_pinned(&dir).and_then(|mut ebpf| Self::of_object(&mut ebpf)).with_context(|| {
-            format!("failed to open the event channel in {}: root, or CAP_BPF, is needed", dir.display())
-        })
+        object::open_pinned(&dir)
+            .and_then(|mut ebpf| Self::of_object(&mut ebpf))
+            .with_context(|| format!("failed to open the event channel in {}", dir.display()))
     }
 
     /// The channel of an object this process loaded.

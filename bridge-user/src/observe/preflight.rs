@@ -77,6 +77,14 @@ pub fn may_probe() -> anyhow::Result<()> {
     require(&PROBE)
 }
 
+/// Requires what reading the event channel needs.
+///
+/// # Errors
+/// Names each missing capability.
+pub fn may_read_events() -> anyhow::Result<()> {
+    require(&[(Capability::CAP_BPF, "to open the event channel")])
+}
+
 /// Requires that pins can be made that stay and show everything that steers.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use crate::{
         instance::owned::owned,
     },
     model::{attachment::Attachment, escape::push_line, event_level::EventLevel},
+    observe::preflight,
     plan,
     scope::Scope,
 };
@@ -44,6 +45,7 @@ pub struct Args {
 /// # Errors
 /// When nothing is attached there, or the channel cannot be read.
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<()> {
+    preflight::may_read_events()?;
     let Some(container) = args.container.as_deref() else { return print_events(args, scope, out) };
     for instance in owned(scope)? {
         let is_its = |state: &Attachment| state.container.as_deref() == Some(container);

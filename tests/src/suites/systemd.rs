@@ -14,6 +14,7 @@ use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::on_host("systemd::install_starts_it_and_uninstall_removes_it", installed),
+    Test::on_host("systemd::the_daemon_serves_and_is_started_again_when_it_is_killed", served),
     Test::on_host("systemd::a_start_that_fails_is_taken_back", taken_back),
     Test::on_host("systemd::the_unit_is_sound_and_sandboxed", sound),
     Test::on_host("systemd::attaching_works_in_the_units_sandbox", sandboxed),
@@ -50,7 +51,6 @@ fn expect_state(machine: &Machine, active: &str, enabled: &str) -> Result<()> {
 fn installed() -> Result<()> {
     let rig = Rig::new()?;
     let machine = Machine::boot(&rig.net.host)?;
-    machine.write(ADDITION, &starting("true"))?;
     let install = [BINARY, "systemd", "install"];
     let shown = machine.ok(&[BINARY, "systemd", "install", "--dry-run"])?;
     ensure!(shown.starts_with("would change, in this order:\n1. write /etc/systemd"), "dry run: {shown}");
@@ -86,6 +86,38 @@ fn installed() -> Result<()> {
     Ok(())
 }
 
+/// The daemon itself in its unit: what its file asks for is served, through its end and a reload.
+fn served() -> Result<()> {
+    let rig = Rig::new()?;
+    let machine = Machine::boot(&rig.net.host)?;
+    machine.write("/etc/systemd/system/redis.service", REDIS)?;
+    machine.ok(&["systemctl", "start", "redis.service"])?;
+    let one = "[[attach]]\nservice = \"7001\"\nbridges = [\"br-a\"]\n";
+    machine.write(CONFIG, one)?;
+    machine.ok(&[BINARY, "systemd", "install"])?;
+    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    let process = || machine.ok(&["systemctl", "show", "--property=MainPID", "--value", UNIT]);
+    let first = process()?;
+    machine.ok(&["systemctl", "kill", "--signal=KILL", UNIT])?;
+    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    until("systemd starts it again", patience(20), || {
+        let is_new = process()? != first && is(&machine, "is-active")? == "active";
+        Ok(is_new.then_some(()))
+    })?;
+    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    machine.write(CONFIG, &format!("{one}{}", one.replace("7001", "7002:7001")))?;
+    machine.ok(&["systemctl", "reload", UNIT])?;
+    until("what was added is attached", patience(20), || {
+        let all = rig.cli().status()?;
+        Ok(all.iter().any(|one| one.name == "br-a-tcp-7002" && one.state == "ready").then_some(()))
+    })?;
+    machine.ok(&["systemctl", "stop", UNIT])?;
+    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    machine.ok(&[BINARY, "systemd", "uninstall"])?;
+    machine.ok(&[BINARY, "detach", "--all"])?;
+    rig.net.host.nothing_pinned()
+}
+
 fn taken_back() -> Result<()> {
     let rig = Rig::new()?;
     let machine = Machine::boot(&rig.net.host)?;
@@ -102,7 +134,6 @@ fn taken_back() -> Result<()> {
 fn sound() -> Result<()> {
     let rig = Rig::new()?;
     let machine = Machine::boot(&rig.net.host)?;
-    machine.write(ADDITION, &starting("true"))?;
     machine.ok(&[BINARY, "systemd", "install"])?;
     let verified = machine.run(&["systemd-analyze", "verify", "--man=no", UNIT_FILE])?;
     verified.success()?;
