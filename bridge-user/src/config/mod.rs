@@ -7,7 +7,7 @@
 //! `section` reads one section · `entry`, `limits` which keys they have · `overlap` what two entries both want ·
 //! `error` what is said · `keys` what is documented ·
 //! `places` where an entry attaches · `save`, `forget`, `edit`, `written` changes of the text · `file` the file
-//! itself.
+//! itself · `labels` what containers ask for, within what the file allows.
 
 mod edit;
 #[cfg(test)]
@@ -18,6 +18,7 @@ mod file;
 mod forget;
 #[cfg(test)]
 mod keys;
+pub mod labels;
 mod limits;
 mod overlap;
 mod places;
@@ -59,6 +60,8 @@ pub struct Config {
     pub attach: Vec<Entry>,
     /// The engine, and what its containers may ask for.
     pub docker: Docker,
+    /// How relays work.
+    pub relay: RelayOptions,
     /// Whether firewall rules are managed.
     pub firewall: Firewall,
     /// Level of the event channel; `None` keeps what is there.
@@ -135,6 +138,7 @@ fn config(mut root: Section<'_>) -> (Config, Vec<Problem>) {
     let config = Config {
         attach,
         docker: self::docker(&mut docker),
+        relay,
         firewall: firewall.choice("manage").map(|found| found.value).unwrap_or_default(),
         events: level,
     };

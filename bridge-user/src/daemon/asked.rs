@@ -153,7 +153,8 @@ impl Outcome {
     }
 }
 
-fn finding(subject: String, error: &str) -> Finding {
+/// That something is not as the configuration asks.
+pub(super) fn finding(subject: String, error: &str) -> Finding {
     codes::NOT_AS_CONFIGURED.finding(subject, error, "it is tried again whenever something changes")
 }
 

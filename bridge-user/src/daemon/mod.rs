@@ -7,6 +7,7 @@
 mod asked;
 mod file;
 mod held;
+mod labels;
 mod notify;
 mod pass;
 mod relays;
@@ -24,6 +25,7 @@ use anyhow::Context as _;
 use self::{
     file::ConfigFile,
     held::Held,
+    labels::Labels,
     notify::Notifier,
     relays::Relays,
     sources::{Sources, Wake},
@@ -50,6 +52,8 @@ struct Daemon {
     config: Config,
     /// What is wrong with the file, if it has been changed into something wrong.
     refused: Option<Finding>,
+    /// What labels get, and what they ask for and do not get.
+    labels: Labels,
     /// What was asked for by hand and needs a relay.
     typed: Vec<Typed>,
     held: Held,
@@ -86,6 +90,7 @@ pub(crate) fn run(scope: &Scope, path: PathBuf) -> anyhow::Result<()> {
         file,
         config,
         refused: None,
+        labels: Labels::default(),
         typed: Vec::new(),
         held: Held::default(),
         relays,
@@ -124,7 +129,7 @@ impl Daemon {
     /// The engine to listen to, if anything depends on one: its address, if one is given.
     fn engine(&self) -> Option<Option<String>> {
         let needs = |request: &Request| request.bridges.is_empty() || !request.networks.is_empty();
-        self.requests().any(needs).then(|| self.config.docker.host.clone())
+        (self.config.docker.labels || self.requests().any(needs)).then(|| self.config.docker.host.clone())
     }
 
     /// Everything that is asked for.
@@ -133,7 +138,7 @@ impl Daemon {
     }
 
     fn by_file(&self) -> impl Iterator<Item = &Request> {
-        self.config.attach.iter().map(|entry| &entry.request)
+        self.config.attach.iter().chain(self.labels.entries()).map(|entry| &entry.request)
     }
 
     /// Reads the file again, and attaches again what was detached by hand.

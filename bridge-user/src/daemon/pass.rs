@@ -26,6 +26,7 @@ impl Daemon {
     /// Makes what is asked for true, as far as possible; returns when to look again at the latest.
     pub(super) fn pass(&mut self) -> Duration {
         self.read_again();
+        self.labels.ask(&self.config);
         let by_file = match self.held.is_all() {
             true => Vec::new(),
             false => asked::together(self.by_file()),
@@ -40,13 +41,14 @@ impl Daemon {
             outcomes.push(self.follow(request, &held));
         }
         let removed = self.remove_unasked(&outcomes);
-        let mut findings: Vec<Finding> = self.refused.iter().cloned().collect();
+        let mut findings: Vec<Finding> = self.refused.iter().chain(self.labels.findings()).cloned().collect();
         for outcome in &outcomes {
             findings.extend(outcome.not_attached());
             findings.extend_from_slice(&outcome.findings);
         }
         self.say(&findings);
-        let is_whole = outcomes.iter().all(Outcome::is_whole) && self.refused.is_none();
+        let is_known = self.refused.is_none() && self.labels.are_known();
+        let is_whole = outcomes.iter().all(Outcome::is_whole) && is_known;
         let failed = removed.inspect_err(|error| log::error!("{error:#}")).is_err() || !is_whole;
         self.relays.tell(findings);
         if failed {

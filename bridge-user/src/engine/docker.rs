@@ -271,7 +271,7 @@ fn addresses_in(
 }
 
 /// Sorted.
-fn names_of_networks(container: &ContainerSummary) -> Vec<String> {
+pub(super) fn names_of_networks(container: &ContainerSummary) -> Vec<String> {
     let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
     let mut names: Vec<String> = networks.into_iter().flatten().map(|(name, _)| name.clone()).collect();
     names.sort();

@@ -7,6 +7,7 @@ mod about;
 pub mod container;
 pub mod docker;
 mod docker_error;
+pub mod labels;
 pub mod networks;
 mod podman;
 mod transport;

@@ -350,6 +350,13 @@ codes! {
         cure: "allow the bridge's subnet or addresses in it, or attach on the network that has the source; where such \
                sources are routed over the bridge, all is well",
     }
+    LABEL_REFUSED: "label-refused", Warning, "run", "0.1.0" {
+        symptom: "a container or network does not get what its label asks for",
+        cause: "`allow-labels` of the configuration does not have that port and target, or a section of the \
+                configuration or another label has the port on that network",
+        see: "`docker inspect --format '{{json .Config.Labels}}' NAME`; `bridge-user run --check-config`",
+        cure: "add the SPEC to `allow-labels`, or take the label off",
+    }
     MISSING_BPFFS: "missing-bpffs", Info, "check", "0.1.0" {
         symptom: "`bpffs`: not mounted",
         cause: "what is attached is pinned there; attach mounts it",

@@ -18,6 +18,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::on_host("daemon::follows_networks_that_are_made_again_and_new_ones", || on_engine(networks)),
     Test::on_host("daemon::follows_allowed_containers_through_restarts", || on_engine(allowed)),
     Test::on_host("daemon::waits_for_an_engine_and_outlives_it", || on_engine(engine_comes_and_goes)),
+    Test::on_host("daemon::labels_get_what_the_file_allows", || on_engine(labels)),
 ];
 
 const DEFAULT: &str = "bridge-redis-6379";
@@ -155,4 +156,29 @@ fn engine_comes_and_goes(engine: &mut Engine) -> Result<()> {
     pongs(engine, "c2", "new")?;
     drop(daemon);
     Ok(())
+}
+
+/// A container asks for itself alone, and gets what the file allows and no more; with its end it is over.
+fn labels(engine: &mut Engine) -> Result<()> {
+    let _redis = Redis::open(&engine.host)?;
+    let cli = engine.cli();
+    let config =
+        format!("[docker]\nhost = \"{}\"\nlabels = true\nallow-labels = [\"redis\"]\n", engine.endpoint());
+    let daemon = Daemon::start(&cli, &config)?;
+    ensure!(cli.status()?.is_empty(), "nobody asked for anything");
+    engine.container("stranger", &[])?;
+    engine.container("web", &["--label", "bridge-user.attach=redis,5432"])?;
+    until_ready(&cli, DEFAULT)?;
+    pongs(engine, "web", "bridge")?;
+    refused(&engine.netns("stranger")?, at(engine.gateway("bridge")?, 6379))?;
+    daemon.says(&["container web", "5432", "allow-labels"])?;
+    engine.docker(&["rm", "--force", "web"])?;
+    until_gone(&cli, DEFAULT)?;
+    engine.docker(&["network", "create", "--label", "bridge-user.attach=redis", "lab"])?;
+    engine.container("any", &["--network", "lab"])?;
+    until_attached(engine, "lab")?;
+    pongs(engine, "any", "lab")?;
+    // The file does not follow labels any more.
+    daemon.write("")?;
+    until_gone(&cli, "lab-redis-6379")
 }
