@@ -1,6 +1,9 @@
 //! What the kernel holds: the attachments of a namespace, and of the containers it attached in. Changes nothing.
 
-use std::collections::{BTreeSet, HashMap, hash_map::Entry};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    io,
+};
 
 use super::{
     checks::steering,
@@ -27,12 +30,31 @@ use crate::{
     scope::Scope,
 };
 
+/// How often what is there is read while others attach and detach.
+const MAX_READS: usize = 5;
+
 /// The attachments the kernel holds for the namespace, there and inside its containers, and what became of listeners in
 /// the namespace itself.
 ///
 /// # Errors
 /// When the state cannot be read, or a container's namespace not be entered.
 pub(crate) fn steered(scope: &Scope) -> anyhow::Result<Report> {
+    let mut tries = 1..MAX_READS;
+    loop {
+        match read(scope) {
+            Err(error) if has_vanished(&error) && tries.next().is_some() => {}
+            report => return report,
+        }
+    }
+}
+
+/// Whether something went while it was read.
+fn has_vanished(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
+}
+
+fn read(scope: &Scope) -> anyhow::Result<Report> {
     let mut report = of_namespace(scope)?;
     for container in owned(scope)? {
         match container.scope() {
