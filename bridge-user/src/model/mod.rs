@@ -2,8 +2,9 @@
 //!
 //! Invariants: no I/O. The modules form no circle: `target`, `identity`, `event_level`, `features`, `listener`,
 //! `bridge`, `backoff`, `escape`, `labels`, `nearest`, `pattern`, `protocol` and `finding` know nothing of the others,
-//! `codes` only `finding`, `instance` only the level, `programs` only the features, `naming`, `notes` and then `presets`
-//! only the first two and `nearest`, then come `spec` and `datapath`, and `attachment` is made of all of them.
+//! `codes` only `finding`, `instance` only the level, `programs` only the features, `naming`, `notes` and then
+//! `presets` only the first two and `nearest`, then come `spec` and `datapath`, and `attachment` is made of all of
+//! them.
 
 pub mod attachment;
 pub mod backoff;
