@@ -23,7 +23,7 @@ use crate::{
         report::AttachmentReport,
     },
     plan::{
-        self, Refusal,
+        self, Refusal, RelayPlace,
         request::{AllowedSource, Firewall, Request, one_value_each},
         show::DryRun,
     },
@@ -180,14 +180,14 @@ fn spec_help() -> String {
 pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitCode> {
     let mut request = parse_request(args)?;
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
-    let daemon = match args.foreground || args.container.is_some() {
-        true => None,
-        false => control::daemon(&scope.namespace).or_else(unless_not_allowed)?,
-    };
+    let (daemon, silent) = daemon(args, scope);
     let places = daemon.as_ref().map_or(&[][..], |(_, places)| places);
     request.foreground |= daemon.is_some();
     let mut prepared = prepare::prepare(&request, scope, places)?;
     let relays = !prepared.intent.relayed.is_empty();
+    if let Some(error) = silent.filter(|_| !prepared.intent.refused.is_empty()) {
+        out.say(&format!("failed to look for a daemon: {error:#}"));
+    }
     if args.dry_run {
         let mut dry_run = pinned::dry_run(&prepared)?;
         dry_run.configuration = args.saving.steps(&request, &prepared.intent)?;
@@ -226,12 +226,15 @@ pub(crate) fn run(args: &Args, scope: &Scope, out: &Out) -> anyhow::Result<ExitC
     Ok(code)
 }
 
-/// Who may not look for a daemon is refused for a better reason.
-fn unless_not_allowed<T>(error: anyhow::Error) -> anyhow::Result<Option<T>> {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    match cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied) {
-        true => Ok(None),
-        false => Err(error),
+/// The daemon that could relay, and where it does so already; or why it could not be asked, which matters only where it
+/// is needed.
+fn daemon(args: &Args, scope: &Scope) -> (Option<(Peer, Vec<RelayPlace>)>, Option<anyhow::Error>) {
+    if args.foreground || args.container.is_some() {
+        return (None, None);
+    }
+    match control::daemon(&scope.namespace) {
+        Ok(found) => (found, None),
+        Err(error) => (None, Some(error)),
     }
 }
 
