@@ -15,15 +15,13 @@ use crate::{
         datapath::{Requested, steerable},
         event_level::EventLevel,
         identity::Identity,
-        pattern::{is_pattern, pattern},
+        pattern::{ALL, is_pattern, pattern},
         spec::ServiceSpec,
     },
     plan::request::{AllowedSource, Request},
     relay::RelayOptions,
 };
 
-/// What stands for every network, alone.
-const ALL: &str = "all";
 const NETWORKS: &str = "a list of names and globs of networks, or \"all\"";
 const BRIDGES: &str = "a list of interface names";
 const GATEWAYS: &str = "a list of addresses of the host";

@@ -9,12 +9,12 @@ use super::{
     Config, Entry,
     edit::{Edit, EditError, editable, section, take_out, without},
     parse,
-    places::{DEFAULT, Place, places},
+    places::{Place, places},
 };
 use crate::{
     model::{
         naming::{attachment_name, matches},
-        pattern::covers,
+        pattern::{DEFAULT_NETWORKS, covers},
         spec::{ServiceSpec, UNNAMED_SERVICE},
     },
     plan::{list, request::Request},
@@ -103,7 +103,7 @@ fn meant_places<'a>(path: &Path, entry: &'a Entry, name: &str) -> Result<Vec<Pla
     let container = request.container.as_deref();
     let is_meant = |network: &str| matches(name, container, network, &spec.service, spec.port);
     let all = places(request);
-    if is_default(request) && DEFAULT.iter().any(|network| is_meant(network)) {
+    if is_default(request) && DEFAULT_NETWORKS.iter().any(|network| is_meant(network)) {
         return Ok(all);
     }
     let meant: Vec<_> = all.iter().copied().filter(|place| is_meant(place.name())).collect();

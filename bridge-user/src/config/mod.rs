@@ -88,14 +88,20 @@ pub struct Docker {
     pub allow_labels: Vec<ServiceSpec>,
 }
 
-/// Reads the file at `path`.
+/// What is in the file at `path`.
 ///
 /// # Errors
-/// When it cannot be read, and as [`parse`].
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
-    let bytes = fs::read(path).map_err(unreadable)?;
-    match std::str::from_utf8(&bytes) {
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    fs::read(path).map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })
+}
+
+/// What the file at `path`, which has these bytes, asks for.
+///
+/// # Errors
+/// When they are no text, and as [`parse`].
+pub fn parse_bytes(path: &Path, bytes: &[u8]) -> Result<Config, ConfigError> {
+    match std::str::from_utf8(bytes) {
         Ok(text) => parse(path, text),
         Err(error) => {
             let line = 1 + bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();

@@ -4,13 +4,9 @@
 //! attached.
 
 use crate::{
-    model::pattern::{covers, is_pattern, meet},
+    model::pattern::{ALL, DEFAULT_NETWORKS, covers, is_pattern, meet},
     plan::request::Request,
 };
-
-/// What the default network is called by Docker, and by Podman.
-pub(super) const DEFAULT: [&str; 2] = ["bridge", "podman"];
-const ALL: &str = "all";
 
 /// A network, or a bridge by its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +62,7 @@ pub(super) fn places(request: &Request) -> Vec<Place<'_>> {
     if !named.is_empty() {
         return named;
     }
-    vec![Place::Network(if request.container.is_some() { ALL } else { DEFAULT[0] })]
+    vec![Place::Network(if request.container.is_some() { ALL } else { DEFAULT_NETWORKS[0] })]
 }
 
 /// A place that both requests can mean, as the first has it.

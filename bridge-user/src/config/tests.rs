@@ -15,6 +15,10 @@ use crate::{
     relay::{Limits, ProxyProtocol},
 };
 
+fn load(path: &Path) -> Result<Config, ConfigError> {
+    parse_bytes(path, &read(path)?)
+}
+
 const EXAMPLE: &str = include_str!("../../../packaging/config.toml");
 
 fn parsed(text: &str) -> Config {

@@ -10,6 +10,7 @@ use toml_edit::{Array, InlineTable, Item, Table, Value};
 
 use crate::{
     model::{
+        pattern::ALL,
         presets,
         spec::{ServiceSpec, UNNAMED_SERVICE},
         target::Target,
@@ -54,7 +55,7 @@ fn short(spec: &ServiceSpec) -> String {
 
 fn networks(names: &[String]) -> Option<Value> {
     match names {
-        [one] if one == "all" => Some(one.into()),
+        [one] if one == ALL => Some(one.into()),
         names => list(names.iter().cloned()),
     }
 }

@@ -9,13 +9,11 @@ use crate::{
         attachment::Attachment,
         codes,
         finding::Finding,
-        pattern::{is_pattern, pattern},
+        pattern::{DEFAULT_NETWORKS, covers, is_pattern},
+        spec::ServiceSpec,
     },
     plan::{self, Refusal, request::Request},
 };
-
-/// The networks that are meant where none is named, by engine.
-const DEFAULT_NETWORKS: [&str; 2] = ["bridge", "podman"];
 
 /// The requests with those that differ in their services alone made one: it is looked up once.
 pub(super) fn together<'a>(requests: impl Iterator<Item = &'a Request>) -> Vec<Request> {
@@ -90,7 +88,8 @@ impl Outcome {
 
     /// Notes why one is not relayed.
     pub(super) fn refuse(&mut self, state: &Attachment, error: &anyhow::Error) {
-        let spec = Some(format!("{}={}:{}", state.service, state.port, state.target));
+        let Attachment { service, port, target, .. } = state.clone();
+        let spec = Some(ServiceSpec { service, port, target }.to_string());
         self.refused.push(Refusal { spec, network: state.network.clone(), error: format!("{error:#}") });
     }
 
@@ -112,10 +111,7 @@ impl Outcome {
         if self.made.iter().any(|made| made.is_same(state)) {
             return true;
         }
-        let request = &self.request;
-        let is_asked =
-            request.specs.iter().any(|spec| spec.service == state.service && spec.port == state.port);
-        is_asked && self.is_in_its_place(state)
+        self.request.specs.iter().any(|spec| state.is_of(spec)) && self.is_in_its_place(state)
     }
 
     fn is_in_its_place(&self, state: &Attachment) -> bool {
@@ -127,9 +123,7 @@ impl Outcome {
         if networks.iter().chain(bridges).any(is_named) {
             return true;
         }
-        let stands_for = |name: &&String| {
-            is_pattern(name) && pattern(name).is_ok_and(|pattern| pattern.matches(&state.network))
-        };
+        let stands_for = |name: &&String| is_pattern(name) && covers(name, &state.network);
         let unknown = |name: &&String| {
             self.error.is_some() || self.refused.iter().any(|refusal| refusal.network == **name)
         };

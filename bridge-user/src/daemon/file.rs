@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    io,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
@@ -22,10 +22,10 @@ use crate::{
 /// What is read at once of what inotify tells.
 const BUFFER: usize = 4096;
 
-/// The file, and what it said when it was last read.
-pub(super) struct ConfigFile {
+/// The file, and what it said when it was last right.
+pub(crate) struct ConfigFile {
     path: PathBuf,
-    /// `None`: not read, or not readable.
+    /// `None`: it is to be taken for another one.
     bytes: Option<Vec<u8>>,
 }
 
@@ -34,10 +34,10 @@ impl ConfigFile {
     ///
     /// # Errors
     /// When it cannot be read, or is wrong.
-    pub(super) fn read(path: PathBuf) -> Result<(Self, Config), ConfigError> {
-        let bytes = fs::read(&path).ok();
-        let config = config::load(&path)?;
-        Ok((Self { path, bytes }, config))
+    pub(crate) fn read(path: PathBuf) -> Result<(Self, Config), ConfigError> {
+        let bytes = config::read(&path)?;
+        let config = config::parse_bytes(&path, &bytes)?;
+        Ok((Self { path, bytes: Some(bytes) }, config))
     }
 
     /// Where it is.
@@ -50,18 +50,18 @@ impl ConfigFile {
         self.bytes = None;
     }
 
-    /// What it says, if it is another one than last time, or cannot be read.
+    /// What it says, if it is another one than last time.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub(super) fn if_changed(&mut self) -> Result<Option<Config>, ConfigError> {
-        let bytes = fs::read(&self.path).ok();
-        if bytes.is_some() && bytes == self.bytes {
+        let bytes = config::read(&self.path)?;
+        if self.bytes.as_ref() == Some(&bytes) {
             return Ok(None);
         }
-        // One that is wrong is read again each time: it is told for as long as it is.
-        let config = config::load(&self.path)?;
-        self.bytes = bytes;
+        // One that is wrong is parsed again each time: it is told for as long as it is.
+        let config = config::parse_bytes(&self.path, &bytes)?;
+        self.bytes = Some(bytes);
         Ok(Some(config))
     }
 }

@@ -14,16 +14,10 @@ mod relays;
 mod requests;
 mod sources;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-
+pub(crate) use self::file::ConfigFile;
 use self::{
-    file::ConfigFile,
     held::Held,
     labels::Labels,
     notify::Notifier,
@@ -34,6 +28,7 @@ use crate::{
     config::{Config, ConfigError},
     kernel::programs::object,
     model::{backoff::Backoff, codes, finding::Finding},
+    observe::networks::runtime,
     plan::request::Request,
     runner::door::Door,
     scope::Scope,
@@ -72,13 +67,9 @@ struct Typed {
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the file is wrong or cannot be read at the start, another daemon runs, or signals cannot be caught.
-pub(crate) fn run(scope: &Scope, path: PathBuf) -> anyhow::Result<()> {
-    let (file, config) = ConfigFile::read(path)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the async runtime")?;
+/// When another daemon runs, or signals cannot be caught.
+pub(crate) fn run(scope: &Scope, file: ConfigFile, config: Config) -> anyhow::Result<()> {
+    let runtime = runtime()?;
     let mut notifier = Notifier::of_this_process();
     let relays = Arc::new(Relays::new(&scope.namespace));
     let (door, _name) = Door::of_daemon(&scope.namespace)?;

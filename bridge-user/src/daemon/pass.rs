@@ -81,7 +81,9 @@ impl Daemon {
         if !outdated.is_empty() || !relayed.is_empty() {
             log_detached(&apply::detach(&prepared.scope, in_place)?);
         }
-        let changed: Vec<String> = changed(&prepared)?;
+        let is_new = |state: &&Attachment| !prepared.intent.replaced.contains(state);
+        let changed: Vec<String> =
+            prepared.intent.steered.iter().filter(is_new).map(Attachment::name).collect();
         let attached = apply::attach(&prepared, request.relay)?;
         attached.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         if !changed.is_empty() {
@@ -131,16 +133,6 @@ impl Daemon {
         }
         self.said = now;
     }
-}
-
-/// The names of what is not attached yet as it is going to be.
-fn changed(prepared: &Prepared) -> anyhow::Result<Vec<String>> {
-    let present = match Instance::open(&prepared.scope)? {
-        Some(instance) => instance.state.list()?,
-        None => Vec::new(),
-    };
-    let is_new = |state: &&Attachment| !present.iter().any(|(_, there)| there == *state);
-    Ok(prepared.intent.steered.iter().filter(is_new).map(Attachment::name).collect())
 }
 
 fn log_detached(names: &[String]) {

@@ -41,21 +41,25 @@ fn answer(
     relays: &Relays,
     commands: &UnboundedSender<Command>,
 ) -> anyhow::Result<()> {
-    if ask == Ask::Status {
-        let (entries, findings) = (relays.entries()?, relays.findings());
-        let places = relays.places();
-        return write_answer(stream, &Answer { entries, findings, places, ..Answer::default() });
-    }
-    let (reply, answered) = mpsc::channel();
-    commands.send(Command { ask, reply }).ok().context("the daemon is about to end")?;
-    write_answer(stream, &answered.recv().context("the daemon is about to end")?)
+    let answer = match ask {
+        Ask::Status => {
+            Answer { entries: relays.entries()?, findings: relays.findings(), ..Answer::default() }
+        }
+        Ask::Places => Answer { places: relays.places(), ..Answer::default() },
+        ask => {
+            let (reply, answered) = mpsc::channel();
+            commands.send(Command { ask, reply }).ok().context("the daemon is about to end")?;
+            answered.recv().context("the daemon is about to end")?
+        }
+    };
+    write_answer(stream, &answer)
 }
 
 impl Daemon {
     /// Does what a process asks for; returns when to look again at the latest. Who asked may have gone.
     pub(super) fn carry_out(&mut self, Command { ask, reply }: Command) -> Duration {
         match ask {
-            Ask::Status => self.pass(),
+            Ask::Status | Ask::Places => self.pass(),
             Ask::Stop(names) => {
                 let stopping = self.relays.take(|state| names.contains(&state.name()));
                 self.hold(&names);

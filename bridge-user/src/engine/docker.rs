@@ -67,8 +67,12 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Unreachable`] if the socket does not exist or DOCKER_HOST is of another kind.
     pub fn connect() -> Result<Docker, DockerError> {
-        let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-        Docker::connect_to(host.as_deref().unwrap_or(DEFAULT_HOST))
+        Docker::connect_to(Self::named_host().as_deref().unwrap_or(DEFAULT_HOST))
+    }
+
+    /// What DOCKER_HOST says, if it says something.
+    pub fn named_host() -> Option<String> {
+        std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty())
     }
 
     /// As [`Docker::connect`], for a given host in the form of DOCKER_HOST.

@@ -18,9 +18,9 @@ use crate::model::pattern;
 /// The network option that names the bridge interface.
 const BRIDGE_NAME_OPTION: &str = "com.docker.network.bridge.name";
 /// The network whose gateway `host-gateway` stands for on every network.
-const DEFAULT_NETWORK: &str = "bridge";
+const DEFAULT_NETWORK: &str = pattern::DEFAULT_NETWORKS[0];
 /// Podman's default network.
-const PODMAN_NETWORK: &str = "podman";
+const PODMAN_NETWORK: &str = pattern::DEFAULT_NETWORKS[1];
 /// The network over which containers on overlay networks reach their host; made when the host joins a swarm.
 const SWARM_NETWORK: &str = "docker_gwbridge";
 const BRIDGE_DRIVER: &str = "bridge";

@@ -9,6 +9,7 @@ use super::{
     identity::Identity,
     naming,
     source::Source,
+    spec::ServiceSpec,
     target::{Port, Target},
 };
 
@@ -64,6 +65,11 @@ impl Attachment {
     /// Whether a NAME on the command line means it.
     pub fn is_meant_by(&self, query: &str) -> bool {
         naming::matches(query, self.container.as_deref(), &self.network, &self.service, self.port)
+    }
+
+    /// Whether it is the SPEC's, on whatever network.
+    pub fn is_of(&self, spec: &ServiceSpec) -> bool {
+        self.service == spec.service && self.port == spec.port
     }
 
     /// What makes it this attachment and no other, whatever its settings.

@@ -1,11 +1,14 @@
-//! Names of networks that stand for several: `all`, and globs such as `web-*`.
+//! Names of networks: what the default one is called, and those that stand for several, `all` and globs such as
+//! `web-*`.
 //!
 //! Invariant: pure; which networks there are is asked elsewhere.
 
 pub use glob::Pattern;
 
 /// Every network, where one is named.
-const ALL: &str = "all";
+pub const ALL: &str = "all";
+/// What the default network is called by Docker, and by Podman.
+pub const DEFAULT_NETWORKS: [&str; 2] = ["bridge", "podman"];
 
 /// Whether the name of a network may stand for several.
 pub fn is_pattern(name: &str) -> bool {

@@ -20,6 +20,7 @@ use netlink_sys::{
 };
 
 use super::{
+    links::{IFINFO_INDEX, IFINFO_LEN},
     namespace::Namespace,
     netlink::{ask, ask_for_all, open, u32_at},
 };
@@ -27,9 +28,6 @@ use super::{
 /// `INET_DIAG_NOCOOKIE`: whichever socket it is.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// `struct ifinfomsg`: its length, and where the interface's index is in it.
-const IFINFOMSG_LEN: usize = 16;
-const INDEX_AT: usize = 4;
 /// How many interfaces of a namespace are tried. Whoever made more of them there could keep those busy that ask.
 const MAX_INTERFACES: usize = 64;
 
@@ -101,8 +99,8 @@ impl Questions {
 
     /// The namespace's interfaces, by index.
     fn interfaces(&self) -> io::Result<Vec<u32>> {
-        let all = ask_for_all(&self.interfaces, libc::RTM_GETLINK, &[0; IFINFOMSG_LEN])?;
-        Ok(all.iter().filter_map(|link| u32_at(link, INDEX_AT)).take(MAX_INTERFACES).collect())
+        let all = ask_for_all(&self.interfaces, libc::RTM_GETLINK, &[0; IFINFO_LEN])?;
+        Ok(all.iter().filter_map(|link| u32_at(link, IFINFO_INDEX)).take(MAX_INTERFACES).collect())
     }
 }
 

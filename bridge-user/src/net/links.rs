@@ -20,8 +20,10 @@ pub use crate::model::bridge::Bridge;
 use crate::model::bridge::{Setting, Uplink};
 
 /// Length of `struct ifinfomsg` and of `struct ifaddrmsg`, in bytes.
-const IFINFO_LEN: usize = 16;
+pub(super) const IFINFO_LEN: usize = 16;
 const IFADDR_LEN: usize = 8;
+/// Where `struct ifinfomsg` has the interface's index.
+pub(super) const IFINFO_INDEX: usize = 4;
 /// Length of `struct rtmsg`.
 const RTMSG_LEN: usize = 12;
 /// `IFF_UP` of linux/if.h: what the administrator wants, not whether a port has a carrier.
@@ -241,7 +243,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     let kind =
         attribute(attributes, libc::IFLA_LINKINFO).and_then(|info| attribute(info, libc::IFLA_INFO_KIND));
     Some(Link {
-        index: u32_at(payload, 4)?,
+        index: u32_at(payload, IFINFO_INDEX)?,
         name: text(attribute(attributes, libc::IFLA_IFNAME)?),
         kind: kind.map(text).unwrap_or_default(),
         master: attribute(attributes, libc::IFLA_MASTER).and_then(|value| u32_at(value, 0)).unwrap_or(0),

@@ -69,10 +69,8 @@ pub fn has_connection(
 ) -> Result<bool, NetError> {
     let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
     let is_its = |payload: &Vec<u8>| {
-        let Ok(response) = InetResponse::parse(payload.as_slice()) else { return false };
-        let id = &response.header.socket_id;
-        canonical(SocketAddr::new(id.source_address, id.source_port)) == canonical(local)
-            && canonical(SocketAddr::new(id.destination_address, id.destination_port)) == canonical(remote)
+        let own_and_other = ends(payload).map(|(own, other)| (canonical(own), canonical(other)));
+        own_and_other == Some((canonical(local), canonical(remote)))
     };
     for family in [AF_INET, AF_INET6] {
         if dump_family(namespace, family, StateFlags::all() - StateFlags::LISTEN)?.iter().any(is_its) {
@@ -89,16 +87,19 @@ pub fn has_connection(
 pub fn connections(namespace: &Namespace) -> Result<Vec<(SocketAddr, SocketAddr)>, NetError> {
     let mut connections = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        for payload in dump_family(namespace, family, StateFlags::ESTABLISHED)? {
-            let Ok(response) = InetResponse::parse(payload.as_slice()) else { continue };
-            let id = &response.header.socket_id;
-            connections.push((
-                SocketAddr::new(id.source_address, id.source_port),
-                SocketAddr::new(id.destination_address, id.destination_port),
-            ));
-        }
+        let payloads = dump_family(namespace, family, StateFlags::ESTABLISHED)?;
+        connections.extend(payloads.iter().filter_map(|payload| ends(payload)));
     }
     Ok(connections)
+}
+
+/// A connection's own end, and the other.
+fn ends(payload: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let id = InetResponse::parse(payload).ok()?.header.socket_id;
+    Some((
+        SocketAddr::new(id.source_address, id.source_port),
+        SocketAddr::new(id.destination_address, id.destination_port),
+    ))
 }
 
 fn dump_family(namespace: &Namespace, family: u8, states: StateFlags) -> Result<Vec<Vec<u8>>, NetError> {

@@ -41,10 +41,7 @@ impl BlockingDocker {
     /// # Errors
     /// As there.
     pub(crate) fn connect(engine: Option<&str>) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("failed to start the async runtime")?;
+        let runtime = runtime()?;
         let docker = runtime.block_on(async { engine.map_or_else(Docker::connect, Docker::connect_to) })?;
         Ok(Self { runtime, docker })
     }
@@ -143,6 +140,15 @@ fn waits_for(container: &str, network: &str, error: &anyhow::Error) -> Finding {
     let cause = format!("container {container} may connect, and is not there: {error:#}");
     let cure = "start it: it is let in then";
     codes::ALLOW_WAITS.finding(format!("network {network}"), cause, cure)
+}
+
+/// What async code of a process runs in, on the thread that waits for it.
+///
+/// # Errors
+/// When a resource is short.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("failed to start the async runtime")
 }
 
 /// A network that was asked for.

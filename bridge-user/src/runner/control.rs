@@ -120,7 +120,7 @@ fn peers(namespace: &Namespace) -> anyhow::Result<Vec<Peer>> {
 /// When there is no way to look for it, or it does not answer.
 pub fn daemon(namespace: &Namespace) -> anyhow::Result<Option<(Peer, Vec<RelayPlace>)>> {
     let Some(daemon) = peers(namespace)?.into_iter().find(Peer::is_daemon) else { return Ok(None) };
-    let answer = daemon.ask(&Ask::Status)?;
+    let answer = daemon.ask(&Ask::Places)?;
     Ok(answer.map(|answer| (daemon, answer.places)))
 }
 
@@ -224,7 +224,7 @@ impl Peer {
             written => written?,
         }
         // Draining takes as long as the relay was told to wait.
-        let deadline = (*question == Ask::Status).then(|| Instant::now() + ANSWER_TIME);
+        let deadline = matches!(question, Ask::Status | Ask::Places).then(|| Instant::now() + ANSWER_TIME);
         match wire::read(stream, MAX_ANSWER, deadline) {
             Ok(answer) => Ok(Some(answer)),
             Err(WireError::Closed) => Ok(None),

@@ -22,7 +22,7 @@ use super::{
     drain,
     protocol::{Answer, Ask},
 };
-use crate::{kernel::programs::object, net::namespace::Namespace, relay::User};
+use crate::{kernel::programs::object, net::namespace::Namespace, observe::networks::runtime, relay::User};
 
 /// How often to look whether those that a `detach` took out have drained.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -70,10 +70,7 @@ pub fn run(
     announce: impl FnOnce(&Runner) -> anyhow::Result<()>,
     cut: impl Fn(u64) + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the async runtime")?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::catch()?;
         let (door, _name) = Door::of_relays(namespace)?;
@@ -153,6 +150,6 @@ fn answer(
             }
             written
         }
-        Ask::Hold(_) | Ask::HoldAll | Ask::Attach(_) => bail!("only the daemon does that"),
+        Ask::Places | Ask::Hold(_) | Ask::HoldAll | Ask::Attach(_) => bail!("only the daemon does that"),
     }
 }

@@ -27,6 +27,8 @@ pub(super) const MAX_ANSWER: usize = 16 << 20;
 pub enum Ask {
     /// All of its attachments.
     Status,
+    /// The daemon alone: where its relays listen.
+    Places,
     /// Drain and stop the attachments with these names; answered when that is done.
     Stop(Vec<String>),
     /// The daemon alone: do not steer these again until it is told otherwise.

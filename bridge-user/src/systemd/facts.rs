@@ -16,7 +16,6 @@ use super::{MARK, PACKAGED_BINARY, Systemctl, UNIT, UnitState};
 const UNITS: &str = "/etc/systemd/system";
 /// Where packages' are.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-const CONFIG: &str = "/etc/bridge-user/config.toml";
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -65,13 +64,14 @@ pub struct Facts {
     pub runs_another: bool,
 }
 
-impl Default for Places {
-    fn default() -> Self {
+impl Places {
+    /// Those of this system, with the configuration's.
+    pub fn with_config(config: &str) -> Self {
         Self {
             unit: Path::new(UNITS).join(UNIT),
             packaged: PACKAGED_UNITS.iter().map(|directory| Path::new(directory).join(UNIT)).collect(),
             additions: Path::new(UNITS).join(format!("{UNIT}.d")),
-            config: PathBuf::from(CONFIG),
+            config: PathBuf::from(config),
         }
     }
 }

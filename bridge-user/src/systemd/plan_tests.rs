@@ -7,7 +7,7 @@ const BINARY: &str = "/usr/local/bin/bridge-user";
 
 fn nothing_there() -> Facts {
     Facts {
-        places: Places::default(),
+        places: Places::with_config("/etc/bridge-user/config.toml"),
         binary: PathBuf::from(BINARY),
         unit: Found::Missing,
         packaged: false,

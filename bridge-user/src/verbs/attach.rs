@@ -13,6 +13,7 @@ use crate::{
         self,
         output::{FormatArgs, Out},
     },
+    engine::docker::Docker,
     model::{
         attachment::Keeper, datapath::Requested, event_level::EventLevel, identity::Identity, presets,
         spec::ServiceSpec,
@@ -251,8 +252,7 @@ fn by_daemon(
     prepared: &mut Prepared,
 ) -> anyhow::Result<Vec<AttachmentReport>> {
     // The daemon's environment is another one.
-    let engine = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-    let answer = daemon.attach(&Request { engine, ..request.clone() })?;
+    let answer = daemon.attach(&Request { engine: Docker::named_host(), ..request.clone() })?;
     prepared.intent.refused = answer.refused;
     prepared.intent.relayed.clear();
     Ok(answer.entries)

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{
     cli::{self, output::Out},
     config::{self, Config, Entry},
-    daemon,
+    daemon::{self, ConfigFile},
     model::{datapath::Requested, escape::push_line, spec::ServiceSpec},
     observe::preflight,
     plan::{
@@ -39,8 +39,8 @@ pub(crate) fn run(
     scope: impl FnOnce() -> anyhow::Result<Scope>,
     out: &Out,
 ) -> anyhow::Result<ExitCode> {
-    let config = match config::load(&args.config) {
-        Ok(config) => config,
+    let (file, config) = match ConfigFile::read(args.config.clone()) {
+        Ok(read) => read,
         Err(error) => {
             error.lines().iter().for_each(|line| out.say_error(line));
             return Ok(ExitCode::from(2));
@@ -53,7 +53,7 @@ pub(crate) fn run(
     preflight::may_attach(Some(Requested::Auto), &scope.roots)?;
     raise_descriptor_limit().context("failed to raise the limit on open files")?;
     cli::log::to_stderr(log::LevelFilter::Info);
-    daemon::run(&scope, args.config.clone())?;
+    daemon::run(&scope, file, config)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,7 +10,7 @@ use crate::{
     UsageError,
     cli::output::Out,
     config::{self, Edit, Held},
-    model::{attachment::Attachment, spec::ServiceSpec},
+    model::spec::ServiceSpec,
     plan::{Intent, request::Request},
 };
 
@@ -59,9 +59,8 @@ impl SaveArgs {
 
 /// The services of the request that are attached somewhere.
 fn attached(request: &Request, intent: &Intent) -> Vec<ServiceSpec> {
-    let is =
-        |spec: &ServiceSpec, state: &Attachment| spec.service == state.service && spec.port == state.port;
-    let is_attached = |spec: &&ServiceSpec| intent.wanted().chain(&intent.kept).any(|state| is(spec, state));
+    let is_attached =
+        |spec: &&ServiceSpec| intent.wanted().chain(&intent.kept).any(|state| state.is_of(spec));
     request.specs.iter().filter(is_attached).cloned().collect()
 }
 

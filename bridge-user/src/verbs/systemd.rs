@@ -7,6 +7,7 @@ use rustix::process::geteuid;
 
 use crate::{
     cli::output::Out,
+    config,
     kernel::{Instance, instance::owned::owned},
     model::{attachment::Attachment, escape::push_line},
     plan,
@@ -48,7 +49,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let systemctl = Systemctl::of_this_system()?;
     let binary = env::current_exe().context("failed to find the binary of this process")?;
-    let facts = Facts::gather(Places::default(), &binary, &systemctl)?;
+    let facts = Facts::gather(Places::with_config(config::PATH), &binary, &systemctl)?;
     match &args.what {
         What::Install(options) => {
             systemd::lasting(&binary)?;

@@ -3,12 +3,10 @@
 //! Invariants: started means that it said READY=1, so everything that could be attached is; it dies with its guard, and
 //! what it logged goes into the transcript.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +14,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::cli::Cli;
+use super::log::Log;
 use super::proc::Guarded;
 use super::sys::unblock_signals_in;
 use super::transcript::note;
@@ -24,8 +23,8 @@ use super::wait::{patience, until};
 /// A running daemon and its file.
 pub(crate) struct Daemon {
     process: Guarded,
-    /// Each line it logged, and when that arrived.
-    said: Arc<Mutex<Vec<(SystemTime, String)>>>,
+    /// What it logs.
+    said: Log,
     told: Receiver<String>,
     directory: TempDir,
 }
@@ -54,14 +53,7 @@ impl Daemon {
             .env("NOTIFY_SOCKET", &socket);
         unblock_signals_in(&mut command);
         let mut child = cli.start(&mut command)?;
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&said);
-        let pipe = child.stderr.take().context("the daemon has no stderr pipe")?;
-        std::thread::spawn(move || {
-            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                log.lock().unwrap_or_else(PoisonError::into_inner).push((SystemTime::now(), line));
-            }
-        });
+        let said = Log::of(child.stderr.take().context("the daemon has no stderr pipe")?);
         let mut daemon = Self { process: Guarded::new(child), said, told: listen(manager), directory };
         daemon.told("READY=1").with_context(|| format!("it said: {}", daemon.said()))?;
         Ok(daemon)
@@ -114,22 +106,17 @@ impl Daemon {
 
     /// Everything it logged so far.
     pub(crate) fn said(&self) -> String {
-        self.lines().iter().map(|(_, line)| format!("{line}\n")).collect()
+        self.said.text()
     }
 
     /// The lines that it logged so far, and when they arrived.
     pub(crate) fn lines(&self) -> Vec<(SystemTime, String)> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said.lines()
     }
 
     /// Waits until a line of its log contains every needle.
     pub(crate) fn says(&self, needles: &[&str]) -> Result<()> {
-        let found = until(&format!("the daemon says {needles:?}"), patience(10), || {
-            let said = self.said();
-            let matching = |line: &str| needles.iter().all(|needle| line.contains(needle));
-            Ok(said.lines().any(matching).then_some(()))
-        });
-        found.with_context(|| format!("it said: {}", self.said()))
+        self.said.says("the daemon", needles, patience(10)).map(drop)
     }
 }
 

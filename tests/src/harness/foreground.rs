@@ -3,15 +3,14 @@
 //! Invariants: started means that its report arrived, so it accepts; it dies with its guard, and what
 //! it said on stderr goes into the transcript.
 
-use std::io::{BufRead, BufReader};
-use std::process::{ChildStderr, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::cli::Cli;
+use super::log::Log;
 use super::memory;
 use super::proc::Guarded;
 use super::sys::map_keys;
@@ -21,7 +20,7 @@ use super::wait::{patience, until};
 /// A relay process.
 pub(crate) struct Foreground {
     process: Guarded,
-    said: Arc<Mutex<String>>,
+    said: Log,
     report: Value,
 }
 
@@ -30,8 +29,7 @@ impl Foreground {
     pub(crate) fn start(cli: &Cli<'_>, arguments: &[&str]) -> Result<Self> {
         let all = [&["attach"], arguments, &["--foreground", "--output", "json"]].concat();
         let mut child = cli.spawn(&all)?;
-        let said = Arc::new(Mutex::new(String::new()));
-        listen_to(child.stderr.take().context("the relay has no stderr pipe")?, Arc::clone(&said));
+        let said = Log::of(child.stderr.take().context("the relay has no stderr pipe")?);
         let process = Guarded::new(child);
         let mut relay = Self { process, said, report: Value::Null };
         let lines = relay.process.lines()?;
@@ -53,17 +51,12 @@ impl Foreground {
 
     /// Everything it wrote to stderr so far.
     pub(crate) fn said(&self) -> String {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said.text()
     }
 
     /// Waits until a line on stderr contains every needle; returns the line.
     pub(crate) fn says(&self, needles: &[&str]) -> Result<String> {
-        let line = until(&format!("the relay says {needles:?}"), patience(5), || {
-            let said = self.said();
-            let matching = |line: &&str| needles.iter().all(|needle| line.contains(needle));
-            Ok(said.lines().find(matching).map(str::to_owned))
-        });
-        line.with_context(|| format!("it said: {}", self.said()))
+        self.said.says("the relay", needles, patience(5))
     }
 
     /// Sends `signal` and goes on.
@@ -120,14 +113,4 @@ impl Drop for Foreground {
     fn drop(&mut self) {
         note(format!("the relay with pid {} said: {}", self.pid(), self.said()));
     }
-}
-
-fn listen_to(pipe: ChildStderr, said: Arc<Mutex<String>>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-            said.push_str(&line);
-            said.push('\n');
-        }
-    });
 }

@@ -21,6 +21,7 @@ pub(crate) mod impostor;
 pub(crate) mod kernel;
 pub(crate) mod kernel_ids;
 pub(crate) mod leftovers;
+pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod mariadb;
 pub(crate) mod memory;

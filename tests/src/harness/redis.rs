@@ -70,6 +70,13 @@ impl Redis {
     }
 }
 
+/// A client in `netns` is answered by Redis.
+pub(crate) fn ping(netns: &Netns, to: SocketAddr) -> Result<()> {
+    let pong = Session::open(netns, to)?.command("PING")?;
+    ensure!(pong == "+PONG", "redis said {pong}");
+    Ok(())
+}
+
 /// One client connection.
 pub(crate) struct Session {
     reader: BufReader<TcpStream>,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a connection that is made proves by the counters which way it went.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -11,6 +13,7 @@ use crate::harness::cli::Cli;
 use crate::harness::client::{answers, connect, exchange, refused};
 use crate::harness::daemon::{Daemon, until_gone, until_ready};
 use crate::harness::kernel_ids::KernelIds;
+use crate::harness::netns::Netns;
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
 use crate::harness::topology::{GATEWAY_A, GATEWAY_B, at, local};
@@ -49,6 +52,15 @@ fn until_finding(cli: &Cli<'_>, code: &str) -> Result<Value> {
 
 fn until_no_findings(cli: &Cli<'_>) -> Result<()> {
     until("status tells nothing", patience(10), || Ok(findings(cli)?.is_empty().then_some(())))
+}
+
+/// What `body` does is one connection by the attachment's counters, whatever carries it.
+fn expect_counted(cli: &Cli<'_>, name: &str, body: impl FnOnce() -> Result<SocketAddr>) -> Result<()> {
+    let before = cli.attachment(name)?.counters;
+    body()?;
+    let after = cli.attachment(name)?.counters;
+    ensure!(after.since(before) == Some(Moved::accepted(1)), "{name}: {before:?} to {after:?}");
+    Ok(())
 }
 
 fn follows_its_file() -> Result<()> {
@@ -162,10 +174,7 @@ fn relays() -> Result<()> {
     let daemon = Daemon::start(&cli, &config)?;
     let status = cli.attachment(ON_A)?;
     ensure!(status.datapath == "splice" && status.raw["keeper"] == "config", "{}", status.raw);
-    let before = status.counters;
-    answers(&rig.net.a1, at(GATEWAY_A, 7001))?;
-    let after = cli.attachment(ON_A)?.counters;
-    ensure!(after.since(before) == Some(Moved::accepted(1)), "{before:?} to {after:?}");
+    expect_counted(&cli, ON_A, || answers(&rig.net.a1, at(GATEWAY_A, 7001)))?;
     // The datapath of one changes, and nobody else's connection ends.
     let mut other = connect(&rig.net.b1, at(GATEWAY_B, 7002))?;
     daemon.write(&format!("{ONE}{TWO}{UNIX}"))?;
@@ -200,13 +209,7 @@ fn relays_for_attach() -> Result<()> {
         let report = cli.json(&relayed)?;
         ensure!(report["attachments"][0]["datapath"] == "splice", "{report}");
     }
-    let serves = || {
-        let before = cli.attachment(ON_A)?.counters;
-        answers(&rig.net.a1, at(GATEWAY_A, 7001))?;
-        let after = cli.attachment(ON_A)?.counters;
-        ensure!(after.since(before) == Some(Moved::accepted(1)), "{before:?} to {after:?}");
-        Ok(())
-    };
+    let serves = || expect_counted(&cli, ON_A, || answers(&rig.net.a1, at(GATEWAY_A, 7001)));
     serves()?;
     // What is typed is kept through another file, and not through a detach.
     daemon.write(TWO)?;
@@ -228,7 +231,7 @@ fn bridge_again() -> Result<()> {
     until_ready(&cli, ON_B)?;
     let finding = until_finding(&cli, "not-as-configured")?;
     ensure!(finding["cause"].as_str().is_some_and(|cause| cause.contains("br-x")), "{finding}");
-    let x1 = crate::harness::netns::Netns::new()?;
+    let x1 = Netns::new()?;
     for (round, subnet) in [51, 52, 51].into_iter().enumerate() {
         let link = format!(
             "link add br-x address 02:42:ac:1e:03:0{round} type bridge\naddr add 172.30.{subnet}.1/24 dev br-x\n\
@@ -237,7 +240,7 @@ fn bridge_again() -> Result<()> {
         );
         rig.net.host.ip(&link)?;
         x1.ip(&format!("addr add 172.30.{subnet}.11/24 dev eth0\nlink set eth0 up\n"))?;
-        let gateway = std::net::Ipv4Addr::new(172, 30, subnet, 1);
+        let gateway = Ipv4Addr::new(172, 30, subnet, 1);
         for (name, port) in [("br-x-tcp-7001", 7001), ("br-x-tcp-7004", 7004)] {
             until(&format!("{name} serves {gateway}"), patience(15), || {
                 let all = cli.status()?;
@@ -247,10 +250,7 @@ fn bridge_again() -> Result<()> {
                     .any(|one| one.name == name && one.state == "ready" && one.gateways == gateways);
                 Ok(is_ready.then_some(()))
             })?;
-            let before = cli.attachment(name)?.counters;
-            answers(&x1, at(gateway, port))?;
-            let after = cli.attachment(name)?.counters;
-            ensure!(after.since(before) == Some(Moved::accepted(1)), "{name}: {before:?} to {after:?}");
+            expect_counted(&cli, name, || answers(&x1, at(gateway, port)))?;
         }
         until_no_findings(&cli)?;
         rig.net.host.ip("link del vx1\nlink del br-x\n")?;

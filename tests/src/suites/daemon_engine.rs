@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::Test;
+use super::docker::endpoint;
 use crate::harness::client::refused;
 use crate::harness::daemon::{Daemon, until_gone, until_ready};
 use crate::harness::docker::Engine;
-use crate::harness::redis::{Redis, Session};
+use crate::harness::redis::{Redis, Session, ping};
 use crate::harness::rig::{Moved, expect_moved};
-use crate::harness::topology::at;
 use crate::harness::wait::{patience, until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -40,13 +40,9 @@ fn config(engine: &Engine, networks: &str, more: &str) -> String {
 /// A container is served on its network, by steering.
 fn pongs(engine: &Engine, container: &str, network: &str) -> Result<()> {
     let name = format!("{network}-redis-6379");
-    expect_moved(&engine.cli(), &name, Moved::accepted(1), || {
-        let mut session = Session::open(&engine.netns(container)?, at(engine.gateway(network)?, 6379))?;
-        let pong = session.command("PING")?;
-        ensure!(pong == "+PONG", "redis said {pong}");
-        Ok(())
-    })
-    .with_context(|| format!("{container} on {network}"))
+    let served = || ping(&engine.netns(container)?, endpoint(engine, network)?);
+    expect_moved(&engine.cli(), &name, Moved::accepted(1), served)
+        .with_context(|| format!("{container} on {network}"))
 }
 
 /// Waits until the attachment to a network is ready at the network's present gateway.
@@ -69,7 +65,7 @@ fn networks(engine: &mut Engine) -> Result<()> {
     engine.container("c1", &[])?;
     let _daemon = Daemon::start(&cli, &config(engine, "\"bridge\", \"app\", \"web-*\"", ""))?;
     until_ready(&cli, DEFAULT)?;
-    let mut open = Session::open(&engine.netns("c1")?, at(engine.gateway("bridge")?, 6379))?;
+    let mut open = Session::open(&engine.netns("c1")?, endpoint(engine, "bridge")?)?;
     for subnet in ["172.31.1.0/24", "172.31.2.0/24", "172.31.2.0/24"] {
         for network in ["app", "web-1"] {
             let options = if network == "app" { &["--subnet", subnet][..] } else { &[] };
@@ -97,7 +93,7 @@ fn allowed(engine: &mut Engine) -> Result<()> {
     let cli = engine.cli();
     engine.container("friend", &[])?;
     engine.container("stranger", &[])?;
-    let gateway = at(engine.gateway("bridge")?, 6379);
+    let gateway = endpoint(engine, "bridge")?;
     let more = "allow = [\"friend\", \"later\"]";
     let _daemon = Daemon::start(&cli, &config(engine, "\"bridge\"", more))?;
     pongs(engine, "friend", "bridge")?;
@@ -170,7 +166,7 @@ fn labels(engine: &mut Engine) -> Result<()> {
     engine.container("web", &["--label", "bridge-user.attach=redis,5432"])?;
     until_ready(&cli, DEFAULT)?;
     pongs(engine, "web", "bridge")?;
-    refused(&engine.netns("stranger")?, at(engine.gateway("bridge")?, 6379))?;
+    refused(&engine.netns("stranger")?, endpoint(engine, "bridge")?)?;
     daemon.says(&["container web", "5432", "allow-labels"])?;
     engine.docker(&["rm", "--force", "web"])?;
     until_gone(&cli, DEFAULT)?;

@@ -16,7 +16,7 @@ use crate::harness::client::refused;
 use crate::harness::docker::Engine;
 use crate::harness::netns::Netns;
 use crate::harness::proc::run_in;
-use crate::harness::redis::{Redis, Session};
+use crate::harness::redis::{Redis, ping};
 use crate::harness::rig::{Moved, expect_moved};
 use crate::harness::topology::at;
 
@@ -49,9 +49,7 @@ fn served(engine: &Engine, network: &str, container: &str) -> Result<()> {
 }
 
 fn pongs(engine: &Engine, container: &str, gateway: SocketAddr) -> Result<()> {
-    let pong = Session::open(&engine.netns(container)?, gateway)?.command("PING")?;
-    ensure!(pong == "+PONG", "redis said {pong}");
-    Ok(())
+    ping(&engine.netns(container)?, gateway)
 }
 
 fn names(engine: &Engine) -> Result<Vec<String>> {

@@ -13,7 +13,7 @@ use crate::harness::client::many_rounds;
 use crate::harness::facts::served;
 use crate::harness::foreground::Foreground;
 use crate::harness::kernel::{has_mptcp, sockmap_is_trusted};
-use crate::harness::redis::{Redis, Session};
+use crate::harness::redis::{Redis, ping};
 use crate::harness::relay::{Datapath, NAME, counters, gateway, start, unless_repeated};
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::service::Service;
@@ -70,11 +70,7 @@ fn unix() -> Result<()> {
     let socket = directory.path().join("redis.sock");
     let path = socket.to_str().context("an odd temporary directory")?;
     let _redis = Redis::start(&rig.net.host, 6379, &["--unixsocket", path])?;
-    let datapath = auto(&rig, &format!("7001:unix:{path}"), || {
-        let answer = Session::open(&rig.net.a1, gateway())?.command("PING")?;
-        ensure!(answer == "+PONG", "PING gave {answer}");
-        Ok(())
-    })?;
+    let datapath = auto(&rig, &format!("7001:unix:{path}"), || ping(&rig.net.a1, gateway()))?;
     served("unix", "auto", &datapath);
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Test, docker, engines, host_gateway, placeholders};
 use crate::harness::cli::expect_refusal;
 use crate::harness::docker::Engine;
-use crate::harness::redis::Redis;
+use crate::harness::redis::{Redis, ping};
 use crate::harness::release::Release;
 use crate::harness::rig::{Moved, expect_moved};
 use crate::harness::topology::{at6, reaches};
@@ -105,7 +105,7 @@ fn live_restore(engine: &mut Engine) -> Result<()> {
     engine.stop_server()?;
     let away = cli(engine)?;
     ensure!(away.state == "ready", "while dockerd is away: {}", away.raw);
-    expect_moved(&engine.cli(), DEFAULT, Moved::accepted(1), || docker::answers_ping(&client, gateway))?;
+    expect_moved(&engine.cli(), DEFAULT, Moved::accepted(1), || ping(&client, gateway))?;
     engine.start_server_again()?;
     ready(engine)?;
     served(engine)
@@ -119,5 +119,5 @@ fn ipv6_by_default(engine: &mut Engine) -> Result<()> {
     engine.cli().ok(&["attach", "redis", "six=6380:[::1]:6379"])?;
     served(engine)?;
     let six = "bridge-six-6380";
-    expect_moved(&engine.cli(), six, Moved::accepted(1), || docker::answers_ping(&client, gateway))
+    expect_moved(&engine.cli(), six, Moved::accepted(1), || ping(&client, gateway))
 }

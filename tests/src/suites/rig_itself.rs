@@ -10,7 +10,7 @@ use crate::harness::client::{answers, refused};
 use crate::harness::docker::Engine;
 use crate::harness::kernel_ids::KernelIds;
 use crate::harness::postgres::{self, Postgres};
-use crate::harness::redis::{Redis, Session};
+use crate::harness::redis::{Redis, ping};
 use crate::harness::service::{Peer, Service};
 use crate::harness::topology::{
     A1_6, GATEWAY_A, GATEWAY_A6, GATEWAY_B, OUTSIDE, Topology, UPLINK, at, at6, local,
@@ -83,9 +83,7 @@ fn redis_answers() -> Result<()> {
     redis.kill()?;
     let address = GATEWAY_A.to_string();
     let _redis = Redis::start(&net.host, 6379, &["--protected-mode", "no", "--bind", "127.0.0.1", &address])?;
-    let pong = Session::open(&net.a1, at(GATEWAY_A, 6379))?.command("PING")?;
-    ensure!(pong == "+PONG", "redis said {pong}");
-    Ok(())
+    ping(&net.a1, at(GATEWAY_A, 6379))
 }
 
 fn postgres_answers() -> Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::Test;
 use crate::harness::cli::{Cli, expect_refusal};
 use crate::harness::machine::{BINARY, Machine};
-use crate::harness::redis::Session;
+use crate::harness::redis::ping;
 use crate::harness::relay::{NAME, gateway};
 use crate::harness::rig::{Moved, Rig};
 use crate::harness::wait::{patience, until};
@@ -95,16 +95,16 @@ fn served() -> Result<()> {
     let one = "[[attach]]\nservice = \"7001\"\nbridges = [\"br-a\"]\n";
     machine.write(CONFIG, one)?;
     machine.ok(&[BINARY, "systemd", "install"])?;
-    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    rig.expect(NAME, Moved::accepted(1), || ping(&rig.net.a1, gateway()))?;
     let process = || machine.ok(&["systemctl", "show", "--property=MainPID", "--value", UNIT]);
     let first = process()?;
     machine.ok(&["systemctl", "kill", "--signal=KILL", UNIT])?;
-    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    rig.expect(NAME, Moved::accepted(1), || ping(&rig.net.a1, gateway()))?;
     until("systemd starts it again", patience(20), || {
         let is_new = process()? != first && is(&machine, "is-active")? == "active";
         Ok(is_new.then_some(()))
     })?;
-    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    rig.expect(NAME, Moved::accepted(1), || ping(&rig.net.a1, gateway()))?;
     machine.write(CONFIG, &format!("{one}{}", one.replace("7001", "7002:7001")))?;
     machine.ok(&["systemctl", "reload", UNIT])?;
     until("what was added is attached", patience(20), || {
@@ -112,7 +112,7 @@ fn served() -> Result<()> {
         Ok(all.iter().any(|one| one.name == "br-a-tcp-7002" && one.state == "ready").then_some(()))
     })?;
     machine.ok(&["systemctl", "stop", UNIT])?;
-    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    rig.expect(NAME, Moved::accepted(1), || ping(&rig.net.a1, gateway()))?;
     machine.ok(&[BINARY, "systemd", "uninstall"])?;
     machine.ok(&[BINARY, "detach", "--all"])?;
     rig.net.host.nothing_pinned()
@@ -154,7 +154,7 @@ fn sandboxed() -> Result<()> {
     let output = machine.run(&[BINARY, "systemd", "install"])?;
     let log = machine.read(&format!("/run/{UNIT}.log"))?.unwrap_or_default();
     ensure!(output.code == Some(0), "{}{log}", output.stderr);
-    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    rig.expect(NAME, Moved::accepted(1), || ping(&rig.net.a1, gateway()))?;
     let removed = machine.run(&[BINARY, "systemd", "uninstall"])?;
     removed.success()?;
     ensure!(
@@ -162,16 +162,10 @@ fn sandboxed() -> Result<()> {
         "what stays attached is not named: {}",
         removed.stderr
     );
-    rig.expect(NAME, Moved::accepted(1), || pings(&rig))?;
+    rig.expect(NAME, Moved::accepted(1), || ping(&rig.net.a1, gateway()))?;
     machine.ok(&[BINARY, "detach", "--all"])?;
     rig.net.host.nothing_pinned()?;
     trapped(&rig, &machine)
-}
-
-fn pings(rig: &Rig) -> Result<()> {
-    let answer = Session::open(&rig.net.a1, gateway())?.command("PING")?;
-    ensure!(answer == "+PONG", "Redis answered {answer}");
-    Ok(())
 }
 
 /// What hardening guides recommend, and what it takes to undo it.

@@ -36,6 +36,14 @@ pub(crate) struct Package {
     pub(crate) sha256: String,
 }
 
+impl Package {
+    /// Packages by their place in the archive and SHA-256.
+    pub(crate) fn list(packages: &[(&str, &str)]) -> Vec<Self> {
+        let package = |&(path, sha256): &(&str, &str)| Self { path: path.into(), sha256: sha256.to_owned() };
+        packages.iter().map(package).collect()
+    }
+}
+
 /// Packages that are unpacked into one directory.
 pub(crate) struct Bundle<'a> {
     /// What they are, for messages.

@@ -137,15 +137,10 @@ impl Engine {
 impl Release {
     /// Does something with the packages as a bundle.
     fn with<T>(&self, engine: &str, body: impl FnOnce(&Bundle<'_>) -> T) -> T {
-        let packages: Vec<Package> = self
-            .packages
-            .iter()
-            .map(|&(path, sha256)| Package { path: path.into(), sha256: sha256.to_owned() })
-            .collect();
         body(&Bundle {
             name: &format!("{engine} {}", self.version),
             suite: self.suite,
-            packages: &packages,
+            packages: &Package::list(self.packages),
             listed_in: file!(),
             newer: &format!("put newer ones of {} into {}", self.suite, file!()),
         })

@@ -75,14 +75,10 @@ fn release(version: &str) -> Option<(u32, u32)> {
 
 /// Go out of Debian's packages.
 fn unpacked(ws: &Workspace, step: &Step) -> Result<PathBuf> {
-    let packages: Vec<Package> = PACKAGES
-        .iter()
-        .map(|&(path, sha256)| Package { path: path.into(), sha256: sha256.to_owned() })
-        .collect();
     let bundle = Bundle {
         name: &format!("Go {VERSION}"),
         suite: SUITE,
-        packages: &packages,
+        packages: &Package::list(PACKAGES),
         listed_in: file!(),
         newer: &format!("put newer ones of {SUITE} into {}", file!()),
     };

@@ -83,8 +83,7 @@ fn beyond<'a>(known: &BTreeSet<Source>, sources: &'a BTreeSet<Source>) -> Vec<&'
 
 /// The traps of a service that is known by name, for all its networks at once.
 fn service_notes(spec: &ServiceSpec, wanted: &[&Attachment]) -> Vec<Advice> {
-    let is_its = |state: &&&Attachment| state.service == spec.service && state.port == spec.port;
-    let its: Vec<_> = wanted.iter().filter(is_its).collect();
+    let its: Vec<_> = wanted.iter().filter(|state| state.is_of(spec)).collect();
     let sources: BTreeSet<IpNet> =
         its.iter().flat_map(|state| state.allow.iter().map(Source::widest)).collect();
     let sources: Vec<IpNet> = sources.into_iter().collect();
